@@ -1,0 +1,1 @@
+"""The host: one supervisor process, one worker process for each configured service."""
