@@ -18,7 +18,9 @@ from anklet_worker.errors import InfrastructureError
 
 #: Every VM of any Anklet bears this prefix; ours bear our install id behind it.
 NAME_PREFIX = "anklet-vm-"
-_NAME = re.compile(r"anklet-vm-(?P<install>[0-9a-f]{8})-(?P<service>[0-9a-f]{6})-(?P<job>[a-z0-9]{1,24})-(?P<attempt>[0-9]{1,6})")
+_NAME = re.compile(
+    r"anklet-vm-(?P<install>[0-9a-f]{8})-(?P<service>[0-9a-f]{6})-(?P<job>[a-z0-9]{1,24})-(?P<attempt>[0-9]{1,6})"
+)
 _PLAIN_JOB_ID = re.compile(r"[a-z0-9]{1,24}")
 
 
