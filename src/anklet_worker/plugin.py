@@ -1,8 +1,8 @@
 """The plugin contract, what the core gives to a plugin, and how plugins are found.
 
-A plugin finds jobs and drives them inside a VM that the core made. It never makes or deletes a VM, never loops for ever, never sleeps
-but by its context's `wait`, keeps no state between calls but what it `remember`s, and dies by no exception but those of
-`anklet_worker.errors`. The core never names a plugin.
+A plugin finds jobs and drives them inside a VM that the core made. It never makes or deletes a VM, never loops for ever,
+never sleeps but by its context's `wait`, keeps no state between calls but what it `remember`s, and dies by no exception but
+those of `anklet_worker.errors`. The core never names a plugin.
 """
 
 from __future__ import annotations
@@ -131,8 +131,9 @@ class Context(Protocol):
 class Plugin(Protocol):
     """One service's plugin. Made once in a worker process by the plugin's factory, with the `Context`.
 
-    Calls come from one thread, one after the other. Exceptions: `RetryHere`, `RetryElsewhere`, `JobLost`, `ServiceFatal`; all others are
-    taken for bugs. `Interrupted` and `Detached` (from the context) pass through untouched.
+    Calls come from one thread, one after the other. Exceptions: those of `anklet_worker.errors` (`RetryHere`,
+    `RetryElsewhere`, `JobLost`, `VMError`, `ServiceFatal`); all others are taken for bugs. `Interrupted` and `Detached`
+    (from the context) pass through untouched.
     """
 
     def look(self) -> Sequence[Job]:

@@ -1,0 +1,211 @@
+"""The closed set of messages between the supervisor and a worker, and their encoding.
+
+Commands go down, facts come up. One class per message, JSON on the wire, with the version of the set in front: no pickle, so
+that neither side depends on the other's class paths and a golden test can hold the bytes. Knows no pipe.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from anklet_worker.errors import ProtocolError
+from anklet_worker.job import Conclusion
+from anklet_worker.plugin import Status
+
+T = TypeVar("T")
+
+#: Version of the set. A peer of another version is refused; the two ends are always of one installation.
+VERSION = 1
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=True):
+    """Common form of all messages."""
+
+
+class SlotRef(msgspec.Struct, frozen=True, kw_only=True):
+    """One grant of one slot: `generation` counts the grants of the slot, `nonce` is drawn anew for each."""
+
+    index: int
+    generation: int
+    nonce: int
+
+
+# ---- commands, down ----
+
+
+class GrantSlot(Message):
+    """The slot that the worker asked for. It is RESERVED for it until it is occupied or released."""
+
+    slot: SlotRef
+
+
+class Drain(Message):
+    """Take no new job, finish the one in hand, exit 0."""
+
+
+class Stop(Message):
+    """Interrupt the job in hand, clean up, give an unstarted claim back, exit 0."""
+
+
+Command = GrantSlot | Drain | Stop
+
+
+# ---- facts, up ----
+
+
+class Ready(Message):
+    """Recovered from what an earlier process left, and able to take jobs."""
+
+    driver: str
+    driver_version: str
+
+
+class StatusChanged(Message):
+    """What the service is doing now."""
+
+    status: Status
+
+
+class SlotWanted(Message):
+    """Asks for a slot; answered by one `GrantSlot`, in order of asking."""
+
+
+class SlotDeclined(Message):
+    """Takes the request back (a grant that crosses it is released by `SlotReleased`)."""
+
+
+class SlotOccupied(Message):
+    """A VM of this name is about to be made in the slot: from now on only proof that it is gone frees the slot."""
+
+    slot: SlotRef
+    vm: str
+
+
+class SlotReleased(Message):
+    """The slot holds no VM: none was made, or it is gone for certain."""
+
+    slot: SlotRef
+
+
+class VMGone(Message):
+    """Proof that the VM of this name does not exist (any more): frees a slot that an earlier process left occupied."""
+
+    vm: str
+
+
+class RunningVMs(Message):
+    """A driver's listing of running VMs, ours and others': what counts against the limit without having a slot is foreign."""
+
+    vms: list[str]
+
+
+class JobClaimed(Message):
+    """This service is about to run a job in the VM of this name."""
+
+    job_id: str
+    job_name: str
+    job_url: str
+    vm: str
+
+
+class JobStarted(Message):
+    """The origin says that a job runs in our VM (it may be another than the one claimed)."""
+
+    job_id: str
+    job_name: str
+    job_url: str
+
+
+class JobFinished(Message):
+    """A job ended in our VM. Reported once per job, after the outcome is on record."""
+
+    job_id: str
+    job_name: str
+    job_url: str
+    conclusion: Conclusion
+
+
+class JobGivenBack(Message):
+    """The claimed job did not run here (infrastructure, stop, or it was taken); `reason` is one line for people."""
+
+    job_id: str
+    reason: str
+
+
+class AttemptOver(Message):
+    """VM gone, runner removed (or its debt recorded), claim released: nothing of the attempt is left in hand."""
+
+
+class StageTook(Message):
+    """How long one stage of a job took. `stage` is one of a closed list (see `STAGES`)."""
+
+    stage: str
+    seconds: float
+
+
+class DriverCommandEnded(Message):
+    """One VM command line tool call ended. `command` is the tool's verb; `outcome` an outcome class."""
+
+    command: str
+    outcome: str
+    seconds: float
+
+
+class Failed(Message):
+    """This service cannot run until an operator acts; the worker exits next. `reason` is one line for people."""
+
+    reason: str
+
+
+#: The stages of a job that `StageTook` may name.
+STAGES = ("claim", "template", "clone", "start", "register", "wait", "run", "cleanup")
+
+Fact = (
+    Ready
+    | StatusChanged
+    | SlotWanted
+    | SlotDeclined
+    | SlotOccupied
+    | SlotReleased
+    | VMGone
+    | RunningVMs
+    | JobClaimed
+    | JobStarted
+    | JobFinished
+    | JobGivenBack
+    | AttemptOver
+    | StageTook
+    | DriverCommandEnded
+    | Failed
+)
+
+_encoder = msgspec.json.Encoder()
+_commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+_facts: msgspec.json.Decoder[Fact] = msgspec.json.Decoder(Fact)
+_PREFIX = f"anklet/{VERSION} ".encode()
+
+
+def encode(message: Message) -> bytes:
+    """Encode one message of either direction."""
+    return _PREFIX + _encoder.encode(message)
+
+
+def decode_command(data: bytes) -> Command:
+    """Decode what the supervisor sent. Raises `ProtocolError`."""
+    return _decode(_commands, data)
+
+
+def decode_fact(data: bytes) -> Fact:
+    """Decode what a worker sent. Raises `ProtocolError`."""
+    return _decode(_facts, data)
+
+
+def _decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+    if not data.startswith(_PREFIX):
+        raise ProtocolError(f"a message of another version or no message at all: {data[:40]!r}")
+    try:
+        return decoder.decode(data[len(_PREFIX) :])
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"a message that cannot be understood: {error}") from None
