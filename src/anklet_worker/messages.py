@@ -35,17 +35,17 @@ class SlotRef(msgspec.Struct, frozen=True, kw_only=True):
 # ---- commands, down ----
 
 
-class GrantSlot(Message):
+class GrantSlot(Message, frozen=True, kw_only=True, tag=True):
     """The slot that the worker asked for. It is RESERVED for it until it is occupied or released."""
 
     slot: SlotRef
 
 
-class Drain(Message):
+class Drain(Message, frozen=True, kw_only=True, tag=True):
     """Take no new job, finish the one in hand, exit 0."""
 
 
-class Stop(Message):
+class Stop(Message, frozen=True, kw_only=True, tag=True):
     """Interrupt the job in hand, clean up, give an unstarted claim back, exit 0."""
 
 
@@ -55,53 +55,53 @@ Command = GrantSlot | Drain | Stop
 # ---- facts, up ----
 
 
-class Ready(Message):
+class Ready(Message, frozen=True, kw_only=True, tag=True):
     """Recovered from what an earlier process left, and able to take jobs."""
 
     driver: str
     driver_version: str
 
 
-class StatusChanged(Message):
+class StatusChanged(Message, frozen=True, kw_only=True, tag=True):
     """What the service is doing now."""
 
     status: Status
 
 
-class SlotWanted(Message):
+class SlotWanted(Message, frozen=True, kw_only=True, tag=True):
     """Asks for a slot; answered by one `GrantSlot`, in order of asking."""
 
 
-class SlotDeclined(Message):
+class SlotDeclined(Message, frozen=True, kw_only=True, tag=True):
     """Takes the request back (a grant that crosses it is released by `SlotReleased`)."""
 
 
-class SlotOccupied(Message):
+class SlotOccupied(Message, frozen=True, kw_only=True, tag=True):
     """A VM of this name is about to be made in the slot: from now on only proof that it is gone frees the slot."""
 
     slot: SlotRef
     vm: str
 
 
-class SlotReleased(Message):
+class SlotReleased(Message, frozen=True, kw_only=True, tag=True):
     """The slot holds no VM: none was made, or it is gone for certain."""
 
     slot: SlotRef
 
 
-class VMGone(Message):
+class VMGone(Message, frozen=True, kw_only=True, tag=True):
     """Proof that the VM of this name does not exist (any more): frees a slot that an earlier process left occupied."""
 
     vm: str
 
 
-class RunningVMs(Message):
+class RunningVMs(Message, frozen=True, kw_only=True, tag=True):
     """A driver's listing of running VMs, ours and others': what counts against the limit without having a slot is foreign."""
 
     vms: list[str]
 
 
-class JobClaimed(Message):
+class JobClaimed(Message, frozen=True, kw_only=True, tag=True):
     """This service is about to run a job in the VM of this name."""
 
     job_id: str
@@ -110,7 +110,7 @@ class JobClaimed(Message):
     vm: str
 
 
-class JobStarted(Message):
+class JobStarted(Message, frozen=True, kw_only=True, tag=True):
     """The origin says that a job runs in our VM (it may be another than the one claimed)."""
 
     job_id: str
@@ -118,7 +118,7 @@ class JobStarted(Message):
     job_url: str
 
 
-class JobFinished(Message):
+class JobFinished(Message, frozen=True, kw_only=True, tag=True):
     """A job ended in our VM. Reported once per job, after the outcome is on record."""
 
     job_id: str
@@ -127,25 +127,25 @@ class JobFinished(Message):
     conclusion: Conclusion
 
 
-class JobGivenBack(Message):
+class JobGivenBack(Message, frozen=True, kw_only=True, tag=True):
     """The claimed job did not run here (infrastructure, stop, or it was taken); `reason` is one line for people."""
 
     job_id: str
     reason: str
 
 
-class AttemptOver(Message):
+class AttemptOver(Message, frozen=True, kw_only=True, tag=True):
     """VM gone, runner removed (or its debt recorded), claim released: nothing of the attempt is left in hand."""
 
 
-class StageTook(Message):
+class StageTook(Message, frozen=True, kw_only=True, tag=True):
     """How long one stage of a job took. `stage` is one of a closed list (see `STAGES`)."""
 
     stage: str
     seconds: float
 
 
-class DriverCommandEnded(Message):
+class DriverCommandEnded(Message, frozen=True, kw_only=True, tag=True):
     """One VM command line tool call ended. `command` is the tool's verb; `outcome` an outcome class."""
 
     command: str
@@ -153,7 +153,7 @@ class DriverCommandEnded(Message):
     seconds: float
 
 
-class Failed(Message):
+class Failed(Message, frozen=True, kw_only=True, tag=True):
     """This service cannot run until an operator acts; the worker exits next. `reason` is one line for people."""
 
     reason: str
