@@ -15,18 +15,22 @@ from anklet_worker.vm import VMSpec
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job as its plugin describes it to the core.
 
-    `id` is unique within the plugin's origin and stable; `claim_key` is the lease that stands for it across hosts; `vm` is what it
-    wants to run in; `log_fields` go into every log line about it (public facts only); `details` are the plugin's own, kept in the
+    `id` is unique in its `keyspace` (what hosts share: the keys in the store begin with it) and stable; `vm` is what it wants
+    to run in; `log_fields` go into every log line about it (public facts only); `details` are the plugin's own, kept in the
     record so that a later process can go on (never a secret).
     """
 
     id: str
     name: str
     url: str
-    claim_key: str
+    keyspace: str
     vm: VMSpec
     log_fields: dict[str, str | int] = {}
     details: dict[str, str | int | list[str]] = {}
+
+    def key(self, kind: str) -> str:
+        """The job's key in the store: `claim` (its lease), `attempts`, `failures` (counters), `given-up` (a lease, too)."""
+        return f"{self.keyspace}:{kind}:{self.id}"
 
 
 class Conclusion(Enum):

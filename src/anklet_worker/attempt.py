@@ -1,0 +1,301 @@
+"""One attempt at one job: prepare the template, make the VM, hand it to the plugin, and remove all of it again.
+
+Owns the order of effects and the record that announces each of them; every effect here has its phase on disk first. What may
+follow what is in `job.py`; who gets a slot, and which job is next, is decided elsewhere.
+
+Clean-up follows the one compare-and-swap that GitHub has: with no job in the VM the registration goes first (once it is gone,
+no job can land; if one has landed, it is followed); a job that ended, or a stop, takes the VM first, so that an outage of
+GitHub never holds a slot. What then remains outside is a debt, on record until it is settled.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from anklet_worker.channel import SupervisorLink
+from anklet_worker.errors import (
+    InfrastructureError,
+    Interrupted,
+    JobLost,
+    RetryHere,
+)
+from anklet_worker.job import Conclusion, Event, Job, Outcome, Phase, advance, may_be_registered, may_have_vm
+from anklet_worker.lease import LeaseKeeper
+from anklet_worker.messages import (
+    JobFinished,
+    JobGivenBack,
+    JobStarted,
+    SlotOccupied,
+    SlotReleased,
+    StageTook,
+    StatusChanged,
+    VMGone,
+)
+from anklet_worker.orders import Orders
+from anklet_worker.plugin import Plugin, Status, Withdrawal
+from anklet_worker.records import Record, RecordBook
+from anklet_worker.slots import SlotReader, SlotState
+from anklet_worker.vm import GuestResult, VMDriver, VMError
+
+#: Seconds that the supervisor has to confirm a slot; it answers within milliseconds, or it is gone.
+_CONFIRM_SLOT = 10.0
+_DELETE_PAUSE_FIRST, _DELETE_PAUSE_LONGEST = 0.5, 10.0
+
+
+class Tools(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt works with; one set for the life of a worker."""
+
+    orders: Orders
+    link: SupervisorLink
+    slots: SlotReader
+    book: RecordBook
+    driver: VMDriver
+    plugin: Plugin
+    leases: LeaseKeeper
+    log: logging.LoggerAdapter[logging.Logger]
+    cleanup_deadline: float
+
+
+class AttemptGuest:
+    """What the plugin sees of the VM. Settings are exported in front of the script; both travel on standard input."""
+
+    def __init__(self, driver: VMDriver, vm: str) -> None:
+        self._driver = driver
+        self._vm = vm
+
+    @property
+    def name(self) -> str:
+        """The VM's name."""
+        return self._vm
+
+    def run(self, script: str, *, env: Mapping[str, str], timeout: float) -> GuestResult:
+        """Run a bash script in the guest's home."""
+        return self._driver.run(self._vm, exports(env) + script, timeout)
+
+    def copy_in(self, source: Path) -> None:
+        """Copy a host file to the guest's home."""
+        self._driver.copy_in(self._vm, source)
+
+
+def exports(env: Mapping[str, str]) -> str:
+    """Lines of bash that export `env`; every value is quoted, whatever is in it. Raises `ValueError` for a bad name."""
+    lines = []
+    for name, value in env.items():
+        if not name.isidentifier() or not name.isascii():
+            raise ValueError(f"{name!r} is no name of an environment variable")
+        quoted = value.replace("'", "'\\''").replace("\0", "")
+        lines.append(f"export {name}='{quoted}'\n")
+    return "".join(lines)
+
+
+class Attempt:
+    """Drives one record from CLAIMED to nothing. Also takes up a record that an earlier process left."""
+
+    def __init__(self, record: Record, tools: Tools) -> None:
+        self.record = record
+        self._tools = tools
+        self._slot_released = False
+
+    # ---- forward ----
+
+    def run(self) -> Outcome:
+        """Do the job, from template to outcome, and clean up, whatever happens but a detach.
+
+        Raises what kept the job from being done: `InfrastructureError` of a class that says who should try again, `Interrupted`,
+        `Detached` (nothing is cleaned then), or a bug, with everything left for the next process to clean.
+        """
+        try:
+            outcome = self._make_and_drive()
+        except (InfrastructureError, Interrupted) as error:
+            landed = self._give_up(error)
+            if landed is None:
+                raise
+            outcome = landed
+        self.conclude(outcome)
+        return outcome
+
+    def conclude(self, outcome: Outcome) -> None:
+        """The job is over: put its outcome on record, report it, and clean up."""
+        self._advance(Event.END, outcome=outcome)
+        self._tools.link.tell(
+            JobFinished(
+                job_id=outcome.job_id, job_name=outcome.job_name, job_url=outcome.job_url, conclusion=outcome.conclusion
+            )
+        )
+        self._log_outcome(outcome)
+        self.clean()
+
+    def _make_and_drive(self) -> Outcome:
+        tools, job, vm = self._tools, self.record.job, self.record.vm
+        with self._stage("template"):
+            source = tools.driver.ensure(job.vm, lambda: self._status(Status.PULLING))
+        self._status(Status.RUNNING)
+        tools.orders.check()
+        self._occupy_slot()
+        with self._stage("clone"):
+            tools.driver.clone(source, vm)
+        self._require_slot()
+        self._advance(Event.START)
+        tools.orders.check()
+        with self._stage("start"):
+            tools.driver.start(vm)
+        if tools.leases.lost(job.key("claim")):
+            raise JobLost(f"the lease on job {job.id} went to another host while the VM started")
+        self._advance(Event.DRIVE)
+        tools.orders.check()
+        return tools.plugin.drive(job, AttemptGuest(tools.driver, vm))
+
+    def job_started(self, job: Job) -> None:
+        """The plugin says that a job runs in our VM."""
+        if self.record.phase is not Phase.STARTED:
+            self._advance(Event.JOB_STARTED)
+        self._tools.link.tell(JobStarted(job_id=job.id, job_name=job.name, job_url=job.url))
+
+    def remember(self, facts: Mapping[str, str | int]) -> None:
+        """Put the plugin's facts on record, durably."""
+        self._save(msgspec.structs.replace(self.record, facts={**self.record.facts, **facts}))
+
+    def _occupy_slot(self) -> None:
+        """From here on the slot is the VM's: intent on record, then told, then seen in the table, and only then a VM."""
+        slot = self.record.slot
+        if slot is None:
+            raise RetryHere("no VM slot in hand")
+        self._advance(Event.CLONE)
+        self._tools.link.tell(SlotOccupied(slot=slot, vm=self.record.vm))
+        self._tools.orders.wait_for(lambda: self._slot_state() is not SlotState.RESERVED, _CONFIRM_SLOT)
+        self._require_slot()
+
+    def _require_slot(self) -> None:
+        if self._slot_state() is not SlotState.OCCUPIED:
+            raise RetryHere("the VM slot was taken away: other VMs run on this host")
+
+    def _slot_state(self) -> SlotState | None:
+        return None if self.record.slot is None else self._tools.slots.state_of(self.record.slot)
+
+    # ---- back ----
+
+    def _give_up(self, error: AnkletFault) -> Outcome | None:
+        """Undo an attempt whose job did not run to its end. Returns an outcome after all when a job has landed meanwhile."""
+        if self.record.phase is Phase.DRIVING:
+            with self._tools.orders.shield():
+                landed = self._withdraw()
+            if landed and not isinstance(error, Interrupted):
+                self._tools.log.info("a job has landed in the VM after all; following it", extra={"err": str(error)})
+                return self._tools.plugin.adopt(self.record.job, AttemptGuest(self._tools.driver, self.record.vm))
+        self._tools.link.tell(JobGivenBack(job_id=self.record.job.id, reason=str(error)))
+        self._advance(Event.END)
+        self.clean()
+        return None
+
+    def _withdraw(self) -> bool:
+        """See to it that no job can land in our VM any more; True when one has. An origin that does not answer cannot hold
+        the slot for longer than the clean-up deadline."""
+        try:
+            answer = self._tools.plugin.withdraw(self.record.job, self.record.vm)
+        except InfrastructureError as error:
+            self._tools.log.warning("could not withdraw the runner before its VM is deleted", extra={"err": str(error)})
+            return False
+        return answer is Withdrawal.STARTED
+
+    def clean(self) -> None:
+        """Remove what is left, in order: VM, slot, registration, claim, record. Idempotent, bounded; not cut by a stop.
+
+        What cannot be removed within the clean-up deadline stays on record, to be tried again by `settle`.
+        """
+        with self._tools.orders.shield(), self._stage("cleanup"):
+            if may_have_vm(self.record.phase):
+                if not self._remove_vm():
+                    return
+                self._advance(Event.VM_REMOVED)
+            self._release_slot()
+            self.settle(self._tools.cleanup_deadline)
+
+    def _remove_vm(self) -> bool:
+        deadline = time.monotonic() + self._tools.cleanup_deadline
+        pause = _DELETE_PAUSE_FIRST
+        while True:
+            try:
+                self._tools.driver.delete(self.record.vm)
+            except VMError as error:
+                if time.monotonic() + pause >= deadline:
+                    self._tools.log.error(
+                        "cannot delete the VM; its slot stays occupied and the deletion is tried again",
+                        extra={"err": str(error), "vmName": self.record.vm},
+                    )
+                    return False
+                self._tools.log.warning("deleting the VM failed; trying again", extra={"err": str(error)})
+                self._tools.orders.wait(pause)
+                pause = min(pause * 2, _DELETE_PAUSE_LONGEST)
+            else:
+                return True
+
+    def _release_slot(self) -> None:
+        if self._slot_released:
+            return
+        self._slot_released = True
+        if self.record.slot is not None and self._slot_state() is not None:
+            self._tools.link.tell(SlotReleased(slot=self.record.slot))
+        else:
+            self._tools.link.tell(VMGone(vm=self.record.vm))
+
+    def settle(self, patience: float) -> bool:
+        """Pay the debt outside, give the claim back, and forget the attempt. True when nothing of it is left.
+
+        Tries for up to `patience` seconds (0: once). The claim goes even when the debt stays: the VM is gone.
+        """
+        if self.record.phase is Phase.VM_GONE and may_be_registered(self.record.phase) and self.record.facts:
+            if not self._settle_outside(patience):
+                self._tools.leases.give_back(self.record.job.key("claim"))
+                return False
+        self._tools.leases.give_back(self.record.job.key("claim"))
+        self._tools.book.remove(self.record)
+        return True
+
+    def _settle_outside(self, patience: float) -> bool:
+        deadline = time.monotonic() + patience
+        pause = _DELETE_PAUSE_FIRST
+        while True:
+            try:
+                if self._tools.plugin.settle(self.record.job, self.record.vm):
+                    return True
+                problem = "the origin still counts it as busy"
+            except InfrastructureError as error:
+                problem = str(error)
+            if time.monotonic() + pause >= deadline:
+                self._tools.log.warning("the runner could not be removed yet; kept on record as a debt", extra={"err": problem})
+                return False
+            self._tools.orders.wait(pause)
+            pause = min(pause * 2, _DELETE_PAUSE_LONGEST)
+
+    # ---- record, report ----
+
+    def _advance(self, event: Event, outcome: Outcome | None = None) -> None:
+        phase = advance(self.record.phase, event)
+        self._save(msgspec.structs.replace(self.record, phase=phase, outcome=outcome or self.record.outcome))
+
+    def _save(self, record: Record) -> None:
+        self._tools.book.save(record)
+        self.record = record
+
+    def _status(self, status: Status) -> None:
+        self._tools.link.tell(StatusChanged(status=status))
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._tools.link.tell(StageTook(stage=name, seconds=time.monotonic() - began))
+
+    def _log_outcome(self, outcome: Outcome) -> None:
+        self._tools.log.info("job ended", extra={"conclusion": outcome.conclusion.value, "vmName": self.record.vm})
+
+
+AnkletFault = InfrastructureError | Interrupted
+__all__ = ["Attempt", "AttemptGuest", "Conclusion", "Tools", "exports"]
+_ = Callable
