@@ -23,9 +23,10 @@ from anklet_worker.errors import (
     InfrastructureError,
     Interrupted,
     JobLost,
+    RecordNotWritten,
     RetryHere,
 )
-from anklet_worker.job import Conclusion, Event, Job, Outcome, Phase, advance, may_be_registered, may_have_vm
+from anklet_worker.job import Event, Job, Outcome, Phase, advance, may_have_vm
 from anklet_worker.lease import LeaseKeeper
 from anklet_worker.messages import (
     JobFinished,
@@ -108,17 +109,32 @@ class Attempt:
         """Do the job, from template to outcome, and clean up, whatever happens but a detach.
 
         Raises what kept the job from being done: `InfrastructureError` of a class that says who should try again, `Interrupted`,
-        `Detached` (nothing is cleaned then), or a bug, with everything left for the next process to clean.
+        `Detached` (nothing is cleaned then), or a bug, with everything left on record for the next process.
         """
-        try:
-            outcome = self._make_and_drive()
-        except (InfrastructureError, Interrupted) as error:
-            landed = self._give_up(error)
-            if landed is None:
-                raise
-            outcome = landed
+        outcome = self._follow(self._make_and_drive)
         self.conclude(outcome)
         return outcome
+
+    def adopt(self) -> Outcome:
+        """Take up a job that an earlier process left running in its VM, and follow it to its end, as `run` would have."""
+        outcome = self._follow(self._adopt)
+        self.conclude(outcome)
+        return outcome
+
+    def _follow(self, effort: Callable[[], Outcome]) -> Outcome:
+        """Make the effort; when it fails although a job has landed in the VM, follow that job instead of giving up."""
+        while True:
+            try:
+                return effort()
+            except (InfrastructureError, Interrupted) as error:
+                if not self._has_landed(error):
+                    self._give_up(str(error))
+                    raise
+                self._tools.log.info("a job has landed in the VM after all; following it", extra={"err": str(error)})
+                effort = self._adopt
+
+    def _adopt(self) -> Outcome:
+        return self._tools.plugin.adopt(self.record.job, AttemptGuest(self._tools.driver, self.record.vm))
 
     def conclude(self, outcome: Outcome) -> None:
         """The job is over: put its outcome on record, report it, and clean up."""
@@ -180,28 +196,28 @@ class Attempt:
 
     # ---- back ----
 
-    def _give_up(self, error: AnkletFault) -> Outcome | None:
-        """Undo an attempt whose job did not run to its end. Returns an outcome after all when a job has landed meanwhile."""
-        if self.record.phase is Phase.DRIVING:
-            with self._tools.orders.shield():
-                landed = self._withdraw()
-            if landed and not isinstance(error, Interrupted):
-                self._tools.log.info("a job has landed in the VM after all; following it", extra={"err": str(error)})
-                return self._tools.plugin.adopt(self.record.job, AttemptGuest(self._tools.driver, self.record.vm))
-        self._tools.link.tell(JobGivenBack(job_id=self.record.job.id, reason=str(error)))
+    def _has_landed(self, error: InfrastructureError | Interrupted) -> bool:
+        """Withdraw a registration that no job has used; True when one has, and it should be followed.
+
+        A stop does not follow it. An origin that does not answer cannot hold the slot: the VM goes, a debt remains.
+        """
+        if self.record.phase is not Phase.DRIVING:
+            return False
+        with self._tools.orders.shield():
+            try:
+                answer = self._tools.plugin.withdraw(self.record.job, self.record.vm)
+            except InfrastructureError as problem:
+                self._tools.log.warning(
+                    "the runner could not be withdrawn before its VM goes", extra={"err": str(problem)}
+                )
+                return False
+        return answer is Withdrawal.STARTED and not isinstance(error, Interrupted)
+
+    def _give_up(self, reason: str) -> None:
+        """The job did not run to its end here: say so, and undo what was made."""
+        self._tools.link.tell(JobGivenBack(job_id=self.record.job.id, reason=reason))
         self._advance(Event.END)
         self.clean()
-        return None
-
-    def _withdraw(self) -> bool:
-        """See to it that no job can land in our VM any more; True when one has. An origin that does not answer cannot hold
-        the slot for longer than the clean-up deadline."""
-        try:
-            answer = self._tools.plugin.withdraw(self.record.job, self.record.vm)
-        except InfrastructureError as error:
-            self._tools.log.warning("could not withdraw the runner before its VM is deleted", extra={"err": str(error)})
-            return False
-        return answer is Withdrawal.STARTED
 
     def clean(self) -> None:
         """Remove what is left, in order: VM, slot, registration, claim, record. Idempotent, bounded; not cut by a stop.
@@ -249,13 +265,12 @@ class Attempt:
 
         Tries for up to `patience` seconds (0: once). The claim goes even when the debt stays: the VM is gone.
         """
-        if self.record.phase is Phase.VM_GONE and may_be_registered(self.record.phase) and self.record.facts:
-            if not self._settle_outside(patience):
-                self._tools.leases.give_back(self.record.job.key("claim"))
-                return False
+        # What the plugin registers it announces in its facts first: without facts there is nothing outside.
+        settled = not self.record.facts or self._settle_outside(patience)
         self._tools.leases.give_back(self.record.job.key("claim"))
-        self._tools.book.remove(self.record)
-        return True
+        if settled:
+            self._tools.book.remove(self.record)
+        return settled
 
     def _settle_outside(self, patience: float) -> bool:
         deadline = time.monotonic() + patience
@@ -268,7 +283,9 @@ class Attempt:
             except InfrastructureError as error:
                 problem = str(error)
             if time.monotonic() + pause >= deadline:
-                self._tools.log.warning("the runner could not be removed yet; kept on record as a debt", extra={"err": problem})
+                self._tools.log.warning(
+                    "the runner could not be removed yet; kept on record as a debt", extra={"err": problem}
+                )
                 return False
             self._tools.orders.wait(pause)
             pause = min(pause * 2, _DELETE_PAUSE_LONGEST)
@@ -276,8 +293,17 @@ class Attempt:
     # ---- record, report ----
 
     def _advance(self, event: Event, outcome: Outcome | None = None) -> None:
+        """Move on, on disk first. On the way forward a record that cannot be written stops the effect; on the way back (the
+        effects remove things) it does not: the older record names all that has to go."""
         phase = advance(self.record.phase, event)
-        self._save(msgspec.structs.replace(self.record, phase=phase, outcome=outcome or self.record.outcome))
+        record = msgspec.structs.replace(self.record, phase=phase, outcome=outcome or self.record.outcome)
+        try:
+            self._save(record)
+        except RecordNotWritten as error:
+            if event not in (Event.END, Event.VM_REMOVED):
+                raise
+            self._tools.log.warning("cleaning up without a record", extra={"err": str(error)})
+            self.record = record
 
     def _save(self, record: Record) -> None:
         self._tools.book.save(record)
@@ -294,8 +320,3 @@ class Attempt:
 
     def _log_outcome(self, outcome: Outcome) -> None:
         self._tools.log.info("job ended", extra={"conclusion": outcome.conclusion.value, "vmName": self.record.vm})
-
-
-AnkletFault = InfrastructureError | Interrupted
-__all__ = ["Attempt", "AttemptGuest", "Conclusion", "Tools", "exports"]
-_ = Callable

@@ -100,6 +100,10 @@ class JobLost(InfrastructureError):
     """The job is no longer to be had (taken, cancelled, vanished) before it started here: give back and forget, no back-off."""
 
 
+class RecordNotWritten(RetryElsewhere):
+    """The disk refused a record; what it announces must not happen."""
+
+
 class StoreUnavailable(InfrastructureError):
     """The store of leases does not answer."""
 

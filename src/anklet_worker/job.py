@@ -114,8 +114,3 @@ def advance(phase: Phase, event: Event) -> Phase:
 def may_have_vm(phase: Phase) -> bool:
     """True when a VM of the derived name may exist."""
     return phase not in (Phase.CLAIMED, Phase.VM_GONE)
-
-
-def may_be_registered(phase: Phase) -> bool:
-    """True when the plugin may have something registered outside."""
-    return phase in (Phase.DRIVING, Phase.STARTED, Phase.ENDED, Phase.VM_GONE)

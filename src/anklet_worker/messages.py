@@ -95,10 +95,18 @@ class VMGone(Message, frozen=True, kw_only=True, tag=True):
     vm: str
 
 
+class VMAdopted(Message, frozen=True, kw_only=True, tag=True):
+    """A VM that an earlier process left is looked after again; its slot is occupied, not orphaned."""
+
+    vm: str
+
+
 class RunningVMs(Message, frozen=True, kw_only=True, tag=True):
-    """A driver's listing of running VMs, ours and others': what counts against the limit without having a slot is foreign."""
+    """A driver's listing of running VMs, ours and others', and the number of virtualization processes on the host (0 where
+    that cannot be told): what counts against the limit without having a slot is foreign."""
 
     vms: list[str]
+    processes: int
 
 
 class JobClaimed(Message, frozen=True, kw_only=True, tag=True):
@@ -170,6 +178,7 @@ Fact = (
     | SlotOccupied
     | SlotReleased
     | VMGone
+    | VMAdopted
     | RunningVMs
     | JobClaimed
     | JobStarted

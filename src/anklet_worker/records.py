@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from anklet_worker.errors import TemporaryError
+from anklet_worker.errors import RecordNotWritten, TemporaryError
 from anklet_worker.files import make_private_dir, remove, write_atomically
 from anklet_worker.job import Job, Outcome, Phase
 from anklet_worker.messages import SlotRef
@@ -52,7 +52,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 class RecordBook:
     """The record files of one service, in `<state_dir>/services/<name>/records`.
 
-    Writing raises `TemporaryError` when the disk refuses: the effect that the record announces must then not happen.
+    Writing raises `RecordNotWritten` when the disk refuses: the effect that the record announces must then not happen.
     """
 
     def __init__(self, service_dir: Path) -> None:
@@ -66,7 +66,7 @@ class RecordBook:
         try:
             write_atomically(self._dir / record.name, msgspec.json.encode(record))
         except OSError as error:
-            raise TemporaryError(f"cannot write the record of {record.vm}: {error.strerror}: {self._dir}") from error
+            raise RecordNotWritten(f"cannot write the record of {record.vm}: {error.strerror}: {self._dir}") from error
 
     def remove(self, record: Record) -> None:
         """Nothing of this attempt is left."""
@@ -86,7 +86,9 @@ class RecordBook:
             if record.version == RECORD_VERSION:
                 records.append(record)
             else:
-                problems.append(f"{path.name} is of version {record.version}, this program writes {RECORD_VERSION}; left alone")
+                problems.append(
+                    f"{path.name} is of version {record.version}, this program writes {RECORD_VERSION}; left alone"
+                )
         return sorted(records, key=lambda record: record.claimed_at), problems
 
     def note_in_flight(self, command: InFlight | None) -> None:

@@ -1,0 +1,415 @@
+"""What the supervisor does when something happens: `step(model, event, now) -> (model, effects)`. Pure.
+
+Knows no process, no signal, no clock, no file. `loop.py` feeds it and performs its effects; tests feed it histories. `now` is
+a `Moment` that the caller read.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from anklet_supervisor import allocator, backoff
+from anklet_supervisor.allocator import Allocation
+from anklet_supervisor.state import ALIVE, FINAL, Mode, ServiceState, Trigger, follow
+from anklet_worker import messages as m
+from anklet_worker.errors import DO_NOT_RESTART, ExitCode
+from anklet_worker.plugin import Status
+from anklet_worker.slots import SlotState
+
+#: Seconds after a Stop by which a worker must have ended; its own clean-up is bounded well below that.
+STOP_PATIENCE = 300.0
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """A point in time on two clocks: `mono` for arithmetic, `wall` (Unix seconds) for people."""
+
+    mono: float
+    wall: float
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """The job that a service has in hand."""
+
+    id: str
+    url: str
+    name: str
+    vm: str
+    since: float
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured service. `crashes` and `ready_since` are monotonic seconds, `due` the end of a back-off."""
+
+    name: str
+    state: ServiceState = ServiceState.STARTING
+    status: Status = Status.IDLE
+    pid: int | None = None
+    restarts: int = 0
+    crashes: tuple[float, ...] = ()
+    ready_since: float | None = None
+    due: float | None = None
+    job: JobView | None = None
+    #: Why it is fatal or backing off, for people.
+    reason: str = ""
+    exit_code: int | None = None
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the supervisor knows and decides by."""
+
+    services: dict[str, Service]
+    allocation: Allocation
+    mode: Mode = Mode.RUNNING
+    once: bool = False
+    #: Whether SIGTERM, SIGINT have come once: the second one means more.
+    terminated: bool = False
+    interrupted: bool = False
+    drain_timeout: float | None = None
+    #: When a drain becomes a stop; when workers that still live are killed.
+    drain_deadline: float | None = None
+    stop_deadline: float | None = None
+    exit_code: int | None = None
+
+
+# ---- events ----
+
+
+class Began(msgspec.Struct, frozen=True):
+    """The supervisor is set up; start the services."""
+
+
+class DrainAsked(msgspec.Struct, frozen=True):
+    """SIGQUIT."""
+
+
+class Terminated(msgspec.Struct, frozen=True):
+    """SIGTERM: a drain; the second one is a stop."""
+
+
+class InterruptedBy(msgspec.Struct, frozen=True):
+    """SIGINT: a stop; the second one exits at once."""
+
+
+class WorkerStarted(msgspec.Struct, frozen=True):
+    """The process of a service exists."""
+
+    service: str
+    pid: int
+
+
+class WorkerSaid(msgspec.Struct, frozen=True):
+    """A fact came up the pipe."""
+
+    service: str
+    fact: m.Fact
+
+
+class WorkerExited(msgspec.Struct, frozen=True):
+    """The process is gone, and everything that it had said has been heard. Negative codes are signals."""
+
+    service: str
+    exit_code: int
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time has passed."""
+
+
+Event = Began | DrainAsked | Terminated | InterruptedBy | WorkerStarted | WorkerSaid | WorkerExited | Tick
+
+
+# ---- effects ----
+
+
+class StartWorker(msgspec.Struct, frozen=True):
+    """Start the process of a service."""
+
+    service: str
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """Send a command down a service's pipe."""
+
+    service: str
+    command: m.Command
+
+
+class KillWorker(msgspec.Struct, frozen=True):
+    """SIGKILL the process of a service."""
+
+    service: str
+
+
+class PublishSlots(msgspec.Struct, frozen=True):
+    """Write the slot table to shared memory. Comes before any grant in it is told."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Write a line to the log. `level` is one of DEBUG, INFO, WARN, ERROR."""
+
+    level: str
+    message: str
+    service: str | None = None
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """Nothing is left to do: exit with this code."""
+
+    exit_code: int
+
+
+Effect = StartWorker | Tell | KillWorker | PublishSlots | Report | Finish
+
+
+def initial(services: list[str], allocation: Allocation, *, once: bool, drain_timeout: float | None) -> Model:
+    """The model before anything has happened."""
+    return Model(
+        services={name: Service(name=name) for name in services},
+        allocation=allocation,
+        once=once,
+        drain_timeout=drain_timeout,
+    )
+
+
+def next_deadline(model: Model) -> float | None:
+    """Monotonic time at which a `Tick` is due, or None."""
+    candidates = [service.due for service in model.services.values()] + [model.drain_deadline, model.stop_deadline]
+    return min((due for due in candidates if due is not None), default=None)
+
+
+def step(model: Model, event: Event, now: Moment) -> tuple[Model, list[Effect]]:
+    """Decide what follows from one event."""
+    turn = _Turn(model, now)
+    match event:
+        case Began():
+            turn.effects.append(PublishSlots())
+            turn.effects.extend(StartWorker(name) for name in model.services)
+        case DrainAsked():
+            turn.drain()
+        case Terminated():
+            turn.terminated()
+        case InterruptedBy():
+            turn.interrupted()
+        case WorkerStarted(service=name, pid=pid):
+            turn.worker_started(name, pid)
+        case WorkerSaid(service=name, fact=fact):
+            turn.worker_said(name, fact)
+        case WorkerExited(service=name, exit_code=code):
+            turn.worker_exited(name, code)
+        case Tick():
+            turn.tick()
+    return turn.finish()
+
+
+class _Turn:
+    """One step in the making: a model that changes by replacement, and the effects so far."""
+
+    def __init__(self, model: Model, now: Moment) -> None:
+        self.before = model
+        self.model = model
+        self.now = now
+        self.effects: list[Effect] = []
+
+    # ---- orders ----
+
+    def terminated(self) -> None:
+        if self.model.terminated:
+            self.stop()
+        self._set(terminated=True)
+        self.drain()
+
+    def interrupted(self) -> None:
+        if self.model.interrupted:
+            self._set(exit_code=int(ExitCode.INTERRUPTED))
+        self._set(interrupted=True)
+        self.stop()
+
+    def drain(self) -> None:
+        if self.model.mode is not Mode.RUNNING:
+            return
+        deadline = None if self.model.drain_timeout is None else self.now.mono + self.model.drain_timeout
+        self._set(mode=Mode.DRAINING, drain_deadline=deadline)
+        self._report("INFO", "draining: no new jobs, claimed jobs finish")
+        self._order_all(m.Drain())
+
+    def stop(self) -> None:
+        if self.model.mode is Mode.STOPPING:
+            return
+        self._set(mode=Mode.STOPPING, drain_deadline=None, stop_deadline=self.now.mono + STOP_PATIENCE)
+        self._report("INFO", "stopping: interrupting jobs and cleaning up")
+        self._order_all(m.Stop())
+
+    def _order_all(self, command: m.Command) -> None:
+        for service in self.model.services.values():
+            self._trigger(service.name, Trigger.ORDERED)
+            if service.state in ALIVE:
+                self.effects.append(Tell(service.name, command))
+            elif service.state is ServiceState.BACKOFF and not allocator.owes(self.model.allocation, service.name):
+                self._trigger(service.name, Trigger.ENDED, due=None)
+
+    # ---- workers ----
+
+    def worker_started(self, name: str, pid: int) -> None:
+        self._update(name, pid=pid)
+        if self.model.mode is not Mode.RUNNING:
+            # It was started to clean up what its predecessor left, and for nothing else.
+            self._trigger(name, Trigger.ORDERED)
+            self.effects.append(Tell(name, m.Drain() if self.model.mode is Mode.DRAINING else m.Stop()))
+
+    def worker_said(self, name: str, fact: m.Fact) -> None:
+        service = self.model.services[name]
+        match fact:
+            case m.Ready():
+                self._trigger(name, Trigger.ANNOUNCED, ready_since=self.now.mono, reason="")
+            case m.StatusChanged(status=status):
+                self._update(name, status=status)
+            case m.Failed(reason=reason):
+                self._update(name, reason=reason)
+            case m.JobClaimed(job_id=job_id, job_name=job_name, job_url=url, vm=vm):
+                job = JobView(id=job_id, url=url, name=job_name, vm=vm, since=self.now.wall)
+                self._update(name, job=job)
+            case m.JobStarted(job_id=job_id, job_name=job_name, job_url=url) if service.job is not None:
+                self._update(name, job=msgspec.structs.replace(service.job, id=job_id, name=job_name, url=url))
+            case m.AttemptOver():
+                self._update(name, job=None)
+            case _:
+                self._slot_fact(name, fact)
+
+    def _slot_fact(self, name: str, fact: m.Fact) -> None:
+        allocation, wall = self.model.allocation, self.now.wall
+        match fact:
+            case m.SlotWanted():
+                allocation = allocator.want(allocation, name)
+            case m.SlotDeclined():
+                allocation = allocator.decline(allocation, name)
+            case m.SlotOccupied(slot=slot, vm=vm):
+                allocation = allocator.occupy(allocation, name, slot, vm, wall)
+            case m.SlotReleased(slot=slot):
+                allocation = allocator.release(allocation, name, slot)
+            case m.VMGone(vm=vm):
+                allocation = allocator.vm_gone(allocation, vm)
+            case m.VMAdopted(vm=vm):
+                allocation = allocator.vm_adopted(allocation, name, vm, wall)
+            case m.RunningVMs(vms=vms, processes=processes):
+                allocation = allocator.running_vms(allocation, vms, processes)
+        self._set(allocation=allocation)
+
+    def worker_exited(self, name: str, code: int) -> None:
+        service = self.model.services[name]
+        self._set(allocation=allocator.worker_gone(self.model.allocation, name))
+        self._update(name, pid=None, job=None, exit_code=code)
+        if code in DO_NOT_RESTART:
+            self._give_up(name, service.reason or f"its worker ended with exit code {code}")
+        elif self._ended_as_ordered(service, code):
+            self._trigger(name, Trigger.ENDED, status=Status.STOPPED, ready_since=None)
+        else:
+            self._crashed(service, code)
+
+    def _ended_as_ordered(self, service: Service, code: int) -> bool:
+        if code == ExitCode.OK:
+            return service.state is ServiceState.STOPPING or self.model.once
+        ordered = service.state is ServiceState.STOPPING
+        return ordered and not allocator.owes(self.model.allocation, service.name)
+
+    def _crashed(self, service: Service, code: int) -> None:
+        crashes = backoff.remember(service.crashes, self.now.mono, service.ready_since)
+        cause = describe_exit(code)
+        if backoff.spent(crashes):
+            self._give_up(
+                service.name, f"{cause}; {len(crashes)} times within {backoff.PERIOD:.0f} s, not started again"
+            )
+            return
+        pause = backoff.delay(len(crashes))
+        self._report("WARN", f"the worker {cause}; starting it again in {pause:g} s", service.name)
+        self._trigger(
+            service.name,
+            Trigger.CRASHED,
+            crashes=crashes,
+            due=self.now.mono + pause,
+            ready_since=None,
+            reason=cause,
+            status=Status.FAILED,
+        )
+
+    def _give_up(self, name: str, reason: str) -> None:
+        self._report("ERROR", f"the service cannot run: {reason}", name)
+        self._trigger(name, Trigger.GAVE_UP, status=Status.FAILED, reason=reason, due=None, ready_since=None)
+
+    # ---- time ----
+
+    def tick(self) -> None:
+        for service in self.model.services.values():
+            if service.state is ServiceState.BACKOFF and service.due is not None and service.due <= self.now.mono:
+                self._trigger(service.name, Trigger.DUE, due=None, restarts=service.restarts + 1, status=Status.IDLE)
+                self.effects.append(StartWorker(service.name))
+        if self.model.drain_deadline is not None and self.model.drain_deadline <= self.now.mono:
+            self._report("WARN", "the drain took longer than drain_timeout")
+            self.stop()
+        if self.model.stop_deadline is not None and self.model.stop_deadline <= self.now.mono:
+            self._set(stop_deadline=None)
+            for service in self.model.services.values():
+                if service.state in ALIVE:
+                    self._report("ERROR", f"the worker did not end within {STOP_PATIENCE:.0f} s; killed", service.name)
+                    self.effects.append(KillWorker(service.name))
+
+    # ---- the end of the step ----
+
+    def finish(self) -> tuple[Model, list[Effect]]:
+        self._grant()
+        if self.model.exit_code is None and self._all_over():
+            self._set(exit_code=self._final_code())
+        if self.model.exit_code is not None and self.before.exit_code is None:
+            self.effects.append(Finish(self.model.exit_code))
+        return self.model, self.effects
+
+    def _grant(self) -> None:
+        allocation = self.model.allocation
+        grants: list[allocator.Grant] = []
+        if self.model.mode is Mode.RUNNING:
+            allocation, grants = allocator.grant(allocation, self.now.wall)
+            self._set(allocation=allocation)
+        if allocation.table != self.before.allocation.table:
+            self.effects.append(PublishSlots())
+        self.effects.extend(Tell(grant.service, m.GrantSlot(slot=grant.slot)) for grant in grants)
+
+    def _all_over(self) -> bool:
+        """True when nothing can happen any more. A host whose services are all fatal stays up, so that its metrics tell it,
+        unless the VM command line tool is what all of them lack: then a later start is the cure, and launchd's business."""
+        services = self.model.services.values()
+        if not all(service.state in FINAL for service in services):
+            return False
+        ended = self.model.mode is not Mode.RUNNING or self.model.once
+        return ended or all(service.exit_code == ExitCode.UNAVAILABLE for service in services)
+
+    def _final_code(self) -> int:
+        services = self.model.services.values()
+        if services and all(service.exit_code == ExitCode.UNAVAILABLE for service in services):
+            return int(ExitCode.UNAVAILABLE)
+        return int(ExitCode.OK)
+
+    # ---- replacement ----
+
+    def _set(self, **changes: object) -> None:
+        self.model = msgspec.structs.replace(self.model, **changes)
+
+    def _update(self, name: str, **changes: object) -> None:
+        service = msgspec.structs.replace(self.model.services[name], **changes)
+        self._set(services={**self.model.services, name: service})
+
+    def _trigger(self, name: str, trigger: Trigger, **changes: object) -> None:
+        self._update(name, state=follow(self.model.services[name].state, trigger), **changes)
+
+    def _report(self, level: str, message: str, service: str | None = None) -> None:
+        self.effects.append(Report(level, message, service))
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words; negative ones are signals."""
+    if code < 0:
+        return f"was killed by signal {-code}"
+    return f"ended with exit code {code}"
+
+
+def slots_in_use(model: Model) -> int:
+    """How many slots hold a VM, or may."""
+    return sum(slot.state in (SlotState.OCCUPIED, SlotState.ORPHANED) for slot in model.allocation.table.slots)
