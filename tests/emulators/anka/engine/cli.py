@@ -1,0 +1,204 @@
+# ruff: noqa: PTH  pathlib costs a fifth of an emulator's start
+"""Entry of the emulated `anka`: global options, dispatch, faults, output, exit status.
+
+Owns the order of these things. Each invocation is noted in calls.jsonl.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from . import commands, faults, lifecycle, reply, running
+from .disk import Store
+from .failure import AnkaError, UsageError
+from .guest import write_all
+
+_COMMANDS = {
+    "version": commands.version,
+    "license": commands.license_,
+    "list": commands.list_,
+    "show": commands.show,
+    "clone": commands.clone,
+    "start": commands.start,
+    "stop": commands.stop,
+    "suspend": commands.suspend,
+    "reboot": commands.reboot,
+    "delete": commands.delete,
+    "modify": commands.modify,
+    "cp": commands.cp,
+    "registry": commands.registry_,
+    "pull": commands.pull,
+}
+#: Commands of Anka 3.9 that the emulator refuses by name, so that a test that needs one says so.
+_NOT_EMULATED = (
+    "config",
+    "view",
+    "create",
+    "push",
+    "mount",
+    "unmount",
+    "usb",
+    "attach",
+    "detach",
+    "export",
+    "import",
+    "log",
+)
+_USAGE = "Usage: anka [options] <command>\n\nCommands: " + " ".join([*_COMMANDS, "run"]) + "\n"
+_BUG = 70
+
+
+class Call:
+    """One invocation: where the state is, the switches, the fault that hits it."""
+
+    def __init__(self, store, argv):
+        self.store = store
+        self.argv = argv
+        self.machine_readable = bool(os.environ.get("ANKA_MACHINE_READABLE"))
+        self.debug = os.environ.get("ANKA_LOG_LEVEL") == "debug"
+        self.command = ""
+        self.settings = {}
+        self.fault = None
+
+    def pause(self):
+        """The middle of an effect: the command's delay passes, a fault may strike."""
+        self.pause_for_delay(self.command)
+        faults.strike(self.fault, "middle")
+
+    def pause_for_delay(self, command):
+        """Let the delay of a command pass."""
+        delays = self.settings["delays"]
+        seconds = delays.get(command, delays.get("*", 0))
+        if seconds:
+            time.sleep(seconds)
+
+
+def main(argv):
+    """Run one command line and end the process."""
+    home = os.environ.get("FAKE_ANKA_HOME", "")
+    if not os.path.isdir(home):
+        sys.stderr.write("anka: FAKE_ANKA_HOME does not name the state directory of an emulated host\n")
+        os._exit(_BUG)
+    quota = os.environ.get("FAKE_KERNEL_QUOTA") or os.path.join(home, "kernel-quota.json")
+    store = Store(home, quota, lifecycle.settle)
+    noted = store.begin_call(argv)
+    status = _BUG
+    try:
+        status = _execute(Call(store, argv))
+        sys.stderr.flush()
+    except KeyboardInterrupt:
+        status = 130
+    except Exception:  # noqa: BLE001  a bug of the emulator must not look like an error of Anka
+        sys.excepthook(*sys.exc_info())
+    store.end_call(noted, status)
+    os._exit(status)  # skips the interpreter's unwinding, a tenth of a short command's time
+
+
+def _execute(call):
+    try:
+        args = _global_options(call)
+        if args is None:
+            return 0
+        command = args[0] if args else ""
+        with call.store.transaction() as tx:
+            call.settings = tx.settings
+            call.command = _name(args)
+            call.fault = faults.take(tx, call.command, call.argv) if args else None
+        if not args:
+            write_all(1, _USAGE.encode())
+            return 0
+        return _dispatch(call, command, args[1:])
+    except UsageError as error:
+        sys.stderr.write(f"anka: {error}\nUsage: anka [options] <command>\n")
+        with call.store.transaction() as tx:
+            return tx.settings["usage_exit"]
+
+
+def _global_options(call):
+    """What follows the global options; None when --help was all."""
+    rest = list(call.argv)
+    while rest and rest[0].startswith("-"):
+        arg = rest.pop(0)
+        if arg in ("-j", "--machine-readable"):
+            call.machine_readable = True
+        elif arg == "--debug":
+            call.debug = True
+        elif arg == "--version":
+            return ["version"]
+        elif arg == "--help":
+            write_all(1, _USAGE.encode())
+            return None
+        else:
+            raise UsageError(f"unknown option: {arg}")
+    return rest
+
+
+def _name(args):
+    """The command's name as faults and delays know it: `registry list` is one, `registry pull` is `pull`."""
+    if args[:1] != ["registry"]:
+        return args[0] if args else ""
+    words = [word for word in args[1:] if word in ("list", "list-repos", "show", "pull")]
+    return "pull" if words[:1] == ["pull"] else " ".join(["registry", *words[:1]])
+
+
+def _dispatch(call, command, rest):
+    if command in _NOT_EMULATED:
+        raise UsageError(f"command not emulated: {command}")
+    if command != "run" and command not in _COMMANDS:
+        raise UsageError(f"unknown command: {command}")
+    try:
+        faults.strike(call.fault, "before")
+        if command == "run":
+            status, answer = running.run(call, rest), None
+        else:
+            status, answer = 0, _COMMANDS[command](call, rest)
+        faults.strike(call.fault, "after")
+    except faults.Replaced as replaced:
+        return _fault_reply(call, replaced.fault)
+    except AnkaError as error:
+        _print_error(call, error.message, error.code)
+        status, answer = call.settings["error_exit"], None
+    except running.LostGuest as error:
+        _print_error(call, str(error), running.LOST_GUEST)
+        status, answer = running.LOST_GUEST, None
+    if answer is not None:
+        _print(call, answer)
+    _noise(call)
+    return status
+
+
+def _noise(call):
+    commands.log_noise(call)
+    if call.fault and call.fault["stderr"]:
+        sys.stderr.write(call.fault["stderr"])
+
+
+def _print(call, answer):
+    if call.machine_readable:
+        last = answer.as_json()
+        lines = [*answer.lines_before, *([last] if last else [])]
+        text = "\n".join(lines) + ("\n" if lines and answer.newline else "")
+    else:
+        text = answer.text + "\n" if answer.text else ""
+    write_all(1, text.encode())
+
+
+def _print_error(call, message, code):
+    if call.machine_readable:
+        write_all(1, (reply.error_json(message, code) + "\n").encode())
+    else:
+        sys.stderr.write(f"anka: {message}\n")
+
+
+def _fault_reply(call, fault):
+    """Print what the fault asks for instead of the command's reply."""
+    status = fault["exit_status"]
+    if fault["code"] is not None or fault["message"] is not None:
+        _print_error(call, fault["message"] or "injected fault", 1 if fault["code"] is None else fault["code"])
+        status = call.settings["error_exit"] if status is None else status
+    if fault["stdout"]:
+        write_all(1, fault["stdout"].encode())
+    _noise(call)
+    return status or 0

@@ -1,0 +1,32 @@
+"""How a command ends badly: Anka's own errors, and command lines it does not understand.
+
+Owns these two words. Knows nothing of state and output.
+"""
+
+from __future__ import annotations
+
+NOT_FOUND = 3
+NAME_EXISTS = 18
+
+
+class AnkaError(Exception):
+    """An error that Anka reports: an ERROR envelope with -j, else one line on standard error."""
+
+    def __init__(self, message, code=1):
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
+class UsageError(Exception):
+    """The command line is refused: text on standard error, with -j too."""
+
+
+def not_found(subject):
+    """The error for an id, tag or item that does not exist; the subject is what the user typed."""
+    return AnkaError(f"{subject}: not found", NOT_FOUND)
+
+
+def configured(settings, name, subject):
+    """The error whose text and code are switches: `<name>_message` with {id}, `<name>_code`."""
+    return AnkaError(settings[f"{name}_message"].format(id=subject), settings.get(f"{name}_code", 1))
