@@ -10,7 +10,7 @@ GitHub never holds a slot. What then remains outside is a debt, on record until 
 
 from __future__ import annotations
 
-import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,7 +59,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     driver: VMDriver
     plugin: Plugin
     leases: LeaseKeeper
-    log: logging.LoggerAdapter[logging.Logger]
+    log: ServiceLog
     cleanup_deadline: float
 
 
@@ -90,8 +90,7 @@ def exports(env: Mapping[str, str]) -> str:
     for name, value in env.items():
         if not name.isidentifier() or not name.isascii():
             raise ValueError(f"{name!r} is no name of an environment variable")
-        quoted = value.replace("'", "'\\''").replace("\0", "")
-        lines.append(f"export {name}='{quoted}'\n")
+        lines.append(f"export {name}={shlex.quote(value)}\n")
     return "".join(lines)
 
 
@@ -121,13 +120,26 @@ class Attempt:
         self.conclude(outcome)
         return outcome
 
+    def take_up(self, *, vm_lives: bool) -> bool:
+        """After an earlier process: True when a job runs in the VM and is to be followed by `adopt`; else all is cleaned up."""
+        phase = self.record.phase
+        if vm_lives and (phase is Phase.STARTED or (phase is Phase.DRIVING and self._has_landed())):
+            return True
+        if phase in (Phase.ENDED, Phase.VM_GONE):
+            self.retry_cleanup()
+        else:
+            self._give_up("its worker ended in the middle")
+        return False
+
     def _follow(self, effort: Callable[[], Outcome]) -> Outcome:
         """Make the effort; when it fails although a job has landed in the VM, follow that job instead of giving up."""
         while True:
             try:
                 return effort()
             except (InfrastructureError, Interrupted) as error:
-                if not self._has_landed(error):
+                # Also before a stop removes the VM: once the registration is gone, no job can land in it.
+                landed = self._has_landed()
+                if not landed or isinstance(error, Interrupted):
                     self._give_up(str(error))
                     raise
                 self._tools.log.info("a job has landed in the VM after all; following it", extra={"err": str(error)})
@@ -196,22 +208,21 @@ class Attempt:
 
     # ---- back ----
 
-    def _has_landed(self, error: InfrastructureError | Interrupted) -> bool:
-        """Withdraw a registration that no job has used; True when one has, and it should be followed.
+    def _has_landed(self) -> bool:
+        """Withdraw a registration that no job has used; True when one has, and it can be followed.
 
-        A stop does not follow it. An origin that does not answer cannot hold the slot: the VM goes, a debt remains.
+        An origin that does not answer cannot hold the slot: the VM goes, and a debt remains.
         """
         if self.record.phase is not Phase.DRIVING:
             return False
         with self._tools.orders.shield():
             try:
-                answer = self._tools.plugin.withdraw(self.record.job, self.record.vm)
+                return self._tools.plugin.withdraw(self.record.job, self.record.vm) is Withdrawal.STARTED
             except InfrastructureError as problem:
                 self._tools.log.warning(
                     "the runner could not be withdrawn before its VM goes", extra={"err": str(problem)}
                 )
                 return False
-        return answer is Withdrawal.STARTED and not isinstance(error, Interrupted)
 
     def _give_up(self, reason: str) -> None:
         """The job did not run to its end here: say so, and undo what was made."""
@@ -222,18 +233,26 @@ class Attempt:
     def clean(self) -> None:
         """Remove what is left, in order: VM, slot, registration, claim, record. Idempotent, bounded; not cut by a stop.
 
-        What cannot be removed within the clean-up deadline stays on record, to be tried again by `settle`.
+        What cannot be removed within the clean-up deadline stays on record, for `retry_cleanup`.
         """
-        with self._tools.orders.shield(), self._stage("cleanup"):
+        with self._stage("cleanup"):
+            self._clean(self._tools.cleanup_deadline)
+
+    def retry_cleanup(self) -> None:
+        """Try once more to remove what `clean` could not."""
+        self._clean(0.0)
+
+    def _clean(self, patience: float) -> None:
+        with self._tools.orders.shield():
             if may_have_vm(self.record.phase):
-                if not self._remove_vm():
+                if not self._remove_vm(patience):
                     return
                 self._advance(Event.VM_REMOVED)
             self._release_slot()
-            self.settle(self._tools.cleanup_deadline)
+            self._settle(patience)
 
-    def _remove_vm(self) -> bool:
-        deadline = time.monotonic() + self._tools.cleanup_deadline
+    def _remove_vm(self, patience: float) -> bool:
+        deadline = time.monotonic() + patience
         pause = _DELETE_PAUSE_FIRST
         while True:
             try:
@@ -260,8 +279,8 @@ class Attempt:
         else:
             self._tools.link.tell(VMGone(vm=self.record.vm))
 
-    def settle(self, patience: float) -> bool:
-        """Pay the debt outside, give the claim back, and forget the attempt. True when nothing of it is left.
+    def _settle(self, patience: float) -> None:
+        """Pay the debt outside, give the claim back, and forget the attempt.
 
         Tries for up to `patience` seconds (0: once). The claim goes even when the debt stays: the VM is gone.
         """
@@ -270,7 +289,6 @@ class Attempt:
         self._tools.leases.give_back(self.record.job.key("claim"))
         if settled:
             self._tools.book.remove(self.record)
-        return settled
 
     def _settle_outside(self, patience: float) -> bool:
         deadline = time.monotonic() + patience
@@ -312,11 +330,20 @@ class Attempt:
     def _status(self, status: Status) -> None:
         self._tools.link.tell(StatusChanged(status=status))
 
+    @property
+    def log(self) -> ServiceLog:
+        """The log whose lines bear the job's fields."""
+        return self._tools.log
+
+    def stage_took(self, stage: str, seconds: float) -> None:
+        """Report how long a stage took."""
+        self._tools.link.tell(StageTook(stage=stage, seconds=seconds))
+
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         began = time.monotonic()
         yield
-        self._tools.link.tell(StageTook(stage=name, seconds=time.monotonic() - began))
+        self.stage_took(name, time.monotonic() - began)
 
     def _log_outcome(self, outcome: Outcome) -> None:
         self._tools.log.info("job ended", extra={"conclusion": outcome.conclusion.value, "vmName": self.record.vm})

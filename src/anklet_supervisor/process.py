@@ -1,0 +1,113 @@
+"""One worker process: start it, talk to it, hear it out, reap it.
+
+Owns the process, its two pipes and the threads that move their bytes; decides nothing. What is heard goes into the inbox as
+events, the death last of all.
+
+The start method is spawn, by context: fork is unsafe on macOS, and a forked sibling would hold the pipe's other end open, so
+that EOF never came. The child gets only its own ends; the parent closes them at once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from anklet_supervisor.machine import Event, WorkerExited, WorkerSaid, WorkerStarted
+from anklet_worker.channel import Channel, ChannelClosed
+from anklet_worker.errors import ProtocolError
+from anklet_worker.main import run_worker
+from anklet_worker.messages import Command, decode_fact
+from anklet_worker.setup import WorkerSetup
+
+#: A worker that does not read this many commands is wedged. They are a handful in its whole life.
+_OUTBOX = 64
+#: Seconds that a process has to end after it closed its pipe, before it is killed.
+_LINGER = 30.0
+_HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2}
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+class WorkerProcess:
+    """A started worker. `post` puts an event into the inbox, `write_log` a line into the log; both from our threads."""
+
+    def __init__(self, setup: WorkerSetup, post: Callable[[Event], None], write_log: Callable[[bytes], None]) -> None:
+        self._name = setup.service.name
+        self._post = post
+        self._write_log = write_log
+        self._outbox: queue.Queue[Command | None] = queue.Queue(_OUTBOX)
+        ours, theirs = _spawn.Pipe(duplex=True)
+        log_ours, log_theirs = _spawn.Pipe(duplex=False)
+        self._channel = Channel(ours)
+        self._log = log_ours
+        # Daemonic: if this process ends without us, multiprocessing does not wait for it; it sees EOF and detaches.
+        self._process = _spawn.Process(target=run_worker, args=(setup, theirs, log_theirs), daemon=True)
+        self._start(theirs, log_theirs)
+
+    def _start(self, theirs: Connection, log_theirs: Connection) -> None:
+        # The child inherits the mask, so that a signal to the group cannot end it before its handlers are in place.
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+            theirs.close()
+            log_theirs.close()
+        self._post(WorkerStarted(self._name, self._process.pid or 0))
+        log_reader = threading.Thread(target=self._read_log, name=f"log of {self._name}", daemon=True)
+        log_reader.start()
+        for target, args in ((self._send, ()), (self._hear, (log_reader,))):
+            threading.Thread(target=target, args=args, name=f"pipe of {self._name}", daemon=True).start()
+
+    def tell(self, command: Command) -> None:
+        """Send a command, never blocking; a worker that has stopped reading is killed."""
+        try:
+            self._outbox.put_nowait(command)
+        except queue.Full:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL; its VM and job stay, for a successor."""
+        self._process.kill()
+
+    def join(self, timeout: float) -> None:
+        """Wait for its end."""
+        self._process.join(timeout)
+
+    def _send(self) -> None:
+        while (command := self._outbox.get()) is not None:
+            try:
+                self._channel.send(command)
+            except ChannelClosed:
+                return
+
+    def _hear(self, log_reader: threading.Thread) -> None:
+        try:
+            while True:
+                self._post(WorkerSaid(self._name, decode_fact(self._channel.receive())))
+        except ChannelClosed:
+            pass
+        except ProtocolError:
+            # Never by a worker of this installation: treat it as a crash, so that a fresh one takes over.
+            self.kill()
+        self._process.join(_LINGER)
+        if self._process.is_alive():
+            self.kill()
+            self._process.join()
+        log_reader.join(_LINGER)
+        self._outbox.put(None)
+        code = self._process.exitcode
+        self._channel.close()
+        self._process.close()
+        self._post(WorkerExited(self._name, -signal.SIGKILL if code is None else code))
+
+    def _read_log(self) -> None:
+        try:
+            while True:
+                self._write_log(self._log.recv_bytes())
+        except (EOFError, OSError):
+            self._log.close()

@@ -1,0 +1,92 @@
+"""What the core hands to a plugin: its configuration, its log, its waits, and the record of the attempt in hand.
+
+Implements `anklet_worker.plugin.Context`. Knows the attempt in hand; decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from anklet_worker.attempt import Attempt
+from anklet_worker.channel import SupervisorLink
+from anklet_worker.config import ServiceConfig
+from anklet_worker.job import Job
+from anklet_worker.messages import StatusChanged
+from anklet_worker.orders import Orders
+from anklet_worker.plugin import Status
+from anklet_worker.setup import WorkerSetup
+from anklet_worker.vm import VMDriver, VMSpec
+
+
+class WorkerContext:
+    """One for the life of a worker. `attempt` is set by the runner while an attempt is in hand."""
+
+    def __init__(
+        self, setup: WorkerSetup, orders: Orders, link: SupervisorLink, driver: VMDriver, log: logging.Logger
+    ) -> None:
+        self._setup = setup
+        self._orders = orders
+        self._link = link
+        self._driver = driver
+        self._log = log
+        self.attempt: Attempt | None = None
+
+    @property
+    def service(self) -> ServiceConfig:
+        """The service's configuration."""
+        return self._setup.service
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger] | logging.Logger:
+        """The log of the attempt in hand, else of the service."""
+        return self._log if self.attempt is None else self.attempt.log
+
+    @property
+    def plugins_path(self) -> Path:
+        """Where the operator's replacements for files of plugins stand."""
+        return self._setup.plugins_path
+
+    @property
+    def state_dir(self) -> Path:
+        """A directory of this service that survives restarts."""
+        return self._setup.service_dir
+
+    @property
+    def draining(self) -> bool:
+        """True when no new job may be taken."""
+        return self._orders.draining
+
+    def check(self) -> None:
+        """Raise `Interrupted` or `Detached` if ordered so."""
+        self._orders.check()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, unless an order cuts it short."""
+        self._orders.wait(seconds)
+
+    def status(self, status: Status) -> None:
+        """Tell what the service is doing."""
+        self._link.tell(StatusChanged(status=status))
+
+    def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
+        """What these labels ask of this service's VM driver."""
+        return self._driver.spec_from_labels(labels)
+
+    def remember(self, **facts: str | int) -> None:
+        """Write facts about the attempt in hand to its record."""
+        self._in_hand().remember(facts)
+
+    def recall(self) -> Mapping[str, str | int]:
+        """What has been remembered about the attempt in hand."""
+        return self._in_hand().record.facts
+
+    def job_started(self, job: Job) -> None:
+        """The origin says that `job` runs in our VM."""
+        self._in_hand().job_started(job)
+
+    def _in_hand(self) -> Attempt:
+        if self.attempt is None:
+            raise RuntimeError("a plugin spoke of an attempt while none is in hand")
+        return self.attempt

@@ -1,0 +1,165 @@
+"""Entry of a worker process: signals, title, log, and exceptions to exit codes.
+
+The target of the spawned process. A worker obeys its pipe; EOF there, or SIGTERM, means detach. Ctrl-C reaches the whole
+process group, so SIGINT is ignored here: the supervisor says what it means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import setproctitle
+
+from anklet_worker import plugin as plugins
+from anklet_worker.attempt import Tools
+from anklet_worker.channel import Channel, SupervisorLink
+from anklet_worker.context import WorkerContext
+from anklet_worker.errors import (
+    AnkletError,
+    Detached,
+    ExitCode,
+    InfrastructureError,
+    Interrupted,
+    ServiceFatal,
+)
+from anklet_worker.lease import LeaseKeeper
+from anklet_worker.logs import ServiceLog, configure
+from anklet_worker.messages import DriverCommandEnded, Failed
+from anklet_worker.orders import Orders
+from anklet_worker.records import Holder, RecordBook
+from anklet_worker.recovery import recover
+from anklet_worker.runner import Runner
+from anklet_worker.setup import WorkerSetup
+from anklet_worker.slots import SlotReader
+from anklet_worker.store import Store, open_store
+from anklet_worker.vm import VMDriver
+from anklet_worker.vm.command import CommandRunner, settle_in_flight
+from anklet_worker.vm.drivers import open_driver
+
+#: Seconds that a predecessor has to let go of the service's state before it is killed.
+_PREDECESSOR_PATIENCE = 10.0
+#: Seconds that a VM command of a predecessor may still run.
+_COMMAND_PATIENCE = 60.0
+_OUTAGE_PAUSE_FIRST, _OUTAGE_PAUSE_LONGEST = 1.0, 60.0
+
+
+def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> None:
+    """Run one service until it is told to end; never returns, exits with an `ExitCode`."""
+    orders = Orders()
+    _install_signals(orders)
+    faulthandler.enable()
+    with contextlib.suppress(Exception):
+        # A title is a convenience for `ps`; on macOS it goes through services that may be missing.
+        setproctitle.setproctitle(f"anklet-worker: {setup.service.name}")
+    log = configure(setup, logs.send_bytes)
+    link = SupervisorLink(Channel(control), orders)
+    link.start()
+    code = _guarded(lambda: _serve(setup, orders, link, log), link, log)
+    sys.exit(int(code))
+
+
+def _install_signals(orders: Orders) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: orders.detach())
+    for ignored in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(ignored, signal.SIG_IGN)
+    # The supervisor held these back while it started us.
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+
+def _guarded(work: Callable[[], None], link: SupervisorLink, log: ServiceLog) -> ExitCode:
+    """Turn what ends the work into an exit code and one line in the log; a traceback is for bugs only."""
+    try:
+        work()
+    except Interrupted:
+        return ExitCode.OK
+    except Detached:
+        log.info("detached: VM, runner and claim stay for the next worker")
+        return ExitCode.TEMPFAIL
+    except ServiceFatal as error:
+        link.tell(Failed(reason=str(error)))
+        return error.exit_code
+    except AnkletError as error:
+        log.warning("the worker ends and is started again", extra={"err": str(error)})
+        link.tell(Failed(reason=str(error)))
+        return error.exit_code
+    except Exception as error:
+        log.exception("a bug ended the worker; it is started again", extra={"err": f"{type(error).__name__}: {error}"})
+        link.tell(Failed(reason=f"bug: {type(error).__name__}: {error}"))
+        return ExitCode.SOFTWARE
+    return ExitCode.OK
+
+
+def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: ServiceLog) -> None:
+    """Set everything up, recover, and run."""
+    with orders.shield():
+        Holder(setup.service_dir).acquire(_PREDECESSOR_PATIENCE, orders.wait)
+        book = RecordBook(setup.service_dir)
+        left = book.in_flight()
+        if left is not None:
+            settle_in_flight(left, _COMMAND_PATIENCE)
+            book.note_in_flight(None)
+        driver = _driver(setup, orders, link, book, log)
+        product = driver.probe()
+        log.info(
+            "VM driver found", extra={"driver": driver.name, "product": product.product, "version": product.version}
+        )
+    context = WorkerContext(setup, orders, link, driver, log)
+    plugin = plugins.load(setup.service.plugin, setup.plugins_path)(context)
+    store = _open_store(setup, orders, log)
+    leases = LeaseKeeper(store, setup.owner, setup.service.lease_ttl, log)
+    try:
+        tools = Tools(
+            orders=orders,
+            link=link,
+            slots=SlotReader(setup.slots_path),
+            book=book,
+            driver=driver,
+            plugin=plugin,
+            leases=leases,
+            log=log,
+            cleanup_deadline=setup.service.deadlines.cleanup,
+        )
+        with orders.shield():
+            left_running = recover(setup, tools, context)
+        Runner(setup, tools, context, store).serve(product, left_running)
+    finally:
+        leases.close()
+        plugin.close()
+        store.close()
+
+
+def _driver(setup: WorkerSetup, orders: Orders, link: SupervisorLink, book: RecordBook, log: ServiceLog) -> VMDriver:
+    def ended(verb: str, outcome: str, seconds: float) -> None:
+        link.tell(DriverCommandEnded(command=verb, outcome=outcome, seconds=seconds))
+
+    commands = CommandRunner(
+        orders,
+        env=os.environ,
+        secrets=setup.service.secrets(),
+        cwd=setup.work_dir,
+        in_flight=book.note_in_flight,
+        ended=ended,
+    )
+    return open_driver(setup.service, setup.state_dir, commands, log)
+
+
+def _open_store(setup: WorkerSetup, orders: Orders, log: ServiceLog) -> Store:
+    """Open the store, however long it takes: one WARN, then back-off. A stop or a drain ends the wait."""
+    pause = _OUTAGE_PAUSE_FIRST
+    while True:
+        try:
+            return open_store(setup.service.database, setup.state_dir)
+        except InfrastructureError as error:
+            if pause == _OUTAGE_PAUSE_FIRST:
+                log.warning(
+                    "the store of claims is out of reach; no job is taken until it answers", extra={"err": str(error)}
+                )
+            if orders.wait_for(lambda: orders.draining, pause):
+                raise Interrupted("drained before the store answered") from None
+            pause = min(pause * 2, _OUTAGE_PAUSE_LONGEST)

@@ -1,0 +1,319 @@
+"""One service's work: recover -> ready -> look for a job -> slot -> claim -> attempt -> report, over and over.
+
+Owns the order of these steps, and what becomes of a job that could not be run here. How an attempt proceeds is in
+`attempt.py`; what a job is, only the plugin knows.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from anklet_worker.attempt import Attempt, Tools
+from anklet_worker.context import WorkerContext
+from anklet_worker.errors import (
+    InfrastructureError,
+    JobLost,
+    RetryElsewhere,
+    StoreUnavailable,
+)
+from anklet_worker.job import Job, Phase
+from anklet_worker.messages import (
+    AttemptOver,
+    JobClaimed,
+    Ready,
+    RunningVMs,
+    SlotRef,
+    SlotReleased,
+    StatusChanged,
+    VMAdopted,
+)
+from anklet_worker.plugin import Status
+from anklet_worker.records import Record
+from anklet_worker.setup import WorkerSetup
+from anklet_worker.store import Store
+from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached, VMNotFound, VMState, vm_name
+from anklet_worker.vm.foreign import virtualization_processes
+
+#: GitHub and its like forget a queued job after a day; so do our counters of attempts at it.
+_FORGET_JOB_AFTER = 86_400.0
+#: A slot that came later than this after the look makes the look stale.
+_STALE_LOOK = 2.0
+#: Back-off of one job on this host: so that another host can have it, or so that a fault can pass.
+_ELSEWHERE_FIRST, _HERE_FIRST, _LONGEST = 30.0, 2.0, 600.0
+#: How often debts (runners that could not be removed) are tried again.
+_DEBT_PAUSE = 30.0
+
+
+class Runner:
+    """Runs one service in this process until it is told to end."""
+
+    def __init__(self, setup: WorkerSetup, tools: Tools, context: WorkerContext, store: Store) -> None:
+        self._setup = setup
+        self._tools = tools
+        self._context = context
+        self._store = store
+        self._backoff = JobBackoff(time.monotonic)
+        self._debts_due = 0.0
+        self._trouble: str | None = None
+
+    def serve(self, driver: DriverInfo, left_running: list[Record]) -> None:
+        """Announce readiness, follow what an earlier process left running, then take jobs until a drain or the one of --once."""
+        self._tools.link.tell(Ready(driver=self._tools.driver.name, driver_version=driver.version))
+        self._status(Status.IDLE)
+        for record in left_running:
+            self._adopt(record)
+        while not self._tools.orders.draining:
+            took_job = self._pass()
+            if self._setup.once:
+                return
+            if not took_job:
+                self._tools.orders.wait_for(lambda: self._tools.orders.draining, self._setup.service.sleep_interval)
+
+    # ---- one pass ----
+
+    def _pass(self) -> bool:
+        """Look for a job and run it. True when one was run, so that the next look need not wait."""
+        self._settle_debts()
+        if self._setup.drain_file.exists():
+            self._status(Status.PAUSED)
+            return False
+        try:
+            took_job = self._look_and_run()
+        except InfrastructureError as error:
+            self._in_trouble(error)
+            return False
+        self._out_of_trouble()
+        return took_job
+
+    def _look_and_run(self) -> bool:
+        slot: SlotRef | None = None
+        if not self._tools.slots.snapshot().available:
+            # Without a free slot there is nothing to ask for: no call is made until there is one.
+            slot = self._acquire_slot()
+            if slot is None:
+                return False
+        self._status(Status.IDLE)
+        try:
+            jobs = self._eligible_jobs()
+            if jobs and slot is None:
+                asked = time.monotonic()
+                slot = self._acquire_slot()
+                if slot is not None and time.monotonic() - asked > _STALE_LOOK:
+                    jobs = self._eligible_jobs()
+            attempt = None if slot is None else self._claim_first(jobs, slot)
+        except BaseException:
+            self._release(slot)
+            raise
+        if attempt is None:
+            self._release(slot)
+            return False
+        self._run(attempt)
+        return True
+
+    def _eligible_jobs(self) -> list[Job]:
+        return [job for job in self._tools.plugin.look() if not self._backoff.holds(job.id)]
+
+    def _acquire_slot(self) -> SlotRef | None:
+        """Wait for a slot, and make sure that VMs that are not ours have left room for it. None: no slot for us now."""
+        slot = self._tools.link.acquire_slot(self._setup.service.sleep_interval, self._report_foreign_vms)
+        if slot is None:
+            return None
+        try:
+            running = self._report_running_vms()
+        except InfrastructureError:
+            self._release(slot)
+            raise
+        if running >= self._setup.vm_limit:
+            self._release(slot)
+            self._status(Status.PAUSED)
+            self._tools.log.warning("other VMs run on this host; no room for a job", extra={"runningVMs": running})
+            return None
+        return slot
+
+    def _report_foreign_vms(self) -> None:
+        """While the room is taken by VMs that are not ours, somebody must notice when they are gone."""
+        if self._tools.slots.snapshot().foreign:
+            self._status(Status.PAUSED)
+            try:
+                self._report_running_vms()
+            except InfrastructureError as error:
+                self._in_trouble(error)
+
+    def _report_running_vms(self) -> int:
+        names = [vm.name for vm in self._tools.driver.list() if vm.state is VMState.RUNNING]
+        processes = virtualization_processes()
+        self._tools.link.tell(RunningVMs(vms=names, processes=processes))
+        return max(len(names), processes)
+
+    def _release(self, slot: SlotRef | None) -> None:
+        if slot is not None:
+            self._tools.link.tell(SlotReleased(slot=slot))
+
+    # ---- claim ----
+
+    def _claim_first(self, jobs: list[Job], slot: SlotRef) -> Attempt | None:
+        for job in jobs:
+            self._tools.orders.check()
+            if self._tools.orders.draining:
+                return None
+            attempt = self._claim(job, slot)
+            if attempt is not None:
+                return attempt
+        return None
+
+    def _claim(self, job: Job, slot: SlotRef) -> Attempt | None:
+        """Take the job's lease, ask the plugin whether it is still to be had, and put the attempt on record."""
+        began = time.monotonic()
+        key = job.key("claim")
+        if self._store.holder(job.key("given-up")) is not None or not self._tools.leases.take(key):
+            return None
+        try:
+            if not self._tools.plugin.claim(job):
+                self._tools.leases.give_back(key)
+                return None
+            number = self._store.count(job.key("attempts"), _FORGET_JOB_AFTER)
+            attempt = self._attempt(self._new_record(job, slot, number))
+            self._tools.book.save(attempt.record)
+        except InfrastructureError:
+            self._tools.leases.give_back(key)
+            raise
+        self._announce(attempt)
+        attempt.stage_took("claim", time.monotonic() - began)
+        return attempt
+
+    def _new_record(self, job: Job, slot: SlotRef, number: int) -> Record:
+        setup = self._setup
+        return Record(
+            service=setup.service.name,
+            host_id=setup.host_id,
+            boot_id=setup.boot_id,
+            driver=self._tools.driver.name,
+            job=job,
+            attempt=number,
+            vm=vm_name(setup.install_id, setup.service.name, job.id, number),
+            slot=slot,
+            phase=Phase.CLAIMED,
+            claimed_at=time.time(),
+        )
+
+    def _attempt(self, record: Record) -> Attempt:
+        log = self._tools.log.bind(**record.job.log_fields, vmName=record.vm)
+        return Attempt(record, msgspec.structs.replace(self._tools, log=log))
+
+    def _announce(self, attempt: Attempt) -> None:
+        job = attempt.record.job
+        self._tools.link.tell(JobClaimed(job_id=job.id, job_name=job.name, job_url=job.url, vm=attempt.record.vm))
+        self._status(Status.RUNNING)
+
+    # ---- run ----
+
+    def _run(self, attempt: Attempt) -> None:
+        attempt.log.info("job claimed")
+        self._carry_out(attempt, attempt.run)
+
+    def _adopt(self, record: Record) -> None:
+        """A job that an earlier process started still runs in its VM."""
+        attempt = self._attempt(record)
+        try:
+            self._tools.leases.take(record.job.key("claim"))
+        except StoreUnavailable as error:
+            attempt.log.warning("following the job without its lease", extra={"err": str(error)})
+        self._tools.link.tell(VMAdopted(vm=record.vm))
+        self._announce(attempt)
+        attempt.log.info("following the job that an earlier process started")
+        self._carry_out(attempt, attempt.adopt)
+
+    def _carry_out(self, attempt: Attempt, effort: Callable[[], object]) -> None:
+        self._context.attempt = attempt
+        try:
+            effort()
+        except JobLost as error:
+            attempt.log.info("the job is not ours to run any more", extra={"err": str(error)})
+        except InfrastructureError as error:
+            self._put_off(attempt, error)
+        finally:
+            self._context.attempt = None
+        self._tools.link.tell(AttemptOver())
+        self._status(Status.IDLE)
+
+    def _put_off(self, attempt: Attempt, error: InfrastructureError) -> None:
+        """The job could not be run here, through no fault of its own: leave it to others, or for later."""
+        job = attempt.record.job
+        elsewhere = isinstance(error, RetryElsewhere | PullBusy | VMLimitReached | VMNotFound)
+        pause = self._backoff.put_off(job.id, _ELSEWHERE_FIRST if elsewhere else _HERE_FIRST)
+        attempt.log.warning(
+            "the job goes back to the queue", extra={"err": str(error), "backoffSeconds": round(pause, 1)}
+        )
+        if isinstance(error, PullBusy | VMLimitReached):
+            return
+        try:
+            failures = self._store.count(job.key("failures"), _FORGET_JOB_AFTER)
+            if failures > self._setup.service.job_retry_attempts:
+                self._store.claim(job.key("given-up"), self._setup.owner, _FORGET_JOB_AFTER)
+                attempt.log.error(
+                    "the job could not be run and is left queued; no host tries it again",
+                    extra={"err": str(error), "attempts": failures},
+                )
+        except StoreUnavailable as outage:
+            attempt.log.warning("the failed attempt could not be counted", extra={"err": str(outage)})
+
+    # ---- debts ----
+
+    def _settle_debts(self) -> None:
+        """Remove what earlier attempts could not: VMs that would not go, runners that were busy or out of reach."""
+        if time.monotonic() < self._debts_due:
+            return
+        self._debts_due = time.monotonic() + _DEBT_PAUSE
+        records, problems = self._tools.book.load()
+        for problem in problems:
+            self._tools.log.error("a record cannot be read", extra={"err": problem})
+        for record in records:
+            attempt = self._attempt(record)
+            self._context.attempt = attempt
+            try:
+                attempt.retry_cleanup()
+            finally:
+                self._context.attempt = None
+
+    # ---- reporting ----
+
+    def _status(self, status: Status) -> None:
+        self._tools.link.tell(StatusChanged(status=status))
+
+    def _in_trouble(self, error: InfrastructureError) -> None:
+        """One WARN for an outage, however many passes it spoils."""
+        if self._trouble != type(error).__name__:
+            self._tools.log.warning("cannot look for jobs now; trying again", extra={"err": str(error)})
+        self._trouble = type(error).__name__
+
+    def _out_of_trouble(self) -> None:
+        if self._trouble is not None:
+            self._tools.log.info("looking for jobs again")
+        self._trouble = None
+
+
+class JobBackoff:
+    """Which jobs this host leaves alone for a while. Kept in memory: a restart may try again at once."""
+
+    def __init__(self, clock: Callable[[], float], jitter: Callable[[], float] = random.random) -> None:
+        self._clock = clock
+        self._jitter = jitter
+        self._until: dict[str, tuple[float, int]] = {}
+
+    def holds(self, job_id: str) -> bool:
+        """True while the job is to be left alone."""
+        until, _ = self._until.get(job_id, (0.0, 0))
+        return self._clock() < until
+
+    def put_off(self, job_id: str, first: float) -> float:
+        """Leave the job alone for `first` seconds, doubled with each time, up to a quarter more at random."""
+        now = self._clock()
+        self._until = {job: entry for job, entry in self._until.items() if now - entry[0] < _FORGET_JOB_AFTER}
+        _, times = self._until.get(job_id, (0.0, 0))
+        pause = min(first * 2**times, _LONGEST) * (1 + 0.25 * self._jitter())
+        self._until[job_id] = (now + pause, times + 1)
+        return pause

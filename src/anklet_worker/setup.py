@@ -1,0 +1,46 @@
+"""What a worker process is given at birth, over the pipe that starts it: nothing of it is ever in an argv."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from anklet_worker.config import ServiceConfig
+
+
+class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """The service's configuration, and the facts of the host that its worker needs.
+
+    `services` are the names of all configured services: a VM of ours whose name bears none of their tags belongs to a service
+    that is no more, and the service with `sweeps_strays` looks after it.
+    """
+
+    service: ServiceConfig
+    services: tuple[str, ...]
+    sweeps_strays: bool
+    once: bool
+    vm_limit: int
+    install_id: str
+    host_id: str
+    boot_id: str
+    state_dir: Path
+    work_dir: Path
+    plugins_path: Path
+    drain_file: Path
+    log_level: str
+
+    @property
+    def service_dir(self) -> Path:
+        """Where this service keeps its records."""
+        return self.state_dir / "services" / self.service.name
+
+    @property
+    def slots_path(self) -> Path:
+        """The slot table."""
+        return self.state_dir / "slots"
+
+    @property
+    def owner(self) -> str:
+        """Who holds a lease of ours: install id and service, so that an operator can tell which host it is."""
+        return f"{self.install_id}:{self.service.name}"
