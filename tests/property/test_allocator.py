@@ -1,10 +1,11 @@
 """The slot allocation, explored: whatever is asked, the limit holds and only proof frees a slot."""
 
-from anklet_supervisor import allocator
-from anklet_worker.slots import SlotState, decode, encode
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from anklet_supervisor import allocator
+from anklet_worker.slots import SlotState, decode, encode
 
 SERVICES = ["a", "b", "c", "d"]
 service = st.sampled_from(SERVICES)

@@ -1,12 +1,13 @@
 """The supervisor's step function, explored by histories that a host could produce."""
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from anklet_supervisor import allocator, backoff, machine
 from anklet_supervisor.state import ALIVE, FINAL, Mode, ServiceState
 from anklet_worker import messages as m
 from anklet_worker.slots import SlotState
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 SERVICES = ["alpha", "beta", "gamma"]
 name_of = st.sampled_from(SERVICES)
@@ -84,7 +85,11 @@ class Supervision(RuleBasedStateMachine):
         if not self.running or name not in self.host.alive:
             return
         slot = self.host.alive[name]
-        facts = {"ready": m.Ready(driver="anka", driver_version="3"), "want": m.SlotWanted(), "failed": m.Failed(reason="x")}
+        facts = {
+            "ready": m.Ready(driver="anka", driver_version="3"),
+            "want": m.SlotWanted(),
+            "failed": m.Failed(reason="x"),
+        }
         if fact in facts:
             self.host.feed(machine.WorkerSaid(name, facts[fact]))
         elif fact == "gone":
@@ -93,7 +98,9 @@ class Supervision(RuleBasedStateMachine):
                     self.host.feed(machine.WorkerSaid(name, m.VMGone(vm=f"left-{index}")))
         elif slot is not None:
             if fact == "occupy":
-                self.host.feed(machine.WorkerSaid(name, m.SlotOccupied(slot=slot, vm=f"vm-{slot.generation}-{slot.index}")))
+                self.host.feed(
+                    machine.WorkerSaid(name, m.SlotOccupied(slot=slot, vm=f"vm-{slot.generation}-{slot.index}"))
+                )
             else:
                 self.host.alive[name] = None
                 self.host.feed(machine.WorkerSaid(name, m.SlotReleased(slot=slot)))
