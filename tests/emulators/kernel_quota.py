@@ -1,4 +1,3 @@
-# ruff: noqa: PTH  pathlib costs a fifth of an emulator's start
 """The kernel's quota of running macOS VMs, as one file that every VM emulator of this host shares.
 
 Owns the file's format and its lock. Knows no product: an owner is a string like `anka:<uuid>` or `tart:<name>`.
@@ -40,10 +39,12 @@ class KernelQuota:
                         slot.update(owner="leaked:" + owner, pid=None)
             data["slots"] = [slot for slot in data["slots"] if slot["owner"] != owner]
 
-    def keep_only(self, prefix, owners):
-        """Free every slot whose owner begins with `prefix` and is not in `owners`: what a killed emulator left behind."""
+    def reconcile(self, prefix, owners):
+        """Let exactly `owners` hold the slots whose owners begin with `prefix`: mends what a killed emulator left half done."""
         with _Locked(self.path) as data:
-            data["slots"] = [s for s in data["slots"] if not s["owner"].startswith(prefix) or s["owner"] in owners]
+            kept = [s for s in data["slots"] if not s["owner"].startswith(prefix) or s["owner"] in owners]
+            missing = [owner for owner in owners if owner not in [slot["owner"] for slot in kept]]
+            data["slots"] = kept + [{"owner": owner, "pid": None} for owner in missing]
 
     def owners(self):
         """The owners of all taken slots, leaked ones included, in the order of taking."""

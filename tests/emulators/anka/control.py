@@ -108,7 +108,7 @@ class AnkaHost:
         with self._store.transaction() as tx:
             tx.state["settings"].update(changes)
 
-    def fault(
+    def fault(  # noqa: PLR0913  keyword-only, one per thing that can go wrong
         self,
         command,
         *,

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH  pathlib costs a fifth of an emulator's start
 """Entry of the emulated `anka`: global options, dispatch, faults, output, exit status.
 
 Owns the order of these things. Each invocation is noted in calls.jsonl.
@@ -159,10 +158,8 @@ def _dispatch(call, command, rest):
         return _fault_reply(call, replaced.fault)
     except AnkaError as error:
         _print_error(call, error.message, error.code)
-        status, answer = call.settings["error_exit"], None
-    except running.LostGuest as error:
-        _print_error(call, str(error), running.LOST_GUEST)
-        status, answer = running.LOST_GUEST, None
+        status = call.settings["error_exit"] if error.status is None else error.status
+        answer = None
     if answer is not None:
         _print(call, answer)
     _noise(call)

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH  pathlib costs a fifth of an emulator's start
 """The commands: read the options, do it, answer.
 
 Owns each command's options, positionals and reply. Knows nothing of locks and processes' inner workings.
@@ -210,7 +209,7 @@ def delete(call, args):
         with call.store.transaction() as tx:
             vm = lifecycle.resolve(tx, subject)
         if not parsed["yes"] and not _agreed(f"are you sure you want to delete vm {vm['uuid']} {vm['name']} [y/N]: "):
-            raise AnkaError("Aborted!")
+            raise AnkaError("Aborted!", status=call.settings["declined_exit"])
         if parsed["tag"] is not None:
             lifecycle.delete_tag(call, subject, parsed["tag"])
         else:

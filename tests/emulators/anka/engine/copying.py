@@ -1,5 +1,4 @@
-# ruff: noqa: PTH  pathlib costs a fifth of an emulator's start
-"""`cp` between host and guest.
+"""The `cp` between host and guest.
 
 Owns how `vm:path` maps to a folder of this machine and what cp's letters mean. Knows no command line syntax beyond the colon.
 """

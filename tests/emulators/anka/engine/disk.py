@@ -1,4 +1,3 @@
-# ruff: noqa: PTH  pathlib costs a fifth of an emulator's start
 """The emulated host's state on disk: one JSON file, its lock, and the two logs an independent checker reads.
 
 Owns atomicity. Every transaction holds an exclusive flock, the file is replaced by rename, and the events of a transaction
@@ -106,12 +105,12 @@ class Transaction:
 
     @property
     def vms(self):
-        """uuid -> VM or template."""
+        """By uuid: VM or template."""
         return self.state["vms"]
 
     @property
     def registry(self):
-        """uuid -> template in the registry."""
+        """By uuid: template in the registry."""
         return self.state["registry"]
 
     @property

@@ -10,12 +10,25 @@ NAME_EXISTS = 18
 
 
 class AnkaError(Exception):
-    """An error that Anka reports: an ERROR envelope with -j, else one line on standard error."""
+    """An error that Anka reports: an ERROR envelope with -j, else one line on standard error.
 
-    def __init__(self, message, code=1):
+    `status` is the exit status where it is not the usual one.
+    """
+
+    def __init__(self, message, code=1, status=None):
         super().__init__(message)
         self.message = message
         self.code = code
+        self.status = status
+
+
+class LostGuest(AnkaError):
+    """The guest of a `run` does not answer, or is gone: exit status 125."""
+
+    STATUS = 125
+
+    def __init__(self, message):
+        super().__init__(message, self.STATUS, self.STATUS)
 
 
 class UsageError(Exception):

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH  pathlib costs a fifth of an emulator's start
 """Find and end the processes of a guest.
 
 Owns how a process is recognised as a guest's: the marker FAKE_ANKA_VM=<uuid> in its environment, a working directory inside
@@ -105,7 +104,7 @@ def _signal(found, number):
 
 
 def _from_proc(guests):
-    """pid -> (marker's uuid or "", parent pid, argv), of the processes that are not zombies."""
+    """By pid: (marker's uuid or "", parent pid, argv), of the processes that are not zombies."""
     table = {}
     for name in map(str, _pids()):
         try:

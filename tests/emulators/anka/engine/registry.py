@@ -1,4 +1,3 @@
-# ruff: noqa: PTH  pathlib costs a fifth of an emulator's start
 """The template registry and pulls from it.
 
 Owns what is to be had remotely, what a pull changes locally, and what two pulls at once spoil. Knows no command line.

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH  pathlib costs a fifth of an emulator's start
 """`anka run`: options, the guest's environment, and what the exit status means.
 
 Owns the meeting of VM state and guest process. Knows neither pipes nor envelopes of other commands.
@@ -10,11 +9,9 @@ import json
 import os
 
 from . import guest, lifecycle
+from .failure import AnkaError, LostGuest, UsageError
 from .faults import strike
-from .failure import AnkaError, UsageError
 from .options import MANY, VALUE, option, parse
-
-LOST_GUEST = 125
 
 _OPTIONS = {
     **option("-w", "--workdir", kind=VALUE),
@@ -26,10 +23,6 @@ _OPTIONS = {
     **option("-b", "--background"),
     **option("-n", "--no-volume"),
 }
-
-
-class LostGuest(Exception):
-    """The guest does not answer, or is gone: exit status 125."""
 
 
 def run(call, args):
@@ -50,7 +43,7 @@ def run(call, args):
     process.let_go()
     if status != 0 and _lost(call, os.path.basename(os.path.dirname(home)), boot):
         raise LostGuest("connection to the guest lost")
-    status = LOST_GUEST if status is None else status
+    status = LostGuest.STATUS if status is None else status
     _finish(call, kept)
     return status if status >= 0 else 128 - status
 

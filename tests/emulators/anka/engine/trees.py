@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, FURB  os calls only: pathlib and shutil cost a third of an emulator's start
 """Copy and remove directory trees.
 
 Owns what symlinks, modes and existing targets mean. Raises OSError. Knows nothing of VMs.
