@@ -82,10 +82,12 @@ class AnkaHost:
     def add_template(self, name, uuid=None, tag=None, home_files=None):
         """A local, stopped template; its clones' guest homes begin as a copy of the directory `home_files`. Returns its uuid."""
         uuid = uuid or new_uuid()
+        image = None
         if home_files is not None:
-            trees.copy(str(home_files), self._store.guest_home(uuid))
+            image = self._store.path("images", uuid)
+            trees.copy(str(home_files), image)
         with self._store.transaction() as tx:
-            more = {"tag": tag, "tags": {tag: self._store.guest_home(uuid)}} if tag else {}
+            more = {"image": image, "tag": tag, "tags": {tag: image} if tag else {}}
             tx.vms[uuid] = lifecycle.new_vm(uuid, name, **more)
             tx.event("template-added", tx.vms[uuid])
         return uuid

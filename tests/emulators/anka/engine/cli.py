@@ -76,6 +76,7 @@ class Call:
 
 def main(argv):
     """Run one command line and end the process."""
+    _open_standard_streams()
     home = os.environ.get("FAKE_ANKA_HOME", "")
     if not os.path.isdir(home):
         sys.stderr.write("anka: FAKE_ANKA_HOME does not name the state directory of an emulated host\n")
@@ -93,6 +94,15 @@ def main(argv):
         sys.excepthook(*sys.exc_info())
     store.end_call(noted, status)
     os._exit(status)  # skips the interpreter's unwinding, a tenth of a short command's time
+
+
+def _open_standard_streams():
+    """Let no file of ours become a standard stream that the caller left closed."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return
 
 
 def _execute(call):

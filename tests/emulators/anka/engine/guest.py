@@ -8,7 +8,6 @@ Knows no VM states: the caller holds the state's lock while `spawn` runs, so tha
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -181,7 +180,7 @@ class Relay:
         self._write_out = write_out
         self._until_eof = until_eof
         self._pending = b""
-        self._host_stdin_open = _is_open(0)
+        self._host_stdin_open = True
         self._sinks = {guest.stdout: write_out, guest.stderr: lambda data: write_all(2, data)}
         os.set_blocking(guest.stdin, False)
         self._stdin_open = True
@@ -212,7 +211,10 @@ class Relay:
         return self._host_stdin_open and self._stdin_open and not self._pending
 
     def _take(self):
-        self._pending = os.read(0, _CHUNK)
+        try:
+            self._pending = os.read(0, _CHUNK)
+        except OSError:  # a folder, or open for writing only
+            self._pending = b""
         if not self._pending:
             self._host_stdin_open = False
             self._close_stdin()
@@ -250,19 +252,12 @@ class Relay:
                 continue
 
 
-def _is_open(fd):
-    try:
-        fcntl.fcntl(fd, fcntl.F_GETFD)
-    except OSError:
-        return False
-    return True
-
-
 def write_all(fd, data):
-    """Write all of `data`; a reader that has gone away does not matter."""
+    """Write all of `data`. When nobody reads any more this process dies of SIGPIPE, as programs do that are not Python."""
     view = memoryview(data)
     try:
         while view:
             view = view[os.write(fd, view) :]
     except BrokenPipeError:
-        return
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)

@@ -104,11 +104,9 @@ def clone(call, source, name, tag):
         uuid = new_uuid()
         op = tx.begin_op("clone", uuid=uuid, name=name, source=vm["uuid"], image=vm["image"])
         image = vm["tags"][tag] if tag is not None else vm["image"]
-        home = tx.store.guest_home(vm["uuid"])
-    if tag is None and os.path.isdir(home):
-        trees.copy(home, call.store.guest_home(uuid))
-    elif image and os.path.isdir(image):
-        trees.copy(image, call.store.guest_home(uuid))
+        files = image if tag is not None else _home(tx.store, vm)
+    if files and os.path.isdir(files):
+        trees.copy(files, call.store.guest_home(uuid))
     call.pause()
     with call.store.transaction() as tx:
         tx.end_op(op)
@@ -119,6 +117,12 @@ def clone(call, source, name, tag):
         tx.vms[uuid] = new_vm(uuid, name, image=image, corrupt=source_vm["corrupt"], **hardware)
         tx.event("cloned", tx.vms[uuid], source=vm["uuid"])
     return uuid
+
+
+def _home(store, vm):
+    """Where the files of a VM's present state are: its own home once it has one, else its image's."""
+    home = store.guest_home(vm["uuid"])
+    return home if os.path.isdir(home) or not vm["image"] else vm["image"]
 
 
 def _refuse_taken_name(tx, name):
@@ -162,6 +166,9 @@ def bring_up(tx, vm, subject):
         tx.event("failed", vm)
         raise AnkaError(f"{subject}: {vm['corrupt']}", 2)
     _take_slot(tx, vm, subject)
+    files = _home(tx.store, vm)
+    if files != tx.store.guest_home(vm["uuid"]) and os.path.isdir(files):
+        trees.copy(files, tx.store.guest_home(vm["uuid"]))
     os.makedirs(tx.store.guest_home(vm["uuid"]), exist_ok=True)
     vm.update(status="running", stopping=False, boot=new_uuid(), started=time.time(), accessed=time.time())
     vm.update(polls=0, runs=0, pid=_FIRST_PID + tx.state["seq"])
@@ -315,7 +322,7 @@ def describe(tx, vm, *, subject_polls=True):
         "frame_buffers": 1,
         "hard_drive": 128 * 1024**3,
         "encrypted": False,
-        "image_size": vm.get("image_size") or trees.size(tx.store.guest_home(vm["uuid"])),
+        "image_size": vm.get("image_size") or trees.size(_home(tx.store, vm)),
         "addons_version": tx.settings["version"],
         "access_date": utc(vm["accessed"]),
         "status": vm["status"],
