@@ -1,0 +1,110 @@
+"""Example plugin `spool`: runs each shell script that is dropped into a folder in a fresh VM of its own.
+
+`inbox/NAME.sh` is a queued job; it is renamed to `running/NAME.sh`, then to `done/NAME.sh` or `failed/NAME.sh`, with its output
+beside it as `NAME.log`. The first line may name what it wants to run in: `# template: macos-15-xcode-16`.
+
+Install: copy this folder to `~/.config/anklet/plugins/spool/`, and configure a service:
+
+    services:
+      - name: NIGHTLY
+        plugin: spool
+        folder: /Users/me/spool
+        template: macos-15
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+from anklet_worker.errors import RetryHere, ServiceFatal
+from anklet_worker.job import Conclusion, Job, Outcome
+from anklet_worker.plugin import Context, Guest, Withdrawal
+from anklet_worker.vm import VMSpec
+
+_DEADLINE = 3600.0  # seconds that a script may take
+
+
+class SpoolPlugin:
+    """One service's plugin: made once in its worker, called from one thread, one call after the other."""
+
+    api_version = 1
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        options = context.service.options
+        self._folder = Path(str(options.get("folder", "")))
+        self._template = str(options.get("template", ""))
+        if not self._folder.is_absolute() or not self._template:
+            raise ServiceFatal(f"service {context.service.name}: the spool plugin needs folder (absolute) and template")
+        for state in ("inbox", "running", "done", "failed"):
+            (self._folder / state).mkdir(parents=True, exist_ok=True)
+
+    def look(self) -> Sequence[Job]:
+        """What could be run now, oldest first. Nothing is changed by looking."""
+        scripts = sorted((self._folder / "inbox").glob("*.sh"), key=lambda path: path.stat().st_mtime)
+        return [self._job(script) for script in scripts]
+
+    def claim(self, job: Job) -> bool:
+        """A VM slot and the job's lease are in hand: is it still there?"""
+        return self._in("inbox", job).is_file()
+
+    def drive(self, job: Job, guest: Guest) -> Outcome:
+        """The VM runs: run the script in it. Whatever is made outside is remembered first; here nothing is."""
+        self._in("inbox", job).rename(self._in("running", job))
+        self._context.job_started(job)
+        return self._run(job, guest)
+
+    def adopt(self, job: Job, guest: Guest) -> Outcome:
+        """An earlier process started this job and is gone; its script may have run in part. This plugin begins anew."""
+        return self._run(job, guest)
+
+    def withdraw(self, job: Job, guest_name: str) -> Withdrawal:
+        """No job can land in a VM by itself here."""
+        return Withdrawal.WITHDRAWN
+
+    def settle(self, job: Job, guest_name: str) -> bool:
+        """The VM is gone: a script that did not come to its end goes back to the inbox."""
+        if self._in("running", job).is_file():
+            self._in("running", job).rename(self._in("inbox", job))
+        return True
+
+    def abandoned(self, guest_name: str) -> bool:
+        """A VM of ours that no record explains runs nothing that anybody waits for."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _job(self, script: Path) -> Job:
+        first_line = script.read_text(errors="replace").partition("\n")[0]
+        template = first_line.removeprefix("# template:").strip() if first_line.startswith("# template:") else self._template
+        return Job(
+            id=script.stem,
+            name=script.name,
+            url=script.as_uri(),
+            keyspace=f"anklet:{{spool:{self._folder}}}",
+            vm=VMSpec(template=template),
+        )
+
+    def _run(self, job: Job, guest: Guest) -> Outcome:
+        script = self._in("running", job).read_bytes()
+        # The script travels on standard input; base64 keeps it whole, whatever is in it.
+        wrapped = f"base64 -d > job.sh <<'END'\n{base64.encodebytes(script).decode()}END\nbash job.sh </dev/null\n"
+        result = guest.run(wrapped, env={"SPOOL_JOB": job.id}, timeout=_DEADLINE)
+        good = result.status == 0
+        place = "done" if good else "failed"
+        try:
+            (self._folder / place / f"{job.id}.log").write_text(result.output)
+            self._in("running", job).rename(self._in(place, job))
+        except OSError as error:
+            raise RetryHere(f"cannot file the result of {job.name}: {error.strerror}") from error
+        conclusion = Conclusion.SUCCESS if good else Conclusion.FAILURE
+        return Outcome(conclusion=conclusion, job_id=job.id, job_name=job.name, job_url=job.url)
+
+    def _in(self, state: str, job: Job) -> Path:
+        return self._folder / state / f"{job.id}.sh"
+
+
+plugin = SpoolPlugin

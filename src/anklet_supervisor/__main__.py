@@ -1,0 +1,8 @@
+"""`python -m anklet_supervisor`: the same as the `anklet-supervisor` command."""
+
+import sys
+
+from anklet_supervisor.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

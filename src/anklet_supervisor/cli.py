@@ -1,0 +1,136 @@
+"""The command line: what was asked for, and by which exit code and one line it is answered.
+
+Imports lazily: with the console script each worker's interpreter imports this module too (the spawn start method runs the
+main script again), and `status` must answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from anklet_worker import __version__
+from anklet_worker.errors import AnkletError, ConfigError, ExitCode, UsageError
+
+_PROGRAM = "anklet-supervisor"
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are exit code 64 and one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UsageError` instead of exiting with 2."""
+        raise UsageError(f"{message} (see {_PROGRAM} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code; never raises but for bugs."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        options = _parser().parse_args(_original_spelling(arguments))
+        command: Callable[[argparse.Namespace], int] = options.run
+        return command(options)
+    except ConfigError as error:
+        for line in error.lines():
+            _complain(line)
+        return int(error.exit_code)
+    except AnkletError as error:
+        _complain(f"{_PROGRAM}: {error}")
+        return int(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`status | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.OK)
+
+
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201  the command line's own output
+
+
+def _original_spelling(arguments: list[str]) -> list[str]:
+    """`-s drain|stop` and `-version`, as the original had them; no command at all is `start`."""
+    if arguments[:1] and arguments[0] in ("-s", "--s"):
+        if len(arguments) < 2 or arguments[1] not in ("drain", "stop"):
+            given = arguments[1] if len(arguments) > 1 else "nothing"
+            raise UsageError(f"-s takes drain or stop, not {given!r} (see {_PROGRAM} --help)")
+        return arguments[1:]
+    if arguments[:1] == ["-version"]:
+        return ["--version"]
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
+        return ["start", *arguments]
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=_PROGRAM, description="Runs every CI job in a fresh macOS virtual machine on this Mac.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.add_argument("--config", type=Path, metavar="FILE", help="default: ~/.config/anklet/config.yml; ANKLET_CONFIG overrides it")
+        sub.set_defaults(run=run)
+        return sub
+
+    start = command("start", _start, "run in the foreground (also without any command)")
+    start.add_argument("--once", action="store_true", help="every service makes one pass (at most one job), then exit")
+    start.add_argument("--agent", action="store_true", help="for launchd: an error that a new start cannot cure exits 0")
+    for name, run, summary in (
+        ("drain", _drain, "take no new jobs, finish the claimed ones, then exit"),
+        ("stop", _stop, "interrupt jobs, clean up, give unstarted claims back, exit"),
+    ):
+        command(name, run, summary).add_argument("--wait", type=float, metavar="SECONDS", help="wait for the exit, else return 75")
+    status = command("status", _status, "what the services, slots and jobs are doing")
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON, in a stable form")
+    form.add_argument("--watch", action="store_true", help="a live view, until Ctrl-C")
+    command("check", _check, "report every error of the configuration at once")
+    return parser
+
+
+def _config_path(options: argparse.Namespace) -> Path:
+    if options.config is not None:
+        return Path(options.config)
+    from_environment = os.environ.get("ANKLET_CONFIG")
+    return Path(from_environment) if from_environment else Path.home() / ".config" / "anklet" / "config.yml"
+
+
+def _start(options: argparse.Namespace) -> int:
+    from anklet_supervisor.start import start, start_for_launchd
+
+    run = start_for_launchd if options.agent else start
+    return run(_config_path(options), once=options.once)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from anklet_supervisor.start import load_config
+
+    config, warnings = load_config(_config_path(options))
+    for warning in warnings:
+        _complain(str(warning))
+    print(f"{_config_path(options)}: no errors, {len(config.services)} services")  # noqa: T201  the command's answer
+    return int(ExitCode.OK)
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from anklet_supervisor.remote import signal_and_wait
+
+    # SIGQUIT, not SIGTERM: a second `drain` must not become a stop.
+    return signal_and_wait(_config_path(options), signal.SIGQUIT, options.wait)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from anklet_supervisor.remote import signal_and_wait
+
+    return signal_and_wait(_config_path(options), signal.SIGINT, options.wait)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from anklet_supervisor.remote import show_status
+
+    return show_status(_config_path(options), as_json=options.json, watch=options.watch)
