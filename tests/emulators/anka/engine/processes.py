@@ -83,7 +83,7 @@ def end(guests, uuids, grace):
         while find(guests, uuids) and time.monotonic() < deadline:
             time.sleep(_PAUSE)
     while True:
-        found = find(guests, uuids)
+        found = find(guests, uuids) or find(guests, uuids)  # one look may miss a process that is just being executed
         if not found:
             return
         _signal(found, signal.SIGKILL)
@@ -116,12 +116,10 @@ def _from_proc(guests):
         if state in (b"Z", b"X"):
             continue
         vm = _marked(environment) or _by_directory(name, guests)
-        argv = []
-        if vm:
-            try:
-                argv = _slurp(f"/proc/{name}/cmdline").decode(errors="replace").rstrip("\0").split("\0")
-            except OSError:
-                argv = []
+        try:
+            argv = _slurp(f"/proc/{name}/cmdline").decode(errors="replace").rstrip("\0").split("\0")
+        except OSError:  # it ended just now
+            continue
         table[int(name)] = (vm, int(parent), argv)
     return table
 
