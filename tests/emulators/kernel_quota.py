@@ -1,6 +1,6 @@
 """The kernel's quota of running macOS VMs, as one file that every VM emulator of this host shares.
 
-Owns the file's format and its lock. Knows no product: an owner is a string like `anka:<uuid>` or `tart:<name>`.
+Owns the file's format and its lock. Knows no product: an owner is a string like `anka:<host>:<uuid>` or `tart:<name>`.
 The file: {"limit": 2, "slots": [{"owner": str, "pid": int | null}]}. A slot with a pid belongs to that process and is free once
 it is dead; a slot without one is free when its owner gives it back. A leaked slot is owned by `leaked:<owner>` until a reboot.
 """

@@ -11,7 +11,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from emulators.anka.bench import eventually, finish
+from emulators.anka.bench import Host, eventually, finish
 from emulators.anka.engine import settings
 from emulators.kernel_quota import KernelQuota
 
@@ -138,7 +138,7 @@ def test_quota_is_shared_with_other_products(host):
     host.run_vms("one")
     host.ok("clone", "tpl", "two")
     assert "maximum number" in host.error("start", "two")[1]
-    assert host.slots() == ["tart:other", f"anka:{host.vm('one')['uuid']}"]
+    assert host.slots() == ["tart:other", host._store.owner(host.vm("one")["uuid"])]
     KernelQuota(host.quota_path).release("tart:other")
     host.ok("start", "two")
 
@@ -154,6 +154,40 @@ def test_slot_of_a_dead_process_is_free(directory):
         process.kill()
         process.wait()
     assert quota.owners() == []
+
+
+def test_half_done_slots_are_mended(host):
+    """A slot that a killed command took for nothing is given back, and one that it gave back too early is taken again."""
+    quota = KernelQuota(host.quota_path)
+    assert quota.claim(host._store.owner("ghost"))
+    host.run_vms("one", "two")
+    quota.release(host._store.owner(host.vm("one")["uuid"]))
+    host.ok("clone", "tpl", "three")
+    assert "maximum number" in host.error("start", "three")[1]
+    assert len(host.slots()) == 2
+
+
+def test_concurrent_claims_are_all_kept(directory):
+    """Claims of many threads on one quota file lose nothing, and stop at the limit."""
+    quota = KernelQuota(directory / "quota.json")
+    quota.set_limit(100)
+    with ThreadPoolExecutor(8) as pool:
+        granted = list(pool.map(lambda number: KernelQuota(quota.path).claim(f"x:{number}"), range(120)))
+    assert granted.count(True) == 100
+    assert len(set(quota.owners())) == 100
+
+
+def test_two_hosts_share_a_quota(directory):
+    """Starts at once on two states with one quota file: two succeed in all."""
+    shared = directory / "quota.json"
+    with Host(directory / "a", shared) as a, Host(directory / "b", shared) as b:
+        running = []
+        for host in (a, b):
+            host.add_template("one")
+            host.add_template("two")
+            running += [host.begin("start", name) for name in ("one", "two")]
+        assert sorted(finish(process)[0] for process in running) == [0, 0, 1, 1]
+        assert len(a.running()) + len(b.running()) == 2
 
 
 def test_leaked_slot_stays_taken_until_reboot(host):

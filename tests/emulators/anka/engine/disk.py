@@ -7,6 +7,7 @@ Knows nothing of what VMs do: `settle` is called for operations whose process di
 
 from __future__ import annotations
 
+import binascii
 import fcntl
 import json
 import os
@@ -39,6 +40,10 @@ class Store:
         self.home = os.path.realpath(home)
         self.quota = KernelQuota(quota_path)
         self.settle = settle
+
+    def owner(self, uuid):
+        """The owner of a VM's slot in the kernel quota; another state directory on the same quota has other owners."""
+        return f"anka:{binascii.crc32(os.fsencode(self.home)):08x}:{uuid}"
 
     def path(self, *parts):
         """A path under the state directory."""

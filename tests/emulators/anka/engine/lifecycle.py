@@ -17,11 +17,6 @@ from .failure import NAME_EXISTS, AnkaError, configured, not_found
 _FIRST_PID = 900_000_000
 
 
-def owner(uuid):
-    """The owner of a VM's slot in the kernel quota."""
-    return f"anka:{uuid}"
-
-
 def new_vm(uuid, name, **more):
     """The record of a stopped VM or template."""
     return {
@@ -178,9 +173,9 @@ def bring_up(tx, vm, subject):
 
 def _take_slot(tx, vm, subject):
     quota = tx.store.quota
-    quota.reconcile("anka:", [owner(uuid) for uuid in tx.running()])
+    quota.reconcile(tx.store.owner(""), [tx.store.owner(uuid) for uuid in tx.running()])
     develop = tx.settings["license_type"] == "com.veertu.anka.develop" and tx.running()
-    if tx.settings["limit_always"] or develop or not quota.claim(owner(vm["uuid"])):
+    if tx.settings["limit_always"] or develop or not quota.claim(tx.store.owner(vm["uuid"])):
         tx.event("limit-refused", vm)
         raise AnkaError(f"{subject}: maximum number of running instances exceeded", tx.settings["limit_code"])
 
@@ -207,7 +202,7 @@ def _down(tx, vm, status):
         return
     vm.update(status=status, stopping=False, boot=None, stopped=time.time())
     leaks = tx.settings["leak_slot"]
-    tx.store.quota.release(owner(vm["uuid"]), leak=leaks != 0)
+    tx.store.quota.release(tx.store.owner(vm["uuid"]), leak=leaks != 0)
     if leaks > 0:
         tx.state["settings"]["leak_slot"] = leaks - 1
     tx.event({"stopped": "stopped", "suspended": "suspended", "failed": "failed"}[status], vm)
@@ -269,7 +264,6 @@ def delete(call, subject):
         if uuid not in tx.vms:
             raise not_found(subject)
         vm = tx.vms.pop(uuid)
-        tx.store.quota.release(owner(uuid))
         tx.event("deleted", vm)
         trash = tx.store.path("trash", uuid)
         if os.path.isdir(tx.store.path("guests", uuid)):
