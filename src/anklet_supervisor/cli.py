@@ -54,11 +54,12 @@ def _complain(line: str) -> None:
 
 def _original_spelling(arguments: list[str]) -> list[str]:
     """`-s drain|stop` and `-version`, as the original had them; no command at all is `start`."""
-    if arguments[:1] and arguments[0] in ("-s", "--s"):
-        if len(arguments) < 2 or arguments[1] not in ("drain", "stop"):
-            given = arguments[1] if len(arguments) > 1 else "nothing"
-            raise UsageError(f"-s takes drain or stop, not {given!r} (see {_PROGRAM} --help)")
-        return arguments[1:]
+    if "-s" in arguments or "--s" in arguments:
+        at = next(index for index, word in enumerate(arguments) if word in ("-s", "--s"))
+        word = "".join(arguments[at + 1 : at + 2])
+        if word not in ("drain", "stop"):
+            raise UsageError(f"-s takes drain or stop, not {word!r} (see {_PROGRAM} --help)")
+        return [word, *arguments[:at], *arguments[at + 2 :]]
     if arguments[:1] == ["-version"]:
         return ["--version"]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")):
@@ -73,18 +74,27 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
-        sub.add_argument("--config", type=Path, metavar="FILE", help="default: ~/.config/anklet/config.yml; ANKLET_CONFIG overrides it")
+        sub.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="default: ~/.config/anklet/config.yml; ANKLET_CONFIG overrides it",
+        )
         sub.set_defaults(run=run)
         return sub
 
     start = command("start", _start, "run in the foreground (also without any command)")
     start.add_argument("--once", action="store_true", help="every service makes one pass (at most one job), then exit")
-    start.add_argument("--agent", action="store_true", help="for launchd: an error that a new start cannot cure exits 0")
+    start.add_argument(
+        "--agent", action="store_true", help="for launchd: an error that a new start cannot cure exits 0"
+    )
     for name, run, summary in (
         ("drain", _drain, "take no new jobs, finish the claimed ones, then exit"),
         ("stop", _stop, "interrupt jobs, clean up, give unstarted claims back, exit"),
     ):
-        command(name, run, summary).add_argument("--wait", type=float, metavar="SECONDS", help="wait for the exit, else return 75")
+        command(name, run, summary).add_argument(
+            "--wait", type=float, metavar="SECONDS", help="wait for the exit, else return 75"
+        )
     status = command("status", _status, "what the services, slots and jobs are doing")
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON, in a stable form")

@@ -161,13 +161,14 @@ class Attempt:
 
     def _make_and_drive(self) -> Outcome:
         tools, job, vm = self._tools, self.record.job, self.record.vm
-        with self._stage("template"):
-            source = tools.driver.ensure(job.vm, lambda: self._status(Status.PULLING))
-        self._status(Status.RUNNING)
-        tools.orders.check()
-        self._occupy_slot()
-        with self._stage("clone"):
-            tools.driver.clone(source, vm)
+        began = time.monotonic()
+        with tools.driver.image(job.vm, lambda: self._status(Status.PULLING)) as source:
+            self.stage_took("template", time.monotonic() - began)
+            self._status(Status.RUNNING)
+            tools.orders.check()
+            self._occupy_slot()
+            with self._stage("clone"):
+                tools.driver.clone(source, vm)
         self._require_slot()
         self._advance(Event.START)
         tools.orders.check()

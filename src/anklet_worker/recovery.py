@@ -23,7 +23,7 @@ def recover(setup: WorkerSetup, tools: Tools, context: WorkerContext) -> list[Re
 
     Raises `VMError` when the VMs cannot be listed: nothing may be taken on then.
     """
-    listing = tools.driver.list()
+    listing = tools.driver.listing()
     running = {vm.name for vm in listing if vm.state is VMState.RUNNING}
     records, problems = tools.book.load()
     for problem in problems:

@@ -144,7 +144,7 @@ class Runner:
                 self._in_trouble(error)
 
     def _report_running_vms(self) -> int:
-        names = [vm.name for vm in self._tools.driver.list() if vm.state is VMState.RUNNING]
+        names = [vm.name for vm in self._tools.driver.listing() if vm.state is VMState.RUNNING]
         processes = virtualization_processes()
         self._tools.link.tell(RunningVMs(vms=names, processes=processes))
         return max(len(names), processes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -95,8 +96,7 @@ class VMDriver(Protocol):
     """The whole life of a VM, by one driver.
 
     Each call blocks, is bounded in time, raises a `VMError` for anything but done, `Interrupted` when a stop cuts it short, and
-    `Detached` when the worker must let go (a command in flight is then left running). All names are VM names of ours, except in
-    `ensure` and `find`.
+    `Detached` when the worker must let go (a command in flight is then left running). All names are VM names of ours.
     """
 
     @property
@@ -115,19 +115,20 @@ class VMDriver(Protocol):
         """What the labels of a job ask of this driver, or None when they do not ask for this driver. Pure; runs no command."""
         ...
 
-    def list(self) -> Sequence[VMInfo]:
+    def listing(self) -> Sequence[VMInfo]:
         """Everything on this host: templates and VMs, ours and others'."""
         ...
 
-    def ensure(self, spec: VMSpec, on_pull: Callable[[], None]) -> str:
-        """Make the template or image present, pulling it if need be, and return the id to clone from.
+    def image(self, spec: VMSpec, on_pull: Callable[[], None]) -> AbstractContextManager[str]:
+        """Make the template or image present, pulling it if need be; the value is the id to clone from.
 
-        `on_pull` is called once just before a pull begins. Raises `PullBusy`, `VMNotFound` (nowhere to be had), `VMTransient`.
+        It stays what it is until the `with` ends: nobody pulls over it. `on_pull` is called once just before a pull begins.
+        Raises `PullBusy`, `VMNotFound` (nowhere to be had), `VMTransient`.
         """
         ...
 
     def clone(self, source: str, vm: str) -> None:
-        """Make a stopped VM named `vm` from what `ensure` returned. Raises `VMNameExists`."""
+        """Make a stopped VM named `vm` from what `image` gave. Raises `VMNameExists`."""
         ...
 
     def start(self, vm: str) -> None:

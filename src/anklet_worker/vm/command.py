@@ -64,19 +64,21 @@ class CommandSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What all commands of a worker have in common.
 
     `secrets`: no variable of `env` that contains one of these reaches a child. `in_flight` is told of each start (and, with None,
-    of each end); `ended` of verb, outcome class and seconds.
+    of each end); `ended` is told by the drivers: verb, outcome class, seconds.
     """
 
     env: Mapping[str, str]
     secrets: Sequence[str]
     cwd: Path
     in_flight: Callable[[InFlight | None], None]
+    ended: Callable[[str, str, float], None]
 
 
 class CommandRunner:
     """Runs commands for one worker, one at a time."""
 
     def __init__(self, orders: Orders, settings: CommandSettings) -> None:
+        self.ended = settings.ended
         self._orders = orders
         self._settings = settings
         secrets = [secret for secret in settings.secrets if secret]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import psutil
 
 #: Each running VM of any product has one such XPC process on macOS.
@@ -12,9 +10,9 @@ _PROCESS_NAME = "com.apple.Virtualization.VirtualMachine"
 
 def virtualization_processes() -> int:
     """Count the processes of running VMs; 0 where that cannot be told (off macOS, or when the listing is refused)."""
-    if sys.platform != "darwin":
-        return 0
     try:
+        if not psutil.MACOS:
+            return 0
         return sum(process.info["name"] == _PROCESS_NAME for process in psutil.process_iter(["name"]))
     except psutil.Error:
         return 0
