@@ -138,29 +138,22 @@ class AnkaDriver:
         for word in (spec.template, spec.tag):
             if word is not None and not _PLAIN.fullmatch(word):
                 raise VMNotFound(f"{one_line(repr(word))} can be no template or tag")
-        if not self._up_to_date(spec):
+        pulls, entry = self._locks.pulls_begun(), self._find(spec)
+        if entry is None or not self._is_current(spec):
             self._pull(spec, on_pull)
-        # Held from before the listing that counts until after the clone.
-        with self._clonable(spec) as entry:
-            yield entry.uuid
-
-    @contextmanager
-    def _clonable(self, spec: VMSpec) -> Iterator[VMInfo]:
-        pulls = self._locks.pulls_begun()
-        entry = self._find(spec)
+            pulls, entry = self._locks.pulls_begun(), self._find(spec)
         if entry is None:
-            raise VMNotFound(f"{_named(spec)} is not on this host, although it was just found or pulled")
+            raise VMNotFound(f"{_named(spec)} is not on this host, although it was just pulled")
         with self._locks.cloning(entry.uuid):
             if self._locks.pulls_begun() != pulls:
                 # A pull began between the listing and the lock, and may have changed what was listed.
                 raise PullBusy(f"a pull came between while {_named(spec)} was looked for")
-            yield entry
+            yield entry.uuid
 
-    def _up_to_date(self, spec: VMSpec) -> bool:
+    def _is_current(self, spec: VMSpec) -> bool:
         """A tag that is present is never pulled. Without a tag the registry knows whether there is anything newer."""
-        entry = self._find(spec)
-        if entry is None or spec.tag is not None:
-            return entry is not None
+        if spec.tag is not None:
+            return True
         try:
             return is_local(self._ask(self._registry("pull", "--check-download-size", spec.template), _CHECK_SIZE))
         except VMNotFound:

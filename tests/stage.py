@@ -1,0 +1,278 @@
+"""One emulated site: a GitHub server, a Mac with Anka, and the real `anklet-supervisor` between them.
+
+Used by process tests, the demo and the benchmark. Waits poll a condition with a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import yaml
+from emulators.anka.control import AnkaHost
+from emulators.github.control import GitHubServer
+
+OWNER, REPO = "acme", "app"
+TOKEN = "github_pat_11TESTTESTTESTTESTTEST_bait"
+TEMPLATE, TAG = "macos-15", "v1"
+PERMISSIONS = {"administration": "write", "actions": "read"}
+
+
+def eventually(condition, what, deadline=30.0, pause=0.02):
+    """Return the condition's first truthy value; fail after `deadline` seconds, naming `what`."""
+    end = time.monotonic() + deadline
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= end:
+            raise AssertionError(f"not within {deadline:g} s: {what}; last value {value!r}")
+        time.sleep(pause)
+
+
+def free_port():
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Mac:
+    """One host: an emulated Anka, a configuration, and the supervisor's process."""
+
+    def __init__(self, folder: Path, github: GitHubServer, *, services=1, runner=True):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.github = github
+        self.anka = AnkaHost(folder / "anka")
+        self.port = free_port()
+        self.state_dir = folder / "state"
+        self.log_dir = folder / "log"
+        self.log_dir.mkdir(exist_ok=True)
+        (folder / "work").mkdir(exist_ok=True)
+        self.process = None
+        self.environment = {}
+        if runner:
+            self.add_template(TEMPLATE, TAG)
+        self.config = self.default_config(services)
+
+    # ---- set up ----
+
+    def home_with_runner(self):
+        """A guest's home as an image with an installed runner has it."""
+        home = self.folder / "image-home"
+        if not home.exists():
+            shutil.copytree(self.github.runner_dir, home / "actions-runner")
+        return home
+
+    def add_template(self, name, tag):
+        """A local template with a runner in it."""
+        return self.anka.add_template(name, tag=tag, home_files=self.home_with_runner())
+
+    def default_config(self, services):
+        """A configuration with quick intervals; tests change it before `start`."""
+        return {
+            "state_dir": str(self.state_dir),
+            "work_dir": str(self.folder / "work"),
+            "pid_file_dir": str(self.folder),
+            "plugins_path": str(self.folder / "plugins"),
+            "log": {"file_dir": str(self.log_dir)},
+            "metrics": {"port": self.port},
+            "services": [self.service(f"RUNNER{number}") for number in range(1, services + 1)],
+        }
+
+    def service(self, name, **more):
+        """One github service of this site."""
+        return {
+            "name": name,
+            "plugin": "github",
+            "token": TOKEN,
+            "owner": OWNER,
+            "repo": REPO,
+            "registration": "repo",
+            "api_url": self.github.url,
+            "server_url": self.github.url,
+            "sleep_interval": 0.2,
+            **more,
+        }
+
+    @property
+    def config_path(self):
+        """Where the configuration is written at `start`."""
+        return self.folder / "config.yml"
+
+    # ---- the supervisor ----
+
+    def command(self, *arguments, **more):
+        """Run an `anklet-supervisor` command to its end."""
+        self.write_config()
+        return subprocess.run(
+            [sys.executable, "-m", "anklet_supervisor", *arguments, "--config", str(self.config_path)],
+            env=self.env(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **more,
+        )
+
+    def env(self):
+        """The supervisor's environment: nothing of the caller's but PATH, and the emulated host."""
+        return {
+            "HOME": str(self.folder),
+            "PATH": f"{self.anka.bin_dir}{os.pathsep}{os.environ['PATH']}",
+            **self.anka.env(),
+            **self.environment,
+        }
+
+    def write_config(self):
+        """Write the configuration as it is now."""
+        self.config_path.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        self.config_path.chmod(0o600)
+
+    def start(self, *arguments, wait=True, preexec_fn=None):
+        """Start the supervisor in the foreground of its own process group."""
+        self.write_config()
+        self.output = (self.folder / "output.txt").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "anklet_supervisor", "start", *arguments, "--config", str(self.config_path)],
+            env=self.env(),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=self.output,
+            start_new_session=True,
+            preexec_fn=preexec_fn,
+        )
+        if wait:
+            eventually(self.is_ready, "the supervisor is ready")
+        return self.process
+
+    def is_ready(self):
+        """True when every service is ready; fails when the supervisor has ended instead."""
+        if self.process.poll() is not None:
+            raise AssertionError(f"the supervisor ended with {self.process.returncode}: {self.said()}")
+        return self.get("/readyz")[0] == 200
+
+    def get(self, path):
+        """Status and body of a page of the metrics endpoint; (0, "") when nobody listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def said(self):
+        """What the supervisor wrote to its terminal."""
+        return (self.folder / "output.txt").read_text()
+
+    def send(self, number):
+        """Send a signal to the supervisor."""
+        self.process.send_signal(number)
+
+    def wait(self, deadline=60.0):
+        """Wait for the supervisor's end; its exit code."""
+        try:
+            return self.process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the supervisor did not end within {deadline} s: {self.log_text()[-3000:]}") from None
+
+    def drain(self, deadline=60.0):
+        """SIGTERM, and the exit code."""
+        self.send(signal.SIGTERM)
+        return self.wait(deadline)
+
+    def stop(self, deadline=60.0):
+        """SIGINT, and the exit code."""
+        self.send(signal.SIGINT)
+        return self.wait(deadline)
+
+    def status(self):
+        """The status document."""
+        return json.loads((self.state_dir / "status.json").read_text())
+
+    def service_status(self, name="RUNNER1"):
+        """One service of the status document."""
+        return next(service for service in self.status()["services"] if service["name"] == name)
+
+    def worker_pid(self, name="RUNNER1"):
+        """The pid of a service's worker."""
+        return self.service_status(name)["pid"]
+
+    # ---- what happened ----
+
+    def log_text(self):
+        """The log as it is."""
+        path = self.log_dir / "anklet.log"
+        return path.read_text() if path.exists() else ""
+
+    def log_lines(self, **fields):
+        """The log's records that bear these fields."""
+        records = [json.loads(line) for line in self.log_text().splitlines()]
+        return [record for record in records if all(record.get(key) == value for key, value in fields.items())]
+
+    def vms(self):
+        """VMs of ours that exist now."""
+        return [vm["name"] for vm in self.anka.vms() if vm["name"].startswith("anklet-vm-")]
+
+    def leftovers(self):
+        """Everything that should be gone when no job is in hand: VMs, runners, records, guest processes, commands."""
+        found = {
+            "vms": self.vms(),
+            "runners": [runner["name"] for runner in self.github.runners(OWNER, REPO)],
+            "records": [path.name for path in self.state_dir.glob("services/*/records/*")],
+            "guest processes": self.anka.guest_processes(),
+            "commands": self.anka.command_pids(),
+        }
+        return {what: things for what, things in found.items() if things}
+
+    def close(self):
+        """End the supervisor and every process of the emulated host, whatever state they are in."""
+        if self.process is not None:
+            if self.process.poll() is None:
+                workers = [service["pid"] for service in self.status()["services"] if service["pid"]] if self.state_dir.joinpath("status.json").exists() else []
+                self.process.kill()
+                self.process.wait()
+                for pid in workers:
+                    eventually(lambda pid=pid: not _lives(pid), f"worker {pid} detaches", 15)
+            self.output.close()
+        self.anka.shutdown_all()
+
+
+def _lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return not Path("/proc").is_dir()
+
+
+def new_github(folder):
+    """A started GitHub server that knows the site's repository and token."""
+    server = GitHubServer(folder)
+    server.start()
+    server.add_repo(OWNER, REPO)
+    server.add_token(TOKEN, permissions=PERMISSIONS)
+    return server
+
+
+def job(name="build", *, steps=("true",), template=TEMPLATE, tag=TAG, **more):
+    """A job that asks for a VM of this site."""
+    labels = ["self-hosted", "anka", f"anka-template:{template}"]
+    if tag:
+        labels.append(f"anka-template-tag:{tag}")
+    return {"name": name, "labels": labels, "steps": list(steps), **more}
