@@ -154,7 +154,7 @@ def _open_store(setup: WorkerSetup, orders: Orders, log: ServiceLog) -> Store:
     pause = _OUTAGE_PAUSE_FIRST
     while True:
         try:
-            return open_store(setup.service.database, setup.state_dir)
+            return open_store(setup.service.database, setup.state_dir, setup.owner, log)
         except InfrastructureError as error:
             if pause == _OUTAGE_PAUSE_FIRST:
                 log.warning(

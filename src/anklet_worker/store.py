@@ -5,13 +5,77 @@ Owns what hosts or services must agree on: who holds a job, and how often it was
 
 from __future__ import annotations
 
-from typing import Protocol
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from anklet_worker.errors import ServiceFatal, StoreUnavailable
+
+if TYPE_CHECKING:
+    from anklet_worker.config import Database
+
+#: Version of the embedded store's tables (sqlite's user_version).
+SCHEMA_VERSION = 1
+_FILE_NAME = "leases.db"
+#: Seconds to wait for another process that writes, and for one that opens or repairs the file.
+_BUSY_PATIENCE, _OPENING_PATIENCE = 5.0, 10.0
+_OPENING_PAUSE = 0.02
+#: Seconds between two removals of what has expired.
+_HOUSEKEEPING_INTERVAL = 60.0
+#: Seconds that the wall clock may step back (as time daemons do) before what was written "in the future" counts as expired.
+_CLOCK_SLACK = 5.0
+
+# A row counts while now lies between the moment it was written and its end. The first half is for a clock that is set back:
+# without it, a lease written before would outlive its time by as much as the clock went back, for hours or for ever.
+_LIVE = "written_at <= :now + :slack AND :now < expires_at"
+_SCHEMA = """
+CREATE TABLE lease (
+  key TEXT PRIMARY KEY, owner TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE counter (
+  key TEXT PRIMARY KEY, value INTEGER NOT NULL, written_at REAL NOT NULL, expires_at REAL NOT NULL
+) WITHOUT ROWID;
+"""
+_CLAIM = f"""
+INSERT INTO lease (key, owner, written_at, expires_at) VALUES (:key, :owner, :now, :now + :ttl)
+ON CONFLICT (key) DO UPDATE
+  SET owner = excluded.owner, written_at = excluded.written_at, expires_at = excluded.expires_at
+  WHERE owner = excluded.owner OR NOT ({_LIVE})
+"""  # noqa: S608  put together from constants
+_RENEW = f"""
+UPDATE lease SET written_at = :now, expires_at = :now + :ttl WHERE key = :key AND owner = :owner AND {_LIVE}
+"""  # noqa: S608  put together from constants
+_RELEASE = f"DELETE FROM lease WHERE key = :key AND owner = :owner AND {_LIVE}"  # noqa: S608  put together from constants
+_HOLDER = f"SELECT owner FROM lease WHERE key = :key AND {_LIVE}"  # noqa: S608  put together from constants
+_COUNT = f"""
+INSERT INTO counter (key, value, written_at, expires_at) VALUES (:key, 1, :now, :now + :ttl)
+ON CONFLICT (key) DO UPDATE
+  SET value = CASE WHEN {_LIVE} THEN value + 1 ELSE 1 END,
+      written_at = excluded.written_at, expires_at = excluded.expires_at
+RETURNING value
+"""  # noqa: S608  put together from constants
+_FORGET_EXPIRED = tuple(
+    f"DELETE FROM {table} WHERE NOT ({_LIVE})"  # noqa: S608  put together from constants
+    for table in ("lease", "counter")
+)
+
+_Answer = TypeVar("_Answer")
+_Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 class Store(Protocol):
     """Leases and small counters, atomic across processes (and hosts, where the store is shared).
 
-    Methods raise `StoreUnavailable` when the store does not answer; they are safe to call from several threads.
+    Methods raise `StoreUnavailable` when the store does not answer (or is closed), in one line without a secret; they are safe
+    to call from several threads. A store that was out of reach serves again by itself. Times to live are seconds, at least 1 ms.
     """
 
     def claim(self, key: str, owner: str, ttl: float) -> bool:
@@ -31,9 +95,215 @@ class Store(Protocol):
         ...
 
     def count(self, key: str, ttl: float) -> int:
-        """Add one to the counter `key` and return its new value; it is forgotten `ttl` seconds after the last addition."""
+        """Add one to the counter `key` and return its new value; it is forgotten `ttl` seconds after the last addition.
+
+        Where an answer is lost on its way, a second try may add twice.
+        """
         ...
 
     def close(self) -> None:
         """Give back connections; the store cannot be used any more."""
         ...
+
+
+def open_store(database: Database, state_dir: Path, client_name: str, log: _Log) -> Store:
+    """Open the store that the service's `database` asks for: Redis, or the embedded one in `state_dir`, shared by its services.
+
+    `client_name` tells an operator of Redis who is connected.
+    Raises `StoreUnavailable` (try again later), or `ServiceFatal` (an operator must act): Redis is too old, the file is of a
+    newer version of this program; its kind `RightsRefused`: Redis refuses user or password.
+    """
+    if database.enabled:
+        # The client takes a tenth of a second to import; a service without Redis does not pay for it.
+        from anklet_worker.redis_store import open_redis_store
+
+        return open_redis_store(database, client_name)
+    return SqliteStore(state_dir / _FILE_NAME, log=log)
+
+
+class SqliteStore:
+    """Leases in one sqlite3 file on a local disk: shared by all services of this host, by none of another.
+
+    Each operation is one statement, so sqlite's own locks make it atomic among processes. `clock` tells Unix seconds, the same
+    for all processes of the host. A damaged file is moved aside, kept, and replaced by an empty one: leases are then forgotten,
+    which costs a surplus VM at worst.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time, log: _Log | None = None) -> None:
+        self._path = path
+        self._clock = clock
+        self._log = log or logging.getLogger(__name__)
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._closed = False
+        self._housekeeping_due = 0.0
+        self._transact(lambda _: None)
+
+    def claim(self, key: str, owner: str, ttl: float) -> bool:
+        """See `Store.claim`. Removes what has expired, now and then."""
+        self._transact(self._forget_expired)
+        return self._change(_CLAIM, key=key, owner=owner, ttl=ttl)
+
+    def renew(self, key: str, owner: str, ttl: float) -> bool:
+        """See `Store.renew`."""
+        return self._change(_RENEW, key=key, owner=owner, ttl=ttl)
+
+    def release(self, key: str, owner: str) -> bool:
+        """See `Store.release`."""
+        return self._change(_RELEASE, key=key, owner=owner)
+
+    def holder(self, key: str) -> str | None:
+        """See `Store.holder`."""
+        rows = self._transact(lambda connection: connection.execute(_HOLDER, self._facts(key=key)).fetchall())
+        return str(rows[0][0]) if rows else None
+
+    def count(self, key: str, ttl: float) -> int:
+        """See `Store.count`."""
+        rows = self._transact(lambda connection: connection.execute(_COUNT, self._facts(key=key, ttl=ttl)).fetchall())
+        return int(rows[0][0])
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        with self._lock:
+            self._closed = True
+            self._disconnect()
+
+    def _facts(self, **facts: str | float) -> dict[str, str | float]:
+        return {"now": self._clock(), "slack": _CLOCK_SLACK, **facts}
+
+    def _change(self, statement: str, **facts: str | float) -> bool:
+        return self._transact(lambda connection: connection.execute(statement, self._facts(**facts)).rowcount == 1)
+
+    def _forget_expired(self, connection: sqlite3.Connection) -> None:
+        now = self._clock()
+        if self._housekeeping_due - _HOUSEKEEPING_INTERVAL <= now < self._housekeeping_due:
+            return
+        self._housekeeping_due = now + _HOUSEKEEPING_INTERVAL
+        for statement in _FORGET_EXPIRED:
+            connection.execute(statement, self._facts())
+
+    def _transact(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        """Do `work` on an open connection; when the file turns out damaged, once more on a fresh one."""
+        with self._lock:
+            try:
+                try:
+                    return work(self._connected())
+                except sqlite3.DatabaseError as error:
+                    if not _is_damage(error):
+                        raise
+                    self._disconnect()
+                return work(self._connected())
+            except (sqlite3.Error, OSError) as error:
+                # A connection after a failed write is not worth a thought: the next call opens another.
+                self._disconnect()
+                raise StoreUnavailable(f"the store of claims at {self._path} does not work: {error}") from error
+
+    def _connected(self) -> sqlite3.Connection:
+        """The open connection, or a new one: at first, after an error, and when another process has replaced the file."""
+        if self._closed:
+            raise StoreUnavailable("the store of claims is closed")
+        if self._connection is not None and self._identity == _identity(self._path):
+            return self._connection
+        self._disconnect()
+        with _exclusively(self._path.with_name(f"{self._path.name}.lock")):
+            try:
+                self._connection = _open(self._path)
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                self._move_aside(error)
+                self._connection = _open(self._path)
+            self._identity = _identity(self._path)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection, self._identity = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _move_aside(self, error: sqlite3.DatabaseError) -> None:
+        """Keep a damaged file, with its journal, as evidence. Only under the opening lock: one process does it, and says so."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        evidence = self._path.with_name(f"{self._path.name}.damaged-{stamp}")
+        self._path.rename(evidence)
+        for suffix in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                self._path.with_name(self._path.name + suffix).rename(evidence.with_name(evidence.name + suffix))
+        self._log.error(
+            "the store of claims was damaged and is begun anew; check the disk, then delete the file that was kept",
+            extra={"err": str(error), "kept": str(evidence)},
+        )
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open the file, make it when it is missing, and check it. Raises `sqlite3.DatabaseError` when it is damaged."""
+    # Made by us first: sqlite gives its journal the mode of the file.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)
+    connection = sqlite3.connect(path, timeout=_BUSY_PATIENCE, isolation_level=None, check_same_thread=False)
+    try:
+        _prepare(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise ServiceFatal(
+            f"{path} is of version {version}, written by a newer anklet-supervisor; this one knows {SCHEMA_VERSION}:"
+            " install the newer one again, or move the file away while none runs"
+        )
+    # Where sqlite cannot have a write-ahead log it stays with a rollback journal, which serves as well, only slower.
+    connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    # After a power failure the last claims may be missing, but so are the VMs that they were for.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    if version == 0:
+        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise _damaged(verdict)
+
+
+def _damaged(verdict: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(verdict)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    # The low byte is the kind of error, the rest tells more of it. Errors of Python's module itself have no code.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at `path` now: a process that replaced a damaged one leaves others with a connection to the old."""
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        return None
+    return info.st_dev, info.st_ino
+
+
+@contextlib.contextmanager
+def _exclusively(path: Path) -> Iterator[None]:
+    """Hold the lock file: one process at a time makes, checks or replaces the store's file. Raises `OSError` in the end."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + _OPENING_PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_OPENING_PAUSE)
+        yield
+    finally:
+        os.close(descriptor)

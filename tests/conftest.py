@@ -1,0 +1,21 @@
+"""Fixtures that several tiers of tests share."""
+
+import pytest
+from redis_server import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_session(tmp_path_factory):
+    """The one redis-server of this test process, started when the first test asks."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(redis_session):
+    """A running redis-server with nothing in it, whatever the test before did to it."""
+    if not redis_session.running:
+        redis_session.start()
+    redis_session.flush()
+    return redis_session

@@ -1,0 +1,334 @@
+"""The contract of `Store`, proven on each store that there is."""
+
+import multiprocessing
+import threading
+import time
+
+import pytest
+
+from anklet_worker.errors import StoreUnavailable
+from anklet_worker.redis_store import RedisAddress, RedisStore
+from anklet_worker.store import SqliteStore
+
+KEY = "anklet:{octo/app}:claim:4711"
+TRIES = "anklet:{octo/app}:attempts:4711"
+HERE, THERE = "host-a:builds", "host-b:builds"
+LONG, SHORT = 60.0, 0.15
+RACERS, ROUNDS = 4, 25
+
+
+def eventually(condition, patience=10.0):
+    """Wait until the condition holds and return its value."""
+    deadline = time.monotonic() + patience
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+    return value
+
+
+class SqliteBackend:
+    """The embedded store in a directory that can be taken away."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.recipe = (SqliteStore, (directory / "leases.db",))
+
+    def outage(self):
+        """Take the directory away."""
+        self.directory.rename(self.directory.with_name("away"))
+
+    def mend(self):
+        """Bring it back."""
+        self.directory.with_name("away").rename(self.directory)
+
+
+class RedisBackend:
+    """The store on a real Redis that asks for user and password."""
+
+    def __init__(self, server):
+        self.server = server
+        self._let_in()
+        address = RedisAddress(host=server.host, port=server.port, user="supervisor", password="hunter2-hunter2")
+        self.recipe = (RedisStore, (address, "contract"))
+
+    def _let_in(self):
+        with self.server.client() as client:
+            client.acl_setuser(
+                "supervisor",
+                enabled=True,
+                passwords=["+hunter2-hunter2"],
+                keys=["anklet:*"],
+                commands=[
+                    "+ping",
+                    "+get",
+                    "+set",
+                    "+del",
+                    "+incr",
+                    "+pexpire",
+                    "+evalsha",
+                    "+script|load",
+                    "+client|setname",
+                ],
+            )
+
+    def outage(self):
+        """Kill the server."""
+        self.server.stop()
+
+    def mend(self):
+        """Start it anew."""
+        self.server.start()
+        self._let_in()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def backend(request, tmp_path):
+    """Each kind of store's surroundings, empty."""
+    if request.param == "sqlite":
+        directory = tmp_path / "state"
+        directory.mkdir()
+        return SqliteBackend(directory)
+    return RedisBackend(request.getfixturevalue("redis_server"))
+
+
+@pytest.fixture
+def open_store(backend):
+    """Open one more store on the same data, as another process would; closed after the test."""
+    opened = []
+
+    def open_one():
+        make, arguments = backend.recipe
+        opened.append(make(*arguments))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store):
+    """One open store."""
+    return open_store()
+
+
+def test_a_free_lease_is_had_and_shows_its_holder(store):
+    """A claim on a free key succeeds and its holder can be named."""
+    assert store.holder(KEY) is None
+    assert store.claim(KEY, HERE, LONG) is True
+    assert store.holder(KEY) == HERE
+
+
+def test_a_held_lease_is_refused_to_others(store, open_store):
+    """Another owner does not get a held lease, through the same store or another."""
+    store.claim(KEY, HERE, LONG)
+    assert store.claim(KEY, THERE, LONG) is False
+    assert open_store().claim(KEY, THERE, LONG) is False
+    assert store.holder(KEY) == HERE
+
+
+def test_leases_do_not_touch_each_other(store):
+    """Keys are independent, also where one begins like the other."""
+    assert store.claim(KEY, HERE, LONG)
+    assert store.claim(f"{KEY}1", THERE, LONG)
+    assert store.release(KEY, HERE)
+    assert store.holder(f"{KEY}1") == THERE
+
+
+def test_a_second_claim_by_the_owner_renews(store):
+    """Claiming what is ours already succeeds and counts its time from now."""
+    store.claim(KEY, HERE, SHORT)
+    assert store.claim(KEY, HERE, LONG) is True
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() > began + 2 * SHORT)
+    assert store.holder(KEY) == HERE
+
+
+def test_a_lease_outlives_its_process(store, open_store):
+    """Closing a store releases nothing: the next process of the same owner takes over."""
+    store.claim(KEY, HERE, LONG)
+    store.close()
+    heir = open_store()
+    assert heir.holder(KEY) == HERE
+    assert heir.renew(KEY, HERE, LONG) is True
+
+
+def test_an_expired_lease_is_free(store):
+    """Time to live is an end: nobody holds the lease then, and anyone may have it."""
+    store.claim(KEY, HERE, SHORT)
+    eventually(lambda: store.holder(KEY) is None)
+    assert store.claim(KEY, THERE, LONG) is True
+    assert store.holder(KEY) == THERE
+
+
+def test_renewal_keeps_a_lease_alive(store):
+    """A lease renewed in time outlives its first time to live."""
+    store.claim(KEY, HERE, SHORT)
+    assert store.renew(KEY, HERE, LONG) is True
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() > began + 2 * SHORT)
+    assert store.claim(KEY, THERE, LONG) is False
+
+
+def test_renewal_after_expiry_fails(store):
+    """What has ended cannot be renewed, though nobody else has taken it; it can be claimed."""
+    store.claim(KEY, HERE, SHORT)
+    eventually(lambda: store.holder(KEY) is None)
+    assert store.renew(KEY, HERE, LONG) is False
+    assert store.holder(KEY) is None
+    assert store.claim(KEY, HERE, LONG) is True
+
+
+def test_only_the_owner_renews(store):
+    """Another's lease and a lease that never was cannot be renewed, and asking changes nothing."""
+    assert store.renew(KEY, HERE, LONG) is False
+    store.claim(KEY, HERE, SHORT)
+    assert store.renew(KEY, THERE, LONG) is False
+    eventually(lambda: store.holder(KEY) is None)
+
+
+def test_only_the_owner_releases(store):
+    """A release by another owner leaves the lease alone; by its owner it frees it, once."""
+    store.claim(KEY, HERE, LONG)
+    assert store.release(KEY, THERE) is False
+    assert store.holder(KEY) == HERE
+    assert store.release(KEY, HERE) is True
+    assert store.holder(KEY) is None
+    assert store.release(KEY, HERE) is False
+
+
+def test_a_late_release_spares_the_next_owner(store):
+    """An owner whose lease has ended cannot take it away from the one who has it now."""
+    store.claim(KEY, HERE, SHORT)
+    eventually(lambda: store.claim(KEY, THERE, LONG))
+    assert store.release(KEY, HERE) is False
+    assert store.holder(KEY) == THERE
+
+
+def test_counting(store, open_store):
+    """A counter begins at one, is shared, and is apart from other counters and from leases."""
+    assert [store.count(TRIES, LONG), open_store().count(TRIES, LONG), store.count(TRIES, LONG)] == [1, 2, 3]
+    assert store.count(f"{TRIES}2", LONG) == 1
+
+
+def test_a_counter_is_forgotten_after_the_last_addition(store):
+    """Each addition gives a counter its time to live anew; when that ends it begins at one."""
+    assert store.count(TRIES, SHORT) == 1
+    assert store.count(TRIES, LONG) == 2
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() > began + 2 * SHORT)
+    assert store.count(TRIES, SHORT) == 3
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() > began + 2 * SHORT)
+    assert store.count(TRIES, LONG) == 1
+
+
+def racer(recipe, name, pipe):
+    """Run in a process of its own: claims each key that it is sent, tells whether it got it."""
+    make, arguments = recipe
+    store = make(*arguments)
+    pipe.send("ready")
+    for key in iter(pipe.recv, None):
+        pipe.send(store.claim(key, name, LONG))
+    store.close()
+
+
+def test_one_process_wins_each_race(backend, open_store):
+    """Of several processes that claim the same key at the same time, exactly one gets it, every time."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for number in range(RACERS):
+        ours, theirs = context.Pipe()
+        processes.append(context.Process(target=racer, args=(backend.recipe, f"racer-{number}", theirs), daemon=True))
+        processes[-1].start()
+        theirs.close()
+        pipes.append(ours)
+    try:
+        assert [pipe.poll(60) and pipe.recv() for pipe in pipes] == ["ready"] * RACERS
+        watcher = open_store()
+        for lap in range(ROUNDS):
+            for pipe in pipes:
+                pipe.send(f"{KEY}:{lap}")
+            answers = [pipe.poll(30) and pipe.recv() for pipe in pipes]
+            assert answers.count(True) == 1, f"lap {lap}: {answers}"
+            assert watcher.holder(f"{KEY}:{lap}") == f"racer-{answers.index(True)}"
+        for pipe in pipes:
+            pipe.send(None)
+    finally:
+        for process in processes:
+            process.join(20)
+            process.kill()
+            process.join()
+            process.close()
+        for pipe in pipes:
+            pipe.close()
+
+
+def test_one_thread_wins_each_race(store):
+    """The same among threads that share one store; and no count is lost."""
+    start = threading.Barrier(RACERS)
+    won, counts = [], []
+
+    def race(name):
+        for lap in range(ROUNDS):
+            start.wait(30)
+            if store.claim(f"{KEY}:{lap}", name, LONG):
+                won.append(lap)
+            counts.append(store.count(TRIES, LONG))
+
+    threads = [threading.Thread(target=race, args=(f"racer-{number}",)) for number in range(RACERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(won) == list(range(ROUNDS))
+    assert sorted(counts) == list(range(1, RACERS * ROUNDS + 1))
+
+
+def operations(store):
+    """Every operation of a store, by name."""
+    return {
+        "claim": lambda: store.claim(KEY, HERE, LONG),
+        "renew": lambda: store.renew(KEY, HERE, LONG),
+        "release": lambda: store.release(KEY, HERE),
+        "holder": lambda: store.holder(KEY),
+        "count": lambda: store.count(TRIES, LONG),
+    }
+
+
+def test_an_outage_is_told_and_survived(backend, store):
+    """While the store is out of reach every operation says so in one line without a secret; then it serves again by itself."""
+    store.claim(KEY, HERE, LONG)
+    backend.outage()
+    try:
+        for name, operation in operations(store).items():
+            with pytest.raises(StoreUnavailable) as caught:
+                operation()
+            text = f"{caught.value}{caught.value!r}"
+            assert text.count("\n") == 0, name
+            assert "hunter2" not in text, name
+            assert "supervisor" not in text, name
+    finally:
+        backend.mend()
+    assert store.claim(KEY, HERE, LONG) is True
+    assert store.claim(KEY, THERE, LONG) is False
+
+
+def test_opening_during_an_outage_is_told(backend, open_store):
+    """A store that cannot be reached at all is unavailable, not fatal: whoever opens it may try again."""
+    backend.outage()
+    try:
+        with pytest.raises(StoreUnavailable):
+            open_store()
+    finally:
+        backend.mend()
+    assert open_store().claim(KEY, HERE, LONG) is True
+
+
+def test_a_closed_store_is_not_used(store):
+    """After `close`, which may be called twice, every operation is refused."""
+    store.close()
+    store.close()
+    for operation in operations(store).values():
+        with pytest.raises(StoreUnavailable):
+            operation()
