@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
-import msgspec
 from redis import Redis
 from redis.backoff import EqualJitterBackoff
 from redis.commands.core import Script
@@ -26,10 +25,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from anklet_worker.config import Database
 from anklet_worker.errors import RightsRefused, ServiceFatal, StoreUnavailable
-
-if TYPE_CHECKING:
-    from anklet_worker.config import Database
 
 OLDEST_VERSION = (6, 2)
 _CONNECT_TIMEOUT, _OPERATION_TIMEOUT = 2.0, 3.0
@@ -65,36 +62,22 @@ return value
 _Answer = TypeVar("_Answer")
 
 
-class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a Redis is and how to get in. `tls` asks for a certificate that the system trusts and that bears the host's name."""
-
-    host: str
-    port: int = 6379
-    user: str = ""
-    password: str = ""
-    database: int = 0
-    tls: bool = False
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
 class RedisStore:
-    """See `Store`. Opened by `open_redis_store`."""
+    """See `Store`. With `tls`, Redis' certificate must bear its host's name and be one that the system trusts."""
 
-    def __init__(self, address: RedisAddress, client_name: str) -> None:
+    def __init__(self, database: Database, client_name: str) -> None:
         """Connect and see whether this Redis will do. `client_name` shows in its CLIENT LIST.
 
         Raises `StoreUnavailable`, `RightsRefused` (user, password or their rights), `ServiceFatal` (older than 6.2).
         """
-        self._address = address
+        self._address = f"{database.host}:{database.port}"
+        # What no line of ours may show, also where Redis' own words hold it (it names the user whom it refuses).
+        password = database.password.reveal() if database.password is not None else ""
+        self._secrets = tuple(filter(None, (password, database.user)))
         # Redis takes printable ASCII only, and no space.
         self._client_name = re.sub(r"[^!-~]", "_", client_name)
         self._closed = False
-        self._client = _client(address, self._client_name)
+        self._client = _client(database, self._client_name)
         self._claim, self._renew, self._release, self._count = map(
             self._client.register_script, (_CLAIM, _RENEW, _RELEASE, _COUNT)
         )
@@ -162,42 +145,29 @@ class RedisStore:
     def _rehearse(self) -> None:
         """Do once what claims need: missing rights, a replica or a full memory show now, and not first when a job waits."""
         milliseconds = _milliseconds(_REHEARSAL_TTL)
+        self._client.script_load(self._claim.script)
         for script in (self._claim, self._renew, self._release):
             script(keys=["anklet:rehearsal"], args=[self._client_name, milliseconds])
         self._count(keys=["anklet:rehearsals"], args=[milliseconds])
         self._client.get("anklet:rehearsal")
 
     def _tell(self, error: RedisError) -> str:
-        """One line for a log. Redis names the user in some refusals, and nobody vouches for the rest: both secrets go by value."""
+        """One line for a log, without user and password."""
         reason = " ".join(str(error).split()) or type(error).__name__
-        if self._address.password:
-            reason = reason.replace(self._address.password, "***")
-        if self._address.user:
-            reason = re.sub(rf"(?<!\w){re.escape(self._address.user)}(?!\w)", "***", reason)
+        for secret in self._secrets:
+            # As a word of its own: a user may be called "a".
+            reason = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", reason)
         return f"Redis at {self._address}: {reason[:_LONGEST_REASON]}"
 
 
-def open_redis_store(database: Database, client_name: str) -> RedisStore:
-    """Connect to the Redis of a service's configuration; raises as `RedisStore` does."""
-    address = RedisAddress(
+def _client(database: Database, client_name: str) -> Redis:
+    return Redis(
         host=database.host,
         port=database.port,
-        user=database.user,
-        password=database.password.reveal() if database.password is not None else "",
-        database=database.database,
-        tls=database.tls,
-    )
-    return RedisStore(address, client_name)
-
-
-def _client(address: RedisAddress, client_name: str) -> Redis:
-    return Redis(
-        host=address.host,
-        port=address.port,
-        db=address.database,
-        username=address.user or None,
-        password=address.password or None,
-        ssl=address.tls,
+        db=database.database,
+        username=database.user or None,
+        password=database.password.reveal() if database.password else None,
+        ssl=database.tls,
         # Off by default in older releases of redis-py.
         ssl_check_hostname=True,
         socket_connect_timeout=_CONNECT_TIMEOUT,

@@ -15,12 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from anklet_worker.config import Database
 from anklet_worker.errors import ServiceFatal, StoreUnavailable
-
-if TYPE_CHECKING:
-    from anklet_worker.config import Database
 
 #: Version of the embedded store's tables (sqlite's user_version).
 SCHEMA_VERSION = 1
@@ -115,9 +113,9 @@ def open_store(database: Database, state_dir: Path, client_name: str, log: _Log)
     """
     if database.enabled:
         # The client takes a tenth of a second to import; a service without Redis does not pay for it.
-        from anklet_worker.redis_store import open_redis_store
+        from anklet_worker.redis_store import RedisStore
 
-        return open_redis_store(database, client_name)
+        return RedisStore(database, client_name)
     return SqliteStore(state_dir / _FILE_NAME, log=log)
 
 

@@ -1,18 +1,20 @@
 """The contract of `Store`, proven on each store that there is."""
 
+import logging
 import multiprocessing
 import threading
 import time
 
 import pytest
 
+from anklet_worker.config import Database, Secret
 from anklet_worker.errors import StoreUnavailable
-from anklet_worker.redis_store import RedisAddress, RedisStore
-from anklet_worker.store import SqliteStore
+from anklet_worker.store import open_store as open_as_configured
 
 KEY = "anklet:{octo/app}:claim:4711"
 TRIES = "anklet:{octo/app}:attempts:4711"
 HERE, THERE = "host-a:builds", "host-b:builds"
+LOG = logging.getLogger("store")
 LONG, SHORT = 60.0, 0.15
 RACERS, ROUNDS = 4, 25
 
@@ -31,7 +33,7 @@ class SqliteBackend:
 
     def __init__(self, directory):
         self.directory = directory
-        self.recipe = (SqliteStore, (directory / "leases.db",))
+        self.database = Database()
 
     def outage(self):
         """Take the directory away."""
@@ -45,11 +47,12 @@ class SqliteBackend:
 class RedisBackend:
     """The store on a real Redis that asks for user and password."""
 
-    def __init__(self, server):
+    def __init__(self, server, directory):
         self.server = server
         self._let_in()
-        address = RedisAddress(host=server.host, port=server.port, user="supervisor", password="hunter2-hunter2")
-        self.recipe = (RedisStore, (address, "contract"))
+        self.directory = directory
+        password = Secret("hunter2-hunter2")
+        self.database = Database(enabled=True, host=server.host, port=server.port, user="supervisor", password=password)
 
     def _let_in(self):
         with self.server.client() as client:
@@ -84,11 +87,11 @@ class RedisBackend:
 @pytest.fixture(params=["sqlite", "redis"])
 def backend(request, tmp_path):
     """Each kind of store's surroundings, empty."""
+    directory = tmp_path / "state"
+    directory.mkdir()
     if request.param == "sqlite":
-        directory = tmp_path / "state"
-        directory.mkdir()
         return SqliteBackend(directory)
-    return RedisBackend(request.getfixturevalue("redis_server"))
+    return RedisBackend(request.getfixturevalue("redis_server"), directory)
 
 
 @pytest.fixture
@@ -97,8 +100,7 @@ def open_store(backend):
     opened = []
 
     def open_one():
-        make, arguments = backend.recipe
-        opened.append(make(*arguments))
+        opened.append(open_as_configured(backend.database, backend.directory, "contract", LOG))
         return opened[-1]
 
     yield open_one
@@ -223,10 +225,9 @@ def test_a_counter_is_forgotten_after_the_last_addition(store):
     assert store.count(TRIES, LONG) == 1
 
 
-def racer(recipe, name, pipe):
+def racer(database, directory, name, pipe):
     """Run in a process of its own: claims each key that it is sent, tells whether it got it."""
-    make, arguments = recipe
-    store = make(*arguments)
+    store = open_as_configured(database, directory, name, LOG)
     pipe.send("ready")
     for key in iter(pipe.recv, None):
         pipe.send(store.claim(key, name, LONG))
@@ -239,7 +240,8 @@ def test_one_process_wins_each_race(backend, open_store):
     pipes, processes = [], []
     for number in range(RACERS):
         ours, theirs = context.Pipe()
-        processes.append(context.Process(target=racer, args=(backend.recipe, f"racer-{number}", theirs), daemon=True))
+        arguments = (backend.database, backend.directory, f"racer-{number}", theirs)
+        processes.append(context.Process(target=racer, args=arguments, daemon=True))
         processes[-1].start()
         theirs.close()
         pipes.append(ours)

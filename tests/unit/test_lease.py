@@ -1,0 +1,296 @@
+"""The lease keeper: renewals in the background, outages, and leases that are lost."""
+
+import logging
+import threading
+import time
+
+import pytest
+
+from anklet_worker.errors import StoreUnavailable
+from anklet_worker.lease import LeaseKeeper, RenewalSchedule
+
+HERE, THERE = "host-a:builds", "host-b:builds"
+#: Of the keeper's own threads: short enough to see several renewals in a test.
+TTL = 0.15
+
+
+def eventually(condition, patience=10.0):
+    """Wait until the condition holds and return its value."""
+    deadline = time.monotonic() + patience
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+    return value
+
+
+class MemoryStore:
+    """Leases in a dict that never expire by themselves; can be out of reach, and can hold back a renewal."""
+
+    def __init__(self):
+        self.leases = {}
+        self.renewals = []
+        self.away = False
+        self.broken = None
+        self.questions = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.at_gate = threading.Event()
+
+    def _asked(self):
+        self.questions += 1
+        if self.broken:
+            raise self.broken
+        if self.away:
+            raise StoreUnavailable("no answer")
+
+    def claim(self, key, owner, ttl):
+        """See `Store.claim`."""
+        self._asked()
+        return self.leases.setdefault(key, owner) == owner
+
+    def renew(self, key, owner, ttl):
+        """See `Store.renew`; waits at the gate first."""
+        self.at_gate.set()
+        self.gate.wait(10)
+        self._asked()
+        self.renewals.append((key, owner, ttl))
+        return self.leases.get(key) == owner
+
+    def release(self, key, owner):
+        """See `Store.release`."""
+        self._asked()
+        held = self.leases.get(key) == owner
+        if held:
+            del self.leases[key]
+        return held
+
+    def holder(self, key):
+        """See `Store.holder`."""
+        self._asked()
+        return self.leases.get(key)
+
+
+@pytest.fixture
+def store():
+    """A store that does as told."""
+    return MemoryStore()
+
+
+@pytest.fixture
+def keeper(store, caplog):
+    """A keeper of short leases; its log is in `caplog`."""
+    caplog.set_level(logging.DEBUG)
+    keeper = LeaseKeeper(store, HERE, TTL, logging.getLogger("keeper"))
+    yield keeper
+    store.gate.set()
+    keeper.close()
+    assert "lease-keeper" not in {thread.name for thread in threading.enumerate()}
+
+
+def lines(caplog, level):
+    """Messages logged at a level."""
+    return [record.message for record in caplog.records if record.levelno == level]
+
+
+def test_a_taken_lease_is_renewed_by_itself(store, keeper):
+    """While the main thread does something else, the lease is renewed for its owner, again and again."""
+    assert keeper.take("job") is True
+    eventually(lambda: len(store.renewals) >= 4)
+    assert set(store.renewals) == {("job", HERE, TTL)}
+    assert keeper.lost("job") is False
+
+
+def test_every_lease_is_renewed(store, keeper):
+    """A lease taken while another is held gets its turn, too."""
+    keeper.take("one")
+    eventually(lambda: store.renewals)
+    keeper.take("two")
+    eventually(lambda: {key for key, _, _ in store.renewals} == {"one", "two"})
+
+
+def test_a_lease_of_another_is_not_taken(store, keeper):
+    """A refused claim holds nothing: no renewal, nothing lost."""
+    store.leases["job"] = THERE
+    assert keeper.take("job") is False
+    assert keeper.lost("job") is False
+    keeper.take("mine")
+    eventually(lambda: len(store.renewals) >= 3)
+    assert {key for key, _, _ in store.renewals} == {"mine"}
+
+
+def test_giving_back_releases_and_ends_renewals(store, keeper):
+    """A lease given back is free at once, and nothing asks for it any more."""
+    keeper.take("job")
+    keeper.take("other")
+    eventually(lambda: len(store.renewals) >= 2)
+    assert keeper.give_back("job") is True
+    assert "job" not in store.leases
+    store.renewals.clear()
+    eventually(lambda: len(store.renewals) >= 3)
+    assert {key for key, _, _ in store.renewals} == {"other"}
+    assert keeper.give_back("job") is False
+
+
+def test_a_renewal_under_way_does_not_bring_back_a_released_lease(store, keeper):
+    """Giving back waits for a renewal that has begun, so that its outcome cannot undo the release."""
+    store.gate.clear()
+    keeper.take("job")
+    assert store.at_gate.wait(10)
+    giver = threading.Thread(target=keeper.give_back, args=("job",))
+    giver.start()
+    assert keeper.lost("job") is False, "`lost` answers also while the store is being asked"
+    giver.join(0.05)
+    store.gate.set()
+    giver.join(10)
+    assert store.leases == {}
+    keeper.take("other")
+    eventually(lambda: ("other", HERE, TTL) in store.renewals)
+    assert store.leases == {"other": HERE}
+
+
+def test_a_forgotten_lease_is_left_as_it_is(store, keeper):
+    """To detach is neither to release nor to renew."""
+    keeper.take("job")
+    keeper.take("other")
+    keeper.forget("job")
+    eventually(lambda: [key for key, _, _ in store.renewals].count("other") >= 1)
+    store.renewals.clear()
+    eventually(lambda: len(store.renewals) >= 3)
+    assert {key for key, _, _ in store.renewals} == {"other"}
+    assert store.leases["job"] == HERE
+
+
+def test_nothing_held_nothing_asked(store, keeper):
+    """The keeper's thread sleeps while no lease is held, and wakes for the next one."""
+    keeper.take("job")
+    eventually(lambda: store.renewals)
+    keeper.give_back("job")
+    asked = store.questions
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() > began + 3 * TTL)
+    assert store.questions == asked
+    store.renewals.clear()
+    keeper.take("next")
+    eventually(lambda: ("next", HERE, TTL) in store.renewals)
+
+
+def test_a_lease_taken_by_another_is_lost(store, keeper, caplog):
+    """When the lease has ended and another owner has it, that is told once, and the other's lease is left alone."""
+    keeper.take("job")
+    store.leases["job"] = THERE
+    eventually(lambda: keeper.lost("job"))
+    eventually(lambda: lines(caplog, logging.WARNING))
+    assert lines(caplog, logging.WARNING) == ["a claim was lost to another owner"]
+    assert caplog.records[-1].holder == THERE
+    assert keeper.give_back("job") is False
+    assert store.leases == {"job": THERE}
+    assert keeper.lost("job") is False
+
+
+def test_a_lease_that_ended_unnoticed_is_taken_again(store, keeper, caplog):
+    """A store that forgot the lease, or a host that slept, costs nothing as long as nobody else has taken it."""
+    keeper.take("job")
+    del store.leases["job"]
+    eventually(lambda: store.leases == {"job": HERE})
+    eventually(lambda: "a claim had ended and was taken again" in lines(caplog, logging.INFO))
+    assert keeper.lost("job") is False
+    assert lines(caplog, logging.WARNING) == []
+
+
+def test_a_lost_lease_can_be_taken_again_when_it_is_free(store, keeper):
+    """A new claim after a loss begins anew."""
+    keeper.take("job")
+    store.leases["job"] = THERE
+    eventually(lambda: keeper.lost("job"))
+    assert keeper.take("job") is False
+    del store.leases["job"]
+    assert keeper.take("job") is True
+    assert keeper.lost("job") is False
+
+
+def test_an_outage_is_told_once_and_its_end_once(store, keeper, caplog):
+    """However long the store is away: one WARN, then one INFO; the lease is not lost by it, and renewals go on."""
+    keeper.take("job")
+    store.away = True
+    asked = store.questions
+    eventually(lambda: store.questions >= asked + 4)
+    assert len(lines(caplog, logging.WARNING)) == 1
+    assert keeper.lost("job") is False
+    store.renewals.clear()
+    store.away = False
+    eventually(lambda: lines(caplog, logging.INFO))
+    assert lines(caplog, logging.INFO) == ["the store of claims answers again"]
+    assert store.renewals
+    store.away = True
+    eventually(lambda: len(lines(caplog, logging.WARNING)) == 2)
+
+
+def test_taking_during_an_outage_raises_and_holds_nothing(store, keeper):
+    """A claim needs an answer."""
+    store.away = True
+    with pytest.raises(StoreUnavailable):
+        keeper.take("job")
+    store.away = False
+    keeper.take("other")
+    eventually(lambda: len(store.renewals) >= 3)
+    assert {key for key, _, _ in store.renewals} == {"other"}
+
+
+def test_giving_back_during_an_outage_leaves_the_lease_to_expire(store, keeper, caplog):
+    """Clean-up goes on: the lease is renewed no more, and the outage is told."""
+    keeper.take("job")
+    store.away = True
+    assert keeper.give_back("job") is False
+    assert lines(caplog, logging.WARNING) == ["the store of claims does not answer; claims cannot be renewed"]
+    store.away = False
+    keeper.take("other")
+    eventually(lambda: len(store.renewals) >= 3)
+    assert {key for key, _, _ in store.renewals} == {"other"}
+
+
+def test_a_bug_in_the_store_does_not_end_renewals(store, keeper, caplog):
+    """An unexpected exception is logged as the bug that it is, and the thread goes on."""
+    keeper.take("job")
+    store.broken = RuntimeError("no such thing")
+    eventually(lambda: lines(caplog, logging.ERROR))
+    store.broken = None
+    store.renewals.clear()
+    eventually(lambda: len(store.renewals) >= 2)
+
+
+def test_closing_leaves_what_is_held(store, keeper):
+    """A keeper that ends releases nothing: the next process of the same owner adopts it."""
+    keeper.take("job")
+    keeper.close()
+    keeper.close()
+    assert store.leases == {"job": HERE}
+
+
+def test_the_schedule_renews_each_third_of_the_time_to_live():
+    """The first lease sets the time of the next round; later ones do not put it off."""
+    schedule = RenewalSchedule(60)
+    assert schedule.pause(100) is None
+    schedule.taken(100)
+    schedule.taken(110)
+    assert [schedule.pause(110), schedule.pause(120), schedule.pause(500)] == [10, 0, 0]
+    assert schedule.renewed(121) is False
+    assert schedule.pause(121) == 20
+    schedule.idle()
+    assert schedule.pause(121) is None
+
+
+def test_the_schedule_backs_off_while_the_store_is_away():
+    """Pauses double from one second up to the usual interval, and an outage has one beginning and one end."""
+    schedule = RenewalSchedule(60)
+    schedule.taken(0)
+    pauses, beginnings, now = [], [], 20.0
+    for _ in range(7):
+        beginnings.append(schedule.failed(now))
+        pauses.append(schedule.pause(now))
+        now += pauses[-1]
+    assert pauses == [1, 2, 4, 8, 16, 20, 20]
+    assert beginnings == [True, False, False, False, False, False, False]
+    assert schedule.renewed(now) is True
+    assert schedule.renewed(now + 20) is False
+    assert schedule.failed(now + 40) is True
+    assert schedule.pause(now + 40) == 1

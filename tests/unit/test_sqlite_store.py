@@ -1,0 +1,296 @@
+"""What the embedded store does beyond the contract: clocks that jump, damaged files, full disks, killed writers."""
+
+import logging
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from anklet_worker.errors import ExitCode, ServiceFatal, StoreUnavailable
+from anklet_worker.store import SqliteStore
+
+HERE, THERE = "host:builds", "host:tests"
+HOUR = 3600.0
+
+
+class WallClock:
+    """Unix seconds that a test sets."""
+
+    def __init__(self, now=1_800_000_000.0):
+        self.now = now
+
+    def __call__(self):
+        """Tell the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    """A wall clock to be set."""
+    return WallClock()
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the store's file is to be."""
+    return tmp_path / "leases.db"
+
+
+@pytest.fixture
+def open_store(path, clock):
+    """Open a store on the file; closed after the test."""
+    opened = []
+
+    def open_one():
+        opened.append(SqliteStore(path, clock))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store):
+    """One open store."""
+    return open_store()
+
+
+def rows(path, table):
+    """How many rows the file has in a table."""
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608  the test's own words
+    finally:
+        connection.close()
+
+
+def test_a_lease_lasts_its_time_and_not_longer(store, clock):
+    """It is held until just before its end, and free at its end."""
+    store.claim("job", HERE, 60)
+    clock.now += 59.999
+    assert store.holder("job") == HERE
+    clock.now += 0.001
+    assert store.holder("job") is None
+    assert store.release("job", HERE) is False
+
+
+def test_a_clock_set_back_makes_no_lease_immortal(store, clock):
+    """A lease written later than now is of a clock that was wrong; it counts as expired, else it would live for hours."""
+    store.claim("job", HERE, 60)
+    clock.now -= 5 * HOUR
+    assert store.holder("job") is None
+    assert store.renew("job", HERE, 60) is False
+    assert store.claim("job", THERE, 60) is True
+    clock.now += 61
+    assert store.holder("job") is None
+
+
+def test_a_renewed_lease_is_judged_by_its_renewal(store, clock):
+    """A clock set back to between claim and renewal does not revive the lease either."""
+    store.claim("job", HERE, 60)
+    for _ in range(300):
+        clock.now += 20
+        assert store.renew("job", HERE, 60)
+    clock.now -= HOUR
+    assert store.holder("job") is None
+
+
+def test_a_small_step_back_of_the_clock_frees_nothing(store, clock):
+    """Time daemons step by fractions of a second; a lease written just now stays held."""
+    store.claim("job", HERE, 60)
+    clock.now -= 0.5
+    assert store.claim("job", THERE, 60) is False
+    assert store.renew("job", HERE, 60) is True
+
+
+def test_a_counter_ends_with_its_time_or_with_a_clock_set_back(store, clock):
+    """A counter is forgotten at its end, and when it was written in the future."""
+    assert [store.count("tries", 60), store.count("tries", 60)] == [1, 2]
+    clock.now += 60
+    assert store.count("tries", 60) == 1
+    clock.now -= HOUR
+    assert store.count("tries", 60) == 1
+
+
+def test_what_has_expired_is_removed_now_and_then(store, clock, path):
+    """A claim sweeps out expired rows of all keys, at most once a minute, and no live one."""
+    store.claim("live", HERE, 10 * HOUR)
+    for number in range(20):
+        store.claim(f"job-{number}", HERE, 60)
+        store.count(f"tries-{number}", 60)
+    assert (rows(path, "lease"), rows(path, "counter")) == (21, 20)
+    clock.now += 61
+    store.claim("another", HERE, 60)
+    assert (rows(path, "lease"), rows(path, "counter")) == (2, 0)
+    assert store.holder("live") == HERE
+
+
+def test_the_files_are_the_owners_alone(store, path):
+    """No other user may read or change who holds what, also in the journal beside the file."""
+    store.claim("job", HERE, 60)
+    files = list(path.parent.iterdir())
+    assert path in files
+    assert path.with_name("leases.db-wal") in files
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_loose_rights_are_tightened(open_store, path):
+    """A file that others could read, after a restore say, is closed to them at the next opening."""
+    open_store().close()
+    path.chmod(0o644)
+    open_store()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def errors(caplog):
+    """Log records of level ERROR."""
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def damage_wholly(path):
+    """Overwrite the file with what is no database."""
+    path.write_bytes(b"\xff" * 16384)
+
+
+def damage_inside(path):
+    """Spoil the tables but leave the header: sqlite opens such a file without a word."""
+    content = bytearray(path.read_bytes())
+    content[200:] = b"\x55" * (len(content) - 200)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [damage_wholly, damage_inside])
+def test_a_damaged_file_is_kept_and_replaced(open_store, path, caplog, damage):
+    """The services go on with an empty store; the damaged file is kept as evidence, and one ERROR tells of it."""
+    first = open_store()
+    first.claim("job", HERE, 60)
+    first.close()
+    damage(path)
+    evidence = path.read_bytes()
+    one, other = open_store(), open_store()
+    assert one.holder("job") is None
+    assert one.claim("job", HERE, 60) is True
+    assert other.claim("job", THERE, 60) is False
+    (record,) = errors(caplog)
+    kept = list(path.parent.glob("leases.db.damaged-*"))
+    assert [str(file) for file in kept] == [record.kept]
+    assert kept[0].read_bytes() == evidence
+
+
+def test_damage_under_an_open_store_is_survived(open_store, path, caplog):
+    """A file spoilt while stores are open is replaced at the next operation; both agree again afterwards."""
+    one, other = open_store(), open_store()
+    one.claim("job", HERE, 60)
+    emptying = sqlite3.connect(path)
+    emptying.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    emptying.close()
+    damage_wholly(path)
+    assert one.claim("job", HERE, 60) is True
+    assert other.claim("job", THERE, 60) is False
+    assert len(errors(caplog)) == 1
+
+
+def test_a_replaced_file_is_noticed(open_store, path):
+    """A store whose file another process has moved aside goes over to the new one, so that all agree."""
+    one = open_store()
+    one.claim("job", HERE, 60)
+    for file in list(path.parent.glob("leases.db*")):
+        file.rename(file.with_name(f"old-{file.name}"))
+    other = open_store()
+    assert other.claim("job", THERE, 60) is True
+    assert one.holder("job") == THERE
+    assert one.renew("job", HERE, 60) is False
+
+
+def test_a_newer_files_version_is_refused(open_store, path):
+    """A file written by a newer program is left as it is, and the service says what an operator can do."""
+    open_store().close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    content = path.read_bytes()
+    with pytest.raises(ServiceFatal, match="version 99, written by a newer") as caught:
+        open_store()
+    assert caught.value.exit_code is ExitCode.CONFIG
+    assert path.read_bytes() == content
+
+
+def test_a_writer_waits_for_another(store, path):
+    """A claim that meets another process' write waits for its end instead of failing."""
+    blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    blocker.execute("BEGIN IMMEDIATE")
+    waiting = threading.Event()
+    answers = []
+
+    def claim():
+        waiting.set()
+        answers.append(store.claim("job", HERE, 60))
+
+    claimer = threading.Thread(target=claim)
+    claimer.start()
+    waiting.wait(10)
+    claimer.join(0.3)
+    assert answers == []
+    blocker.execute("COMMIT")
+    blocker.close()
+    claimer.join(10)
+    assert answers == [True]
+
+
+def test_a_killed_writer_blocks_nobody(store, path):
+    """A process that dies in the middle of a write leaves neither a lock nor half of what it wrote."""
+    script = """
+        import os, sqlite3, sys
+        connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO lease VALUES ('job', 'dead', 0, 9e9)")
+        os.kill(os.getpid(), 9)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], timeout=60, check=False)
+    assert done.returncode == -9
+    assert store.holder("job") is None
+    assert store.claim("job", HERE, 60) is True
+
+
+def test_a_full_disk_is_told_and_survived(path):
+    """While nothing can be written a claim raises `StoreUnavailable`; with space again the same store serves on."""
+    script = """
+        import resource, sys
+        from pathlib import Path
+        from anklet_worker.errors import StoreUnavailable
+        from anklet_worker.store import SqliteStore
+
+        store = SqliteStore(Path(sys.argv[1]))
+        assert store.claim("before", "host:builds", 60)
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, most))
+        failures = 0
+        for number in range(5):
+            try:
+                store.claim(f"job-{number}", "host:builds", 60)
+            except StoreUnavailable as error:
+                assert "leases.db" in str(error) and "\\n" not in str(error), error
+                failures += 1
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        assert store.claim("after", "host:builds", 60)
+        assert store.holder("before") == "host:builds"
+        store.close()
+        print(failures)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), path], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("5\n", "")
+    assert done.returncode == 0
+    assert not list(path.parent.glob("*.damaged-*"))
+
+
+def test_a_directory_that_is_missing_is_an_outage(tmp_path):
+    """A state directory that is not there (yet, or any more) can come back: try again later."""
+    with pytest.raises(StoreUnavailable, match=r"leases\.db"):
+        SqliteStore(tmp_path / "missing" / "leases.db")
