@@ -33,7 +33,6 @@ _CONNECT_TIMEOUT, _OPERATION_TIMEOUT = 2.0, 3.0
 #: One more try: it heals a connection that died while idle. Whoever calls has a longer patience than this module.
 _RETRIES = 1
 _BACKOFF_FIRST, _BACKOFF_LONGEST = 0.05, 0.5
-_HEALTH_CHECK_INTERVAL = 30
 _LONGEST_REASON = 200
 _REHEARSAL_TTL = 1.0
 _REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError)
@@ -175,7 +174,9 @@ def _client(database: Database, client_name: str) -> Redis:
         retry=Retry(EqualJitterBackoff(cap=_BACKOFF_LONGEST, base=_BACKOFF_FIRST), _RETRIES),
         # Older releases retry a command only after the errors named here.
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
-        health_check_interval=_HEALTH_CHECK_INTERVAL,
+        # No health checks: the one more try heals a dead connection as well, and with redis-py 5 a check that meets a refused
+        # login recurses without end.
+        socket_keepalive=True,
         client_name=client_name,
         protocol=2,
         decode_responses=True,

@@ -240,8 +240,8 @@ def test_nobody_there_is_told_at_once():
     assert_tells_no_secret(caught.value)
 
 
-class OldRedis(socketserver.StreamRequestHandler):
-    """Talks like a Redis that is too old for us: as much of the protocol as a client needs to find that out."""
+class CannedAnswers(socketserver.StreamRequestHandler):
+    """Talks like a Redis that nobody has at hand: as much of the protocol as a client needs to meet its answers."""
 
     def handle(self):
         """Answer each command, an array of bulk strings."""
@@ -253,25 +253,37 @@ class OldRedis(socketserver.StreamRequestHandler):
             self.wfile.write(self.server.answers.get(words[0], "+OK\r\n").encode())
 
 
+@pytest.fixture
+def canned():
+    """Start a server with canned answers by command; gives its port."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), CannedAnswers) as server:
+        server.daemon_threads = True
+        server.answers = {"PING": "+PONG\r\n"}
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield lambda **answers: server.answers.update(answers) or server.server_address[1]
+        server.shutdown()
+        thread.join(10)
+
+
 HELLO_OF_6_0 = "*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n6.0.16\r\n"
 HELLO_OF_5 = "-ERR unknown command `HELLO`, with args beginning with: `2`, \r\n"
 
 
 @pytest.mark.parametrize(("hello", "named"), [(HELLO_OF_6_0, "6.0.16"), (HELLO_OF_5, "5")])
-def test_an_old_server_is_refused_for_good(hello, named):
+def test_an_old_server_is_refused_for_good(canned, hello, named):
     """A Redis before 6.2 is named, with what is needed instead, and the service is not started again."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), OldRedis) as server:
-        server.daemon_threads = True
-        server.answers = {"HELLO": hello, "PING": "+PONG\r\n"}
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            with pytest.raises(ServiceFatal, match=rf"is version {re.escape(named)}; 6\.2 or newer") as caught:
-                RedisStore(Database(host="127.0.0.1", port=server.server_address[1]), "test")
-        finally:
-            server.shutdown()
-            thread.join(10)
+    with pytest.raises(ServiceFatal, match=rf"is version {re.escape(named)}; 6\.2 or newer") as caught:
+        RedisStore(Database(host="127.0.0.1", port=canned(HELLO=hello)), "test")
     assert caught.value.exit_code is ExitCode.CONFIG
+
+
+def test_a_refusal_that_names_the_user_is_not_repeated(canned):
+    """Redis 7 tells in its refusals who was refused; our logs do not, nor would they tell a password."""
+    refusal = f"-NOPERM User {USER} has no permissions to run the 'hello' command, says {PASSWORD}\r\n"
+    with pytest.raises(RightsRefused, match=r"User \*\*\* has no permissions to run the 'hello' command") as caught:
+        RedisStore(Database(host="127.0.0.1", port=canned(HELLO=refusal), user=USER, password=Secret(PASSWORD)), "test")
+    assert_tells_no_secret(caught.value)
 
 
 def issue(directory, name, alternative):

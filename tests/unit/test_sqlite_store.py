@@ -158,25 +158,27 @@ def damage_wholly(path):
 
 
 def damage_inside(path):
-    """Spoil the tables but leave the header: sqlite opens such a file without a word."""
+    """Spoil the tables but leave the first page: sqlite opens such a file without a word."""
     content = bytearray(path.read_bytes())
-    content[200:] = b"\x55" * (len(content) - 200)
+    content[4096:] = b"\x55" * (len(content) - 4096)
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", [damage_wholly, damage_inside])
 def test_a_damaged_file_is_kept_and_replaced(open_store, path, caplog, damage):
-    """The services go on with an empty store; the damaged file is kept as evidence, and one ERROR tells of it."""
+    """The services go on with an empty store; the damaged file is kept as evidence, and one ERROR tells of it at once."""
     first = open_store()
     first.claim("job", HERE, 60)
     first.close()
     damage(path)
     evidence = path.read_bytes()
-    one, other = open_store(), open_store()
+    one = open_store()
+    (record,) = errors(caplog)
+    other = open_store()
     assert one.holder("job") is None
     assert one.claim("job", HERE, 60) is True
     assert other.claim("job", THERE, 60) is False
-    (record,) = errors(caplog)
+    assert errors(caplog) == [record]
     kept = list(path.parent.glob("leases.db.damaged-*"))
     assert [str(file) for file in kept] == [record.kept]
     assert kept[0].read_bytes() == evidence
