@@ -28,6 +28,7 @@ from anklet_worker.errors import (
 )
 from anklet_worker.job import Event, Job, Outcome, Phase, advance, may_have_vm
 from anklet_worker.lease import LeaseKeeper
+from anklet_worker.logs import ServiceLog
 from anklet_worker.messages import (
     JobFinished,
     JobGivenBack,

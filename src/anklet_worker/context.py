@@ -5,7 +5,6 @@ Implements `anklet_worker.plugin.Context`. Knows the attempt in hand; decides no
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from anklet_worker.attempt import Attempt
 from anklet_worker.channel import SupervisorLink
 from anklet_worker.config import ServiceConfig
 from anklet_worker.job import Job
+from anklet_worker.logs import ServiceLog
 from anklet_worker.messages import StatusChanged
 from anklet_worker.orders import Orders
 from anklet_worker.plugin import Status
@@ -24,7 +24,7 @@ class WorkerContext:
     """One for the life of a worker. `attempt` is set by the runner while an attempt is in hand."""
 
     def __init__(
-        self, setup: WorkerSetup, orders: Orders, link: SupervisorLink, driver: VMDriver, log: logging.Logger
+        self, setup: WorkerSetup, orders: Orders, link: SupervisorLink, driver: VMDriver, log: ServiceLog
     ) -> None:
         self._setup = setup
         self._orders = orders
@@ -39,7 +39,7 @@ class WorkerContext:
         return self._setup.service
 
     @property
-    def log(self) -> logging.LoggerAdapter[logging.Logger] | logging.Logger:
+    def log(self) -> ServiceLog:
         """The log of the attempt in hand, else of the service."""
         return self._log if self.attempt is None else self.attempt.log
 

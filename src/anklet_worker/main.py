@@ -29,7 +29,7 @@ from anklet_worker.errors import (
     ServiceFatal,
 )
 from anklet_worker.lease import LeaseKeeper
-from anklet_worker.logs import ServiceLog, configure
+from anklet_worker.logs import ServiceLog, open_log
 from anklet_worker.messages import DriverCommandEnded, Failed
 from anklet_worker.orders import Orders
 from anklet_worker.records import Holder, RecordBook
@@ -39,7 +39,7 @@ from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotReader
 from anklet_worker.store import Store, open_store
 from anklet_worker.vm import VMDriver
-from anklet_worker.vm.command import CommandRunner, settle_in_flight
+from anklet_worker.vm.command import CommandRunner, CommandSettings, settle_in_flight
 from anklet_worker.vm.drivers import open_driver
 
 #: Seconds that a predecessor has to let go of the service's state before it is killed.
@@ -57,11 +57,16 @@ def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> Non
     with contextlib.suppress(Exception):
         # A title is a convenience for `ps`; on macOS it goes through services that may be missing.
         setproctitle.setproctitle(f"anklet-worker: {setup.service.name}")
-    log = configure(setup, logs.send_bytes)
+    log = open_log(logs.send_bytes, setup.log_level, setup.service.secrets(), _log_fields(setup))
     link = SupervisorLink(Channel(control), orders)
     link.start()
     code = _guarded(lambda: _serve(setup, orders, link, log), link, log)
     sys.exit(int(code))
+
+
+def _log_fields(setup: WorkerSetup) -> dict[str, object]:
+    service = setup.service
+    return {"serviceName": service.name, "plugin": service.plugin, "owner": service.owner, "repo": service.repo}
 
 
 def _install_signals(orders: Orders) -> None:
@@ -138,15 +143,14 @@ def _driver(setup: WorkerSetup, orders: Orders, link: SupervisorLink, book: Reco
     def ended(verb: str, outcome: str, seconds: float) -> None:
         link.tell(DriverCommandEnded(command=verb, outcome=outcome, seconds=seconds))
 
-    commands = CommandRunner(
-        orders,
+    settings = CommandSettings(
         env=os.environ,
         secrets=setup.service.secrets(),
         cwd=setup.work_dir,
         in_flight=book.note_in_flight,
         ended=ended,
     )
-    return open_driver(setup.service, setup.state_dir, commands, log)
+    return open_driver(setup.service, setup.state_dir, CommandRunner(orders, settings), orders, log)
 
 
 def _open_store(setup: WorkerSetup, orders: Orders, log: ServiceLog) -> Store:

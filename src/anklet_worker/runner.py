@@ -314,6 +314,6 @@ class JobBackoff:
         now = self._clock()
         self._until = {job: entry for job, entry in self._until.items() if now - entry[0] < _FORGET_JOB_AFTER}
         _, times = self._until.get(job_id, (0.0, 0))
-        pause = min(first * 2**times, _LONGEST) * (1 + 0.25 * self._jitter())
+        pause = min(first * 2.0**times, _LONGEST) * (1 + 0.25 * self._jitter())
         self._until[job_id] = (now + pause, times + 1)
         return pause

@@ -1,0 +1,214 @@
+"""In-memory stand-ins for an attempt's surroundings: each records what was asked of it, in one common order."""
+
+import contextlib
+
+from anklet_worker.errors import AnkletError
+from anklet_worker.job import Conclusion, Job, Outcome
+from anklet_worker.plugin import Withdrawal
+from anklet_worker.slots import SlotState
+from anklet_worker.vm import DriverInfo, VMInfo, VMNotFound, VMSpec, VMState
+
+JOB = Job(id="77", name="build", url="https://example.test/77", keyspace="anklet:{a/b}", vm=VMSpec(template="t"))
+OUTCOME = Outcome(conclusion=Conclusion.SUCCESS, job_id="77", job_name="build", job_url="https://example.test/77")
+
+
+class Script:
+    """What shall happen when a step is reached: an exception to raise, or a function to call; once or always."""
+
+    def __init__(self):
+        self.trace = []
+        self._planned = {}
+
+    def plan(self, step, *actions):
+        """The next times that `step` is reached, do these; None lets it pass."""
+        self._planned[step] = list(actions)
+
+    def reach(self, step):
+        """A step is reached."""
+        self.trace.append(step)
+        action = self._planned.get(step) and self._planned[step].pop(0)
+        if isinstance(action, BaseException):
+            raise action
+        return action() if callable(action) else action
+
+
+class FakeDriver:
+    """VMs as a dict of name -> running."""
+
+    name = "fake"
+
+    def __init__(self, script):
+        self.script = script
+        self.vms = {}
+
+    def probe(self):
+        return DriverInfo(product="fake", version="1")
+
+    def spec_from_labels(self, labels):
+        return VMSpec(template="t")
+
+    def listing(self):
+        self.script.reach("list")
+        return [
+            VMInfo(name=name, uuid=name, state=VMState.RUNNING if running else VMState.STOPPED)
+            for name, running in self.vms.items()
+        ]
+
+    @contextlib.contextmanager
+    def image(self, spec, on_pull):
+        self.script.reach("image")
+        yield "source"
+
+    def clone(self, source, vm):
+        self.script.reach("clone")
+        self.vms[vm] = False
+        self.script.reach("cloned")
+
+    def start(self, vm):
+        self.script.reach("start")
+        if vm not in self.vms:
+            raise VMNotFound(vm)
+        self.vms[vm] = True
+        self.script.reach("started")
+
+    def run(self, vm, script, timeout):
+        raise NotImplementedError
+
+    def copy_in(self, vm, source):
+        raise NotImplementedError
+
+    def delete(self, vm):
+        self.script.reach("delete")
+        self.vms.pop(vm, None)
+
+
+class FakePlugin:
+    """One job, one registration."""
+
+    api_version = 1
+
+    def __init__(self, script):
+        self.script = script
+        self.jobs = [JOB]
+        self.registered = set()
+        self.started = None
+        self.context = None
+
+    def look(self):
+        self.script.reach("look")
+        return list(self.jobs)
+
+    def claim(self, job):
+        answer = self.script.reach("claim")
+        return True if answer is None else answer
+
+    def drive(self, job, guest):
+        self.script.reach("drive")
+        if self.context is not None:
+            self.context.remember(runner=guest.name)
+        self.registered.add(guest.name)
+        self.script.reach("registered")
+        if self.context is not None:
+            self.context.job_started(job)
+        self.script.reach("running")
+        self.registered.discard(guest.name)
+        self.jobs.remove(job)
+        return OUTCOME
+
+    def adopt(self, job, guest):
+        self.script.reach("adopt")
+        self.registered.discard(guest.name)
+        self.jobs = [other for other in self.jobs if other.id != job.id]
+        return OUTCOME
+
+    def withdraw(self, job, guest_name):
+        answer = self.script.reach("withdraw")
+        if answer is None:
+            self.registered.discard(guest_name)
+            return Withdrawal.WITHDRAWN
+        return answer
+
+    def settle(self, job, guest_name):
+        answer = self.script.reach("settle")
+        if answer is False:
+            return False
+        self.registered.discard(guest_name)
+        return True
+
+    def abandoned(self, guest_name):
+        answer = self.script.reach("abandoned")
+        return True if answer is None else answer
+
+    def close(self):
+        self.script.reach("close")
+
+
+class FakeLink:
+    """Grants slots as a supervisor with one free slot would, and keeps what it was told."""
+
+    def __init__(self, slots, orders):
+        self.told = []
+        self.slots = slots
+        self.orders = orders
+
+    def tell(self, fact):
+        self.told.append(fact)
+        self.slots.hear(fact)
+
+    def acquire_slot(self, patience, while_waiting):
+        return self.slots.grant()
+
+    def kinds(self):
+        """The names of the facts, in order."""
+        return [type(fact).__name__ for fact in self.told]
+
+
+class FakeSlots:
+    """The slot table with one slot."""
+
+    def __init__(self, ref):
+        self.ref = ref
+        self.state = SlotState.FREE
+
+    def grant(self):
+        self.state = SlotState.RESERVED
+        return self.ref
+
+    def hear(self, fact):
+        kind = type(fact).__name__
+        if kind == "SlotOccupied" and self.state is SlotState.RESERVED:
+            self.state = SlotState.OCCUPIED
+        elif kind in ("SlotReleased", "VMGone"):
+            self.state = SlotState.FREE
+
+    def state_of(self, ref):
+        return self.state if self.state is not SlotState.FREE else None
+
+    def snapshot(self):
+        class Table:
+            available = int(self.state is SlotState.FREE)
+            foreign = 0
+
+        return Table
+
+
+class FakeLeases:
+    """Held leases as a set."""
+
+    def __init__(self):
+        self.held = set()
+        self.gone = set()
+
+    def take(self, key):
+        self.held.add(key)
+        return True
+
+    def give_back(self, key):
+        self.held.discard(key)
+
+    def lost(self, key):
+        return key in self.gone
+
+
+class Crash(AnkletError):
+    """The process dies here."""

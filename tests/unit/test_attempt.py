@@ -1,0 +1,312 @@
+"""One attempt at one job: the order of its effects, and what is left after a failure, a stop, or a death at any step."""
+
+import contextlib
+import logging
+import subprocess
+
+import msgspec
+import pytest
+from attempt_fakes import JOB, OUTCOME, FakeDriver, FakeLeases, FakeLink, FakePlugin, FakeSlots, Script
+
+from anklet_worker.attempt import Attempt, Tools, exports
+from anklet_worker.context import WorkerContext
+from anklet_worker.errors import Detached, Interrupted, JobLost, RetryElsewhere, RetryHere
+from anklet_worker.job import Phase
+from anklet_worker.logs import ServiceLog
+from anklet_worker.messages import SlotRef
+from anklet_worker.orders import Orders
+from anklet_worker.plugin import Withdrawal
+from anklet_worker.records import Record, RecordBook
+from anklet_worker.slots import SlotState
+from anklet_worker.vm import VMLimitReached, VMNotFound, VMTransient
+
+VM = "anklet-vm-00000001-0000aa-77-1"
+REF = SlotRef(index=0, generation=1, nonce=7)
+CLAIM = JOB.key("claim")
+#: Every step of a job that goes well, in order.
+STEPS = ["image", "clone", "cloned", "start", "started", "drive", "registered", "running", "delete", "settle"]
+
+
+class Bench:
+    """An attempt in hand, with everything around it in memory but the record, which is on disk."""
+
+    def __init__(self, folder):
+        self.script = Script()
+        self.orders = Orders()
+        self.slots = FakeSlots(REF)
+        self.driver = FakeDriver(self.script)
+        self.plugin = FakePlugin(self.script)
+        self.leases = FakeLeases()
+        self.book = RecordBook(folder)
+        self.link = FakeLink(self.slots, self.orders)
+        self.tools = Tools(
+            orders=self.orders,
+            link=self.link,
+            slots=self.slots,
+            book=self.book,
+            driver=self.driver,
+            plugin=self.plugin,
+            leases=self.leases,
+            log=ServiceLog(logging.getLogger("test"), {}),
+            cleanup_deadline=0.0,
+        )
+        self.context = WorkerContext(None, self.orders, self.link, self.driver, self.tools.log)
+        self.plugin.context = self.context
+
+    def begin(self):
+        """Claim the job, as the runner does."""
+        self.slots.grant()
+        self.leases.take(CLAIM)
+        record = Record(
+            service="S",
+            host_id="h",
+            boot_id="b",
+            driver="fake",
+            job=JOB,
+            attempt=1,
+            vm=VM,
+            slot=REF,
+            phase=Phase.CLAIMED,
+            claimed_at=1.0,
+        )
+        self.book.save(record)
+        return self.hold(record)
+
+    def hold(self, record):
+        """Take a record in hand."""
+        attempt = Attempt(record, self.tools)
+        self.context.attempt = attempt
+        return attempt
+
+    def records(self):
+        """What is on disk."""
+        records, problems = self.book.load()
+        assert not problems
+        return records
+
+    def assert_nothing_left(self):
+        """No VM, registration, claim, slot or record."""
+        assert self.driver.vms == {}
+        assert self.plugin.registered == set()
+        assert self.leases.held == set()
+        assert self.slots.state is SlotState.FREE
+        assert self.records() == []
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """A fresh bench."""
+    return Bench(tmp_path / "service")
+
+
+def test_a_job_from_claim_to_cleanup(bench):
+    """Each effect in its order; the outcome is told before the VM goes; nothing is left."""
+    assert bench.begin().run() == OUTCOME
+    assert bench.script.trace == STEPS
+    kinds = [kind for kind in bench.link.kinds() if kind not in ("StageTook", "StatusChanged")]
+    assert kinds == ["SlotOccupied", "JobStarted", "JobFinished", "SlotReleased"]
+    bench.assert_nothing_left()
+
+
+def test_every_effect_is_on_record_before_it_happens(bench):
+    """When a step is reached, the phase that announces it is already on disk."""
+    seen = {}
+    for step in STEPS:
+        bench.script.plan(step, lambda step=step: seen.setdefault(step, bench.records()[0].phase) and None)
+    bench.begin().run()
+    assert seen["clone"] is Phase.VM_INTENDED
+    assert seen["start"] is Phase.VM_STARTING
+    assert seen["drive"] is Phase.DRIVING
+    assert seen["running"] is Phase.STARTED
+    assert seen["delete"] is Phase.ENDED
+    assert seen["settle"] is Phase.VM_GONE
+
+
+def test_the_plugins_facts_are_on_record_before_its_effect(bench):
+    """What the plugin remembered is on disk when it registers."""
+    seen = []
+    bench.script.plan("registered", lambda: seen.append(bench.records()[0].facts))
+    bench.begin().run()
+    assert seen == [{"runner": VM}]
+
+
+@pytest.mark.parametrize(
+    "error", [VMTransient("x"), VMLimitReached("x"), RetryHere("x"), RetryElsewhere("x"), JobLost("x"), VMNotFound("x")]
+)
+@pytest.mark.parametrize("step", ["image", "clone", "cloned", "start", "started", "drive", "registered", "running"])
+def test_a_failure_at_any_step_leaves_nothing(bench, step, error):
+    """Whatever fails, the error says so, and everything made until then is removed."""
+    bench.script.plan(step, error)
+    with pytest.raises(type(error)):
+        bench.begin().run()
+    bench.assert_nothing_left()
+    assert bench.link.kinds().count("JobGivenBack") == 1
+    assert "JobFinished" not in bench.link.kinds()
+
+
+def test_a_registration_without_a_job_goes_before_its_vm(bench):
+    """No job may land in a VM that is about to go: withdraw first, then delete."""
+    bench.script.plan("registered", RetryHere("never came online"))
+    with pytest.raises(RetryHere):
+        bench.begin().run()
+    trace = bench.script.trace
+    assert trace.index("withdraw") < trace.index("delete")
+
+
+def test_a_job_that_landed_meanwhile_is_followed(bench):
+    """The registration cannot be withdrawn because a job runs on it: that job is followed to its end."""
+    bench.script.plan("registered", RetryHere("seemed to hang"))
+    bench.script.plan("withdraw", Withdrawal.STARTED)
+    assert bench.begin().run() == OUTCOME
+    trace = bench.script.trace
+    assert trace.index("withdraw") < trace.index("adopt") < trace.index("delete")
+    bench.assert_nothing_left()
+
+
+def test_an_origin_that_does_not_answer_cannot_hold_the_slot(bench):
+    """When the registration cannot be withdrawn, the VM goes all the same and a debt stays on record."""
+    bench.script.plan("registered", RetryHere("x"))
+    bench.script.plan("withdraw", RetryHere("origin down"))
+    bench.script.plan("settle", RetryHere("origin down"))
+    with pytest.raises(RetryHere, match="x"):
+        bench.begin().run()
+    assert bench.driver.vms == {}
+    assert bench.slots.state is SlotState.FREE
+    assert bench.leases.held == set()
+    (debt,) = bench.records()
+    assert debt.phase is Phase.VM_GONE
+    bench.hold(debt).retry_cleanup()
+    bench.assert_nothing_left()
+
+
+def test_a_vm_that_cannot_be_deleted_keeps_its_slot(bench):
+    """Without proof that the VM is gone the slot stays occupied, and the record stays for another try."""
+    bench.script.plan("delete", VMTransient("hangs"))
+    bench.begin().run()
+    assert bench.slots.state is SlotState.OCCUPIED
+    (record,) = bench.records()
+    assert record.phase is Phase.ENDED
+    bench.hold(record).retry_cleanup()
+    bench.assert_nothing_left()
+
+
+def test_a_stop_before_the_job_withdraws_first(bench):
+    """A stop gives an unstarted job back: registration, VM, claim, in this order."""
+    bench.script.plan("registered", Interrupted("stopped"))
+    with pytest.raises(Interrupted):
+        bench.begin().run()
+    assert bench.script.trace[-3:] == ["withdraw", "delete", "settle"]
+    bench.assert_nothing_left()
+
+
+def test_a_stop_during_the_job_takes_the_vm_first(bench):
+    """An outage of the origin must not hold the slot: the VM goes without asking it."""
+    bench.script.plan("running", Interrupted("stopped"))
+    with pytest.raises(Interrupted):
+        bench.begin().run()
+    assert bench.script.trace[-2:] == ["delete", "settle"]
+    assert "withdraw" not in bench.script.trace
+    bench.assert_nothing_left()
+
+
+def test_a_lost_lease_is_seen_before_anything_is_registered(bench):
+    """When another host has taken the claim over, this one does not register a runner."""
+    bench.script.plan("started", lambda: bench.leases.gone.add(CLAIM))
+    with pytest.raises(JobLost):
+        bench.begin().run()
+    assert "drive" not in bench.script.trace
+    bench.assert_nothing_left()
+
+
+def test_a_slot_that_was_taken_away_is_seen_before_the_vm(bench):
+    """A grant that the table no longer confirms makes no VM."""
+    attempt = bench.begin()
+    bench.slots.state = SlotState.FREE
+    with pytest.raises(RetryHere, match="slot"):
+        attempt.run()
+    assert "clone" not in bench.script.trace
+    assert bench.records() == []
+
+
+class Killed(BaseException):
+    """kill -9, as far as one process can imitate it: nothing below may catch it."""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("step", [*STEPS, "withdraw"])
+def test_a_death_at_any_step_is_cleaned_up_by_the_next_process(tmp_path, step, times):
+    """Die at each step (and again at the same step of the recovery): the next process ends with nothing left, job done once."""
+    bench = Bench(tmp_path / "service")
+    bench.script.plan(step, *[Killed()] * times)
+    outcomes = []
+    with contextlib.suppress(Killed):
+        outcomes.append(bench.begin().run())
+    for _ in range(times + 1):
+        for record in bench.records():
+            attempt = bench.hold(record)
+            try:
+                if attempt.take_up(vm_lives=bench.driver.vms.get(VM, False)):
+                    outcomes.append(attempt.adopt())
+            except Killed:
+                continue
+    bench.assert_nothing_left()
+    finished = bench.link.kinds().count("JobFinished")
+    given_back = bench.link.kinds().count("JobGivenBack")
+    started = "JobStarted" in bench.link.kinds()
+    assert (finished >= 1) if started else (finished == 0 and given_back >= 1) or step == "withdraw"
+
+
+def test_a_detach_leaves_everything_as_it_is(bench):
+    """The next worker finds VM, registration, claim and record untouched."""
+    bench.script.plan("running", Detached("let go"))
+    with pytest.raises(Detached):
+        bench.begin().run()
+    assert bench.driver.vms == {VM: True}
+    assert bench.plugin.registered == {VM}
+    assert bench.leases.held == {CLAIM}
+    assert bench.records()[0].phase is Phase.STARTED
+    attempt = bench.hold(bench.records()[0])
+    assert attempt.take_up(vm_lives=True)
+    assert attempt.adopt() == OUTCOME
+    bench.assert_nothing_left()
+
+
+def test_a_full_disk_stops_the_job_before_any_effect(bench, monkeypatch):
+    """A record that cannot be written means that its effect does not happen; clean-up goes on without records."""
+    attempt = bench.begin()
+    monkeypatch.setattr("anklet_worker.records.write_atomically", _disk_full)
+    with pytest.raises(RetryElsewhere, match="No space left"):
+        attempt.run()
+    assert "clone" not in bench.script.trace
+    assert bench.driver.vms == {}
+    assert bench.leases.held == set()
+
+
+def _disk_full(*_args, **_more):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "with 'quotes' and \"more\"", "$(touch hacked)", "a;b", "line\nline", "x" * 300, "", "-n"]
+)
+def test_exports_survive_a_shell(value, tmp_path):
+    """Whatever a value is, bash sees exactly it and runs nothing of it."""
+    script = exports({"SETTING": value}) + 'printf %s "$SETTING"'
+    shown = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert shown.stdout == value
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["A B", "A=B", "1A", "", "A;touch x", "Ä"])
+def test_exports_refuse_what_is_no_name(name):
+    """A variable's name is never made of foreign text."""
+    with pytest.raises(ValueError, match="name"):
+        exports({name: "x"})
+
+
+def test_records_keep_a_slot_reference(bench):
+    """A record read back is the record written."""
+    attempt = bench.begin()
+    (record,) = bench.records()
+    assert record == attempt.record
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Record) == record
