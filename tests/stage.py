@@ -241,7 +241,11 @@ class Mac:
         """End the supervisor and every process of the emulated host, whatever state they are in."""
         if self.process is not None:
             if self.process.poll() is None:
-                workers = [service["pid"] for service in self.status()["services"] if service["pid"]] if self.state_dir.joinpath("status.json").exists() else []
+                workers = (
+                    [service["pid"] for service in self.status()["services"] if service["pid"]]
+                    if self.state_dir.joinpath("status.json").exists()
+                    else []
+                )
                 self.process.kill()
                 self.process.wait()
                 for pid in workers:

@@ -1,0 +1,207 @@
+"""`make bench`: the figures of docs/benchmarks.md, taken from the real program and both emulators without latency.
+
+Our own time is wall time minus the time inside VM commands and GitHub's replies, both as the emulators logged them. Medians.
+`--quick` takes fewer samples, to see that the benchmark itself works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import psutil  # noqa: E402  the path comes first
+from stage import OWNER, REPO, Mac, eventually, job, new_github  # noqa: E402  the path comes first
+
+
+class Site:
+    """A stage that is thrown away."""
+
+    def __init__(self, services):
+        self.folder = Path(tempfile.mkdtemp(prefix="anklet-bench-"))
+        self.github = new_github(self.folder / "github")
+        self.mac = Mac(self.folder / "mac", self.github, services=services)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.mac.close()
+        self.github.stop()
+        shutil.rmtree(self.folder)
+
+
+def spans(site):
+    """All VM commands and replies of GitHub as (begin, end) in Unix seconds."""
+    commands = [(call["start"], call["end"]) for call in site.mac.anka.calls() if call.get("end")]
+    requests = [(request["time"] - request["seconds"], request["time"]) for request in site.github.requests()]
+    return sorted(commands + requests)
+
+
+def own_time(site, begin, end):
+    """Seconds between two moments that are inside no VM command and no reply."""
+    inside, reached = 0.0, begin
+    for start, stop in spans(site):
+        low, high = max(start, reached), min(stop, end)
+        if high > low:
+            inside += high - low
+            reached = high
+    return end - begin - inside
+
+
+def command_start(site, verb, vm):
+    """When the command that names this VM was executed."""
+    return next(c["start"] for c in site.mac.anka.calls() if verb in c["argv"] and vm in c["argv"])
+
+
+def last_request_before(site, moment, accept):
+    """When the last accepted reply before this moment ended."""
+    return max(r["time"] for r in site.github.requests() if r["time"] <= moment and accept(r))
+
+
+def pick_up_and_clean_up(samples):
+    """Own time from the poll that shows a job to `anka clone`, and from its end as seen to `anka delete`; seconds each."""
+    picked, cleaned = [], []
+    with Site(1) as site:
+        site.mac.start()
+        for number in range(samples):
+            run = site.github.queue_run(OWNER, REPO, jobs=[job(f"job {number}")])
+            job_id = run["jobs"][0]["id"]
+            done = eventually(lambda job_id=job_id: _completed(site, job_id), "the job is done", 60)
+            vm = done["runner_name"]
+            eventually(lambda: not site.mac.leftovers(), "everything is cleaned up", 30)
+            clone, delete = command_start(site, "clone", vm), command_start(site, "delete", vm)
+            shown = last_request_before(site, clone, lambda r, run=run: r["path"].endswith(f"/runs/{run['id']}/jobs"))
+            seen = last_request_before(site, delete, lambda r, job_id=job_id: r["path"].endswith(f"/jobs/{job_id}"))
+            picked.append(own_time(site, shown, clone))
+            cleaned.append(own_time(site, seen, delete))
+        site.mac.drain()
+    return statistics.median(picked), statistics.median(cleaned)
+
+
+def _completed(site, job_id):
+    item = site.github.job(job_id)
+    return item if item["status"] == "completed" else None
+
+
+def tree(process):
+    """A process and all below it."""
+    return [process, *process.children(recursive=True)]
+
+
+def idle(services, seconds):
+    """CPU in percent of one core, PSS in MB, and seconds from start to ready, of an idle tree with the default interval."""
+    with Site(services) as site:
+        for service in site.mac.config["services"]:
+            del service["sleep_interval"]
+        began = time.monotonic()
+        site.mac.start()
+        ready = time.monotonic() - began
+        processes = tree(psutil.Process(site.mac.process.pid))
+        time.sleep(3)  # past the start
+        before = cpu(processes)
+        time.sleep(seconds)
+        used = cpu(processes) - before
+        memory = sum(process.memory_full_info().pss for process in processes) / 1e6
+        scrapes, statuses = [], []
+        for _ in range(10):
+            began = time.perf_counter()
+            site.mac.get("/metrics")
+            scrapes.append(time.perf_counter() - began)
+        for _ in range(5):
+            began = time.perf_counter()
+            site.mac.command("status")
+            statuses.append(time.perf_counter() - began)
+        site.mac.drain()
+    return {
+        "cpu": 100 * used / seconds,
+        "pss": memory,
+        "ready": ready,
+        "scrape": statistics.median(scrapes),
+        "status": statistics.median(statuses),
+    }
+
+
+def cpu(processes):
+    """CPU seconds of all of them, their dead children included."""
+    return sum(sum(process.cpu_times()[:4]) for process in processes)
+
+
+def throughput(jobs, services):
+    """Many jobs through several services: what was done, how often, what was left; and how long it took."""
+    with Site(services) as site:
+        ids = []
+        for first in range(0, jobs, 50):
+            specs = [job(f"job {number}") for number in range(first, min(first + 50, jobs))]
+            ids += [item["id"] for item in site.github.queue_run(OWNER, REPO, jobs=specs)["jobs"]]
+        began = time.monotonic()
+        site.mac.start()
+        eventually(
+            lambda: len([e for e in site.github.events() if e["event"] == "completed"]) >= jobs,
+            f"{jobs} jobs are done",
+            1200,
+            1.0,
+        )
+        took = time.monotonic() - began
+        eventually(lambda: not site.mac.leftovers(), "everything is cleaned up", 60)
+        done = sum(site.github.job(job_id)["conclusion"] == "success" for job_id in ids)
+        code = site.mac.drain()
+        return {
+            "done": done,
+            "anomalies": len(site.github.anomalies()),
+            "max_vms": site.mac.anka.max_running(),
+            "left": sum(map(len, site.mac.leftovers().values())),
+            "exit": code,
+            "seconds": took,
+        }
+
+
+def main():
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    cores, memory = os.cpu_count(), psutil.virtual_memory().total / 2**30
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {platform.system()} {platform.machine()}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}\n"
+    )
+    print("| figure | goal | measured |\n|---|---|---|")
+    picked, cleaned = pick_up_and_clean_up(3 if quick else 20)
+    row("a poll that shows a job -> `anka clone` is executed, own time", "<= 50 ms", f"{1000 * picked:.1f} ms")
+    row("job seen completed -> `anka delete` is executed, own time", "<= 50 ms", f"{1000 * cleaned:.1f} ms")
+    two = idle(2, 10 if quick else 60)
+    three = idle(3, 1)
+    row("idle tree of two github services, CPU of one core", "<= 0.3 %", f"{two['cpu']:.2f} %")
+    row("the same, PSS", "<= 110 MB", f"{two['pss']:.0f} MB")
+    row("each further service, PSS", "<= 30 MB", f"{three['pss'] - two['pss']:.0f} MB")
+    row("start to ready", "<= 1.5 s", f"{two['ready']:.2f} s")
+    row("a scrape", "<= 10 ms", f"{1000 * two['scrape']:.1f} ms")
+    row("`status`", "<= 300 ms", f"{1000 * two['status']:.0f} ms")
+    jobs = 20 if quick else 300
+    many = throughput(jobs, 4)
+    row(
+        f"{jobs} jobs through four services: done, each once",
+        f"{jobs}, 0 anomalies",
+        f"{many['done']}, {many['anomalies']} anomalies",
+    )
+    row("largest number of VMs", "2", str(many["max_vms"]))
+    row("VMs, runners, records, processes left", "0", str(many["left"]))
+    row("jobs per minute (zero-latency emulators)", "", f"{60 * jobs / many['seconds']:.0f}")
+
+
+def row(*cells):
+    """One line of the table, as soon as it is known."""
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

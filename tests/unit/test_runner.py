@@ -1,0 +1,277 @@
+"""One service's passes: what is asked of whom, in which order, and what becomes of a job that cannot be run."""
+
+import logging
+
+import pytest
+from attempt_fakes import JOB, FakeDriver, FakeLeases, FakeLink, FakePlugin, FakeSlots, Script
+
+from anklet_worker.attempt import Tools
+from anklet_worker.config import ServiceConfig
+from anklet_worker.context import WorkerContext
+from anklet_worker.errors import Interrupted, RetryElsewhere, RetryHere, StoreUnavailable
+from anklet_worker.logs import ServiceLog
+from anklet_worker.messages import SlotRef
+from anklet_worker.orders import Orders
+from anklet_worker.records import RecordBook
+from anklet_worker.runner import JobBackoff, Runner
+from anklet_worker.setup import WorkerSetup
+from anklet_worker.slots import SlotState
+from anklet_worker.vm import DriverInfo, PullBusy
+
+REF = SlotRef(index=0, generation=1, nonce=7)
+DRIVER = DriverInfo(product="fake", version="1")
+
+
+class FakeStore:
+    """Counters and leases in dicts."""
+
+    def __init__(self):
+        self.leases = {}
+        self.counters = {}
+        self.away = False
+
+    def holder(self, key):
+        if self.away:
+            raise StoreUnavailable("store away")
+        return self.leases.get(key)
+
+    def claim(self, key, owner, ttl):
+        self.leases[key] = owner
+        return True
+
+    def count(self, key, ttl):
+        self.counters[key] = self.counters.get(key, 0) + 1
+        return self.counters[key]
+
+
+class Bench:
+    """A runner of one pass (--once), with everything around it in memory."""
+
+    def __init__(self, folder, *, retries=5):
+        self.script = Script()
+        self.orders = Orders()
+        self.slots = FakeSlots(REF)
+        self.driver = FakeDriver(self.script)
+        self.plugin = FakePlugin(self.script)
+        self.leases = FakeLeases()
+        self.link = FakeLink(self.slots, self.orders)
+        self.store = FakeStore()
+        self.records = []
+        service = ServiceConfig(name="S", plugin="fake", sleep_interval=0.01, job_retry_attempts=retries)
+        self.setup = WorkerSetup(
+            service=service,
+            services=("S",),
+            sweeps_strays=True,
+            once=True,
+            vm_limit=2,
+            install_id="00000001",
+            host_id="h",
+            boot_id="b",
+            state_dir=folder,
+            work_dir=folder,
+            plugins_path=folder,
+            drain_file=folder / ".drain",
+            log_level="INFO",
+        )
+        logger = logging.getLogger(f"test-{id(self)}")
+        logger.addHandler(_Keep(self.records))
+        logger.propagate = False
+        logger.setLevel(logging.DEBUG)
+        log = ServiceLog(logger, {})
+        self.tools = Tools(
+            orders=self.orders,
+            link=self.link,
+            slots=self.slots,
+            book=RecordBook(self.setup.service_dir),
+            driver=self.driver,
+            plugin=self.plugin,
+            leases=self.leases,
+            log=log,
+            cleanup_deadline=0.0,
+        )
+        self.context = WorkerContext(self.setup, self.orders, self.link, self.driver, log)
+        self.plugin.context = self.context
+        self.runner = Runner(self.setup, self.tools, self.context, self.store)
+
+    def one_pass(self):
+        """Serve with --once."""
+        self.runner.serve(DRIVER, [])
+
+    def lines(self, level):
+        """What was logged at a level."""
+        return [record.getMessage() for record in self.records if record.levelname == level]
+
+    def assert_idle(self):
+        """Nothing is in hand."""
+        assert self.slots.state is SlotState.FREE
+        assert self.leases.held == set()
+        assert self.driver.vms == {}
+        assert self.tools.book.load() == ([], [])
+
+
+class _Keep(logging.Handler):
+    def __init__(self, records):
+        super().__init__()
+        self.records = records
+
+    def emit(self, record):
+        self.records.append(record)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """A runner with one job to be had."""
+    return Bench(tmp_path)
+
+
+def test_a_pass_looks_then_takes_a_slot_then_claims(bench):
+    """No slot is asked for without a job, and no job is claimed without a slot."""
+    bench.one_pass()
+    assert bench.script.trace[:3] == ["look", "list", "claim"]
+    assert "JobFinished" in bench.link.kinds()
+    assert bench.link.kinds()[-2] == "AttemptOver"
+    bench.assert_idle()
+
+
+def test_readiness_comes_before_the_first_look(bench):
+    """The first fact is Ready."""
+    bench.one_pass()
+    assert bench.link.kinds()[0] == "Ready"
+
+
+def test_without_a_free_slot_nothing_is_looked_for_until_one_comes(bench):
+    """A full host makes no call: the slot comes first then."""
+    bench.slots.state = SlotState.OCCUPIED
+    bench.one_pass()
+    assert bench.script.trace[:2] == ["list", "look"]
+
+
+def test_without_a_job_no_slot_is_asked_for(bench):
+    """An idle look is one look and nothing else."""
+    bench.plugin.jobs = []
+    bench.one_pass()
+    assert bench.script.trace == ["look"]
+    bench.assert_idle()
+
+
+def test_a_job_that_somebody_else_holds_is_left_to_them(bench):
+    """The lease decides; the slot is given back."""
+    bench.leases.take = lambda _key: False
+    bench.one_pass()
+    assert "claim" not in bench.script.trace
+    bench.assert_idle()
+
+
+def test_a_job_that_is_not_to_be_had_any_more_is_given_back(bench):
+    """The plugin's last look says no: lease and slot go back."""
+    bench.script.plan("claim", lambda: False)
+    bench.one_pass()
+    assert "image" not in bench.script.trace
+    bench.assert_idle()
+
+
+def test_a_claim_that_fails_gives_the_lease_back(bench):
+    """An origin that does not answer leaves no claim behind."""
+    bench.script.plan("claim", RetryHere("origin down"))
+    bench.one_pass()
+    assert bench.lines("WARNING") == ["cannot look for jobs now; trying again"]
+    bench.assert_idle()
+
+
+def test_vms_that_are_not_ours_leave_no_room(bench):
+    """Two foreign VMs run: the slot goes back, nothing is claimed, the service says that it pauses."""
+    bench.driver.vms = {"somebody": True, "else": True}
+    bench.one_pass()
+    assert "claim" not in bench.script.trace
+    assert bench.slots.state is SlotState.FREE
+    assert any(kind == "RunningVMs" for kind in bench.link.kinds())
+    assert bench.lines("WARNING") == ["other VMs run on this host; no room for a job"]
+
+
+def test_a_listing_that_fails_is_not_room(bench):
+    """Without knowing what runs, no job is taken."""
+    bench.script.plan("list", RetryHere("anka hangs"))
+    bench.one_pass()
+    assert "claim" not in bench.script.trace
+    bench.assert_idle()
+
+
+def test_the_drain_file_pauses_the_service(bench):
+    """While it exists no job is looked for."""
+    bench.setup.drain_file.touch()
+    bench.one_pass()
+    assert bench.script.trace == []
+
+
+def test_a_failed_attempt_backs_off(bench):
+    """The job goes back and is left alone for a while, with one WARN."""
+    bench.script.plan("start", RetryHere("did not boot"))
+    bench.one_pass()
+    bench.one_pass()
+    assert bench.script.trace.count("claim") == 1
+    assert bench.lines("WARNING") == ["the job goes back to the queue"]
+    assert bench.lines("ERROR") == []
+    bench.assert_idle()
+
+
+@pytest.mark.parametrize(("error", "counted"), [(RetryHere("x"), 1), (RetryElsewhere("x"), 1), (PullBusy("x"), 0)])
+def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
+    """Only what is the job's VM's fault counts against its attempts."""
+    bench.script.plan("image", error)
+    bench.one_pass()
+    assert bench.store.counters.get(JOB.key("failures"), 0) == counted
+
+
+def test_a_job_that_fails_too_often_is_given_up_by_all_hosts(tmp_path):
+    """After job_retry_attempts it is left queued, with one ERROR; nobody claims it again."""
+    bench = Bench(tmp_path, retries=0)
+    bench.script.plan("start", RetryHere("did not boot"))
+    bench.one_pass()
+    assert len(bench.lines("ERROR")) == 1
+    assert bench.store.leases == {JOB.key("given-up"): "00000001:S"}
+    bench.runner._backoff = JobBackoff(lambda: 1e9)
+    bench.one_pass()
+    assert bench.script.trace.count("claim") == 1
+    bench.assert_idle()
+
+
+def test_an_outage_of_the_store_takes_no_job_and_warns_once(bench):
+    """While claims cannot be made nothing is claimed; one WARN, however long it lasts; an INFO when it is over."""
+    bench.store.away = True
+    bench.one_pass()
+    bench.one_pass()
+    assert bench.lines("WARNING") == ["cannot look for jobs now; trying again"]
+    bench.store.away = False
+    bench.one_pass()
+    assert "looking for jobs again" in bench.lines("INFO")
+    assert "JobFinished" in bench.link.kinds()
+
+
+def test_a_stop_in_the_middle_ends_the_service_clean(bench):
+    """The interruption passes through, with nothing left."""
+    bench.script.plan("started", Interrupted("stopped"))
+    with pytest.raises(Interrupted):
+        bench.one_pass()
+    bench.assert_idle()
+
+
+def test_debts_are_settled_before_the_next_look(bench):
+    """A runner that could not be removed is tried again in a later pass."""
+    bench.script.plan("settle", lambda: False)
+    bench.one_pass()
+    assert len(bench.tools.book.load()[0]) == 1
+    bench.runner._debts_due = 0.0
+    bench.one_pass()
+    bench.assert_idle()
+
+
+def test_backoff_doubles_and_ends():
+    """A job is left alone for longer with each time, at most ten minutes and a quarter, and then eligible again."""
+    now = [0.0]
+    backoff = JobBackoff(lambda: now[0], jitter=lambda: 1.0)
+    assert [backoff.put_off("a", 2.0) for _ in range(3)] == [2.5, 5.0, 10.0]
+    assert backoff.holds("a")
+    assert not backoff.holds("b")
+    now[0] = 10.0
+    assert not backoff.holds("a")
+    assert max(backoff.put_off("a", 2.0) for _ in range(20)) == 750.0
