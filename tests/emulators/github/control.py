@@ -1,0 +1,273 @@
+"""The hand of a test or a demo on an emulated GitHub: start it, fill it, break it, look at what happened.
+
+Owns the server's process and a small client of its control API. Knows none of the server's insides.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+_START_SECONDS = 20
+_STOP_SECONDS = 5
+_LOOK_EVERY = 0.1
+DEFAULT_VERSION = (_HERE / "runner" / "bin" / "version").read_text().strip()
+
+
+class GitHubServer:
+    """An emulated GitHub in a process of its own, for as long as the context lasts, or from start() to stop()."""
+
+    def __init__(self, *, port=0, state_dir=None, log=None):
+        """`state_dir` gets events.jsonl and anomalies.jsonl, `log` a line per API request; the methods here need neither."""
+        self._port, self._state_dir, self._log = port, state_dir, log
+        self._process = self._folder = None
+        self._local = threading.local()
+        self.url = None
+        self.runner_dir = _HERE / "runner"
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
+
+    # -- the process ---------------------------------------------------------------------------------
+
+    def start(self):
+        """Returns when it listens; RuntimeError when it does not come up."""
+        self._folder = Path(tempfile.mkdtemp(prefix="fake-github-"))
+        port_file, errors = self._folder / "port", self._folder / "stderr"
+        argv = [sys.executable, "-SEB", str(_HERE / "server.py"), "--until-eof", "--port", str(self._port)]
+        argv += ["--port-file", str(port_file)]
+        argv += ["--state-dir", str(self._state_dir)] if self._state_dir else []
+        argv += ["--log", str(self._log)] if self._log else []
+        with errors.open("wb") as stderr:
+            self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr)
+        deadline = time.monotonic() + _START_SECONDS
+        while not port_file.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                text = errors.read_text()
+                self.stop()
+                raise RuntimeError(f"the emulated GitHub did not start: {text}")
+            time.sleep(0.005)
+        self.url = f"http://127.0.0.1:{port_file.read_text().strip()}"
+        return self
+
+    def stop(self):
+        """End the process and remove its scratch directory; what it wrote to stderr is an error of the emulator."""
+        if self._process is None:
+            return
+        self._process.stdin.close()
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        complaint = (self._folder / "stderr").read_text()
+        shutil.rmtree(self._folder)
+        self._process = self._folder = None
+        self._local = threading.local()
+        if complaint:
+            raise RuntimeError(f"the emulated GitHub complained: {complaint}")
+
+    @property
+    def pid(self):
+        """The process id of the server."""
+        return self._process.pid
+
+    @property
+    def api_url(self):
+        """Root of the REST API, the form of github.com."""
+        return self.url
+
+    @property
+    def enterprise_api_url(self):
+        """Root of the REST API, the form of GitHub Enterprise Server."""
+        return f"{self.url}/api/v3"
+
+    def _do(self, command, **arguments):
+        body = json.dumps(arguments)
+        connection = getattr(self._local, "connection", None)
+        for fresh in (connection is None, True):
+            if fresh:
+                host, port = self.url.split("//")[1].split(":")
+                connection = self._local.connection = http.client.HTTPConnection(host, int(port), timeout=60)
+            try:
+                connection.request("POST", f"/_emulator/{command}", body, {"Content-Type": "application/json"})
+                answer = json.loads(connection.getresponse().read())
+                break
+            except (ConnectionError, http.client.HTTPException):
+                connection.close()
+                self._local.connection = None
+                if fresh:
+                    raise
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return answer["result"]
+
+    # -- what there is -------------------------------------------------------------------------------
+
+    def add_repo(self, owner, repo, *, private=True):
+        """A repository; its owner is made too when it is new (as a user, unless add_org said otherwise)."""
+        return self._do("add_repo", owner=owner, repo=repo, private=private)
+
+    def add_org(self, name):
+        """An organisation."""
+        return self._do("add_org", name=name)
+
+    def add_group(self, org, name, *, repos=None):
+        """A runner group of an organisation, for all of its repositories or these (names). Returns {"id"}."""
+        return self._do("add_group", org=org, name=name, repos=repos)
+
+    def add_token(self, value, *, permissions=None, repos=None, user="octocat", expires_in=None):
+        """A token the API takes. None: all permissions, all repositories ("owner/name"); `user` names its rate bucket."""
+        self._do("add_token", value=value, permissions=permissions, repos=repos, user=user, expires_in=expires_in)
+        return value
+
+    def add_app(self, app_id, *, client_id=None, slug="emulated-app", owner="octo-org"):
+        """A GitHub App: JWTs with this id, or its client id, as issuer are accepted."""
+        self._do("add_app", app_id=app_id, client_id=client_id, slug=slug, owner=owner)
+
+    def add_installation(self, installation_id, *, app_id, account, permissions, repos=None):
+        """An installation of an App on an account, for all of its repositories or these (names)."""
+        what = {"installation_id": installation_id, "app_id": app_id, "account": account}
+        self._do("add_installation", **what, permissions=permissions, repos=repos)
+
+    def add_runner(self, owner, repo, name, labels, *, online=False, job_id=None):
+        """A foreign runner without a process; `job_id`: it runs that job and never ends. `repo` None: of the organisation."""
+        what = {"owner": owner, "repo": repo, "name": name, "labels": labels}
+        return self._do("add_runner", **what, online=online, job_id=job_id)
+
+    def delete_runner(self, runner_id):
+        """Take a registration away, as an administrator can on the web site, busy or not."""
+        self._do("delete_runner", runner_id=runner_id)
+
+    # -- runs and jobs -------------------------------------------------------------------------------
+
+    def queue_run(self, owner, repo, jobs, *, workflow="CI", created_at=None, branch="main"):
+        """A workflow run. Jobs: dicts with name, and labels, steps (shell commands), duration (s), conclusion, needs (names).
+
+        Returns the run as the API shows it, with `jobs`: dicts of the API's shape with `log`, `repo`, `released`, `starts`.
+        `created_at` is in epoch seconds or RFC 3339.
+        """
+        what = {"owner": owner, "repo": repo, "jobs_of": jobs, "workflow": workflow}
+        return self._do("queue_run", **what, created_at=created_at, branch=branch)
+
+    def run(self, run_id):
+        """A run with the jobs of its latest attempt."""
+        return self._do("run", run_id=run_id)
+
+    def job(self, job_id):
+        """A job."""
+        return self._do("job", job_id=job_id)
+
+    def jobs(self):
+        """Every job of every attempt of every run, in the order they were made."""
+        return self._do("jobs")
+
+    def cancel_run(self, run_id):
+        """As a user does on the web site. False: the run was over."""
+        return self._do("cancel_run", run_id=run_id)
+
+    def cancel_job(self, job_id):
+        """Cancel one job. False: it was over."""
+        return self._do("cancel_job", job_id=job_id)
+
+    def rerun(self, run_id, *, failed_only=False, job_id=None):
+        """A new attempt of a completed run: all jobs, the failed ones, or one, and what needs them. Returns the run."""
+        return self._do("rerun", run_id=run_id, failed_only=failed_only, job_id=job_id)
+
+    def runners(self, owner, repo=None):
+        """The registered runners of a repository, or of an organisation."""
+        return self._do("runners", owner=owner, repo=repo)
+
+    # -- trouble -------------------------------------------------------------------------------------
+
+    def fault(  # noqa: PLR0913  keyword-only, one per thing that can go wrong
+        self,
+        method,
+        route_regex,
+        *,
+        times=1,
+        status=None,
+        body=None,
+        headers=None,
+        delay=None,
+        reset=False,
+        truncate=False,
+        drop_after_effect=False,
+        slow_drip=None,
+    ):
+        """Let the next `times` (None: all) requests of `method` ("*": any) whose path holds `route_regex` go wrong.
+
+        `delay` seconds pass first. Then `reset` breaks the connection before any effect; `status`, with `body` (JSON, or text as
+        it is) and `headers`, replaces the reply, without effect. With effect: `drop_after_effect` breaks the connection,
+        `truncate` sends half of the body, `slow_drip` takes so many seconds for it, `headers` alone are added to the reply.
+        The path is that without /api/v3. Runners' own paths begin with /_services/.
+        """
+        what = {"times": times, "status": status, "body": body, "headers": headers, "delay": delay, "reset": reset}
+        what |= {"truncate": truncate, "drop_after_effect": drop_after_effect, "slow_drip": slow_drip}
+        self._do("fault", method=method, route=route_regex, **what)
+
+    def clear_faults(self):
+        """Forget all faults that have not struck."""
+        self._do("clear_faults")
+
+    def set(self, **switches):
+        """Turn switches (see README.md); ValueError for one that does not exist."""
+        self._do("set", **switches)
+
+    # -- what happened -------------------------------------------------------------------------------
+
+    def requests(self, since=0):
+        """The API requests and downloads, in order: seq, time, method, path, query, headers, body, status, seconds, counted, fault.
+
+        `since` leaves out those up to that seq. Authorization is shown as its scheme and a hash. `status` None: not answered.
+        """
+        return self._do("requests", since=since)
+
+    def counts(self):
+        """Sums of requests(): requests, counted, not_modified, points, most_at_once, routes ("METHOD path" -> number)."""
+        return self._do("counts")
+
+    def anomalies(self):
+        """What must not happen: dicts with `anomaly` and its facts; see README.md."""
+        return self._do("anomalies")
+
+    def events(self, *kinds, since=0):
+        """The journal: dicts with seq, time, event and facts; of these kinds, or all."""
+        return [event for event in self._do("events", since=since) if not kinds or event["event"] in kinds]
+
+    def wait_for(self, predicate, deadline=30):
+        """The first true value of `predicate()`, asked at each event and every 0.1 s; TimeoutError after `deadline` seconds."""
+        end = time.monotonic() + deadline
+        seen = 0
+        while True:
+            value = predicate()
+            if value:
+                return value
+            if time.monotonic() > end:
+                last = "\n".join(str(event) for event in self.events()[-12:])
+                raise TimeoutError(f"not within {deadline} s; the last events:\n{last}\nanomalies: {self.anomalies()}")
+            seen = self._do("wait", since=seen, seconds=_LOOK_EVERY)
+
+    # -- the runner ----------------------------------------------------------------------------------
+
+    def runner_sha256(self, arch, version=DEFAULT_VERSION):
+        """The checksum of actions-runner-osx-<arch>-<version>.tar.gz (arch: x64 or arm64)."""
+        return self._do("runner_sha256", arch=arch, version=version)
+
+    def copy_runner(self, home):
+        """Put the unpacked, unconfigured runner into `home`/actions-runner, as an image would hold it. Returns that directory."""
+        target = Path(home) / "actions-runner"
+        shutil.copytree(self.runner_dir, target, ignore=shutil.ignore_patterns("__pycache__"))
+        return target

@@ -1,0 +1,55 @@
+"""Faults to come: which request one strikes and what it does to the reply. Owns their list; acts on nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+
+
+@dataclasses.dataclass
+class Fault:
+    """See `control.GitHubServer.fault`. `times` None: every time."""
+
+    method: str
+    route: str
+    times: int | None = 1
+    status: int | None = None
+    body: object = None
+    headers: dict | None = None
+    delay: float | None = None
+    reset: bool = False
+    truncate: bool = False
+    drop_after_effect: bool = False
+    slow_drip: float | None = None
+
+
+class Faults:
+    """The faults that have not struck out, in the order they were made."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._waiting = []
+
+    def add(self, **what):
+        """One more; re.error for a route that is no regular expression, TypeError for a word that is not known."""
+        re.compile(what["route"])
+        with self._lock:
+            self._waiting.append(Fault(**what))
+
+    def clear(self):
+        """Forget them all."""
+        with self._lock:
+            self._waiting.clear()
+
+    def take(self, method, path):
+        """The first fault for this request, used up by one; or None."""
+        with self._lock:
+            for fault in self._waiting:
+                if fault.method in ("*", method) and re.search(fault.route, path):
+                    if fault.times is not None:
+                        fault.times -= 1
+                        if fault.times <= 0:
+                            self._waiting.remove(fault)
+                    return fault
+        return None
