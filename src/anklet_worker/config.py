@@ -6,10 +6,18 @@ Knows no file and no environment: the supervisor reads those and hands this over
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
+
+#: Value of a plugin's own key: plain data, as YAML has it.
+OptionValue: TypeAlias = "str | int | float | bool | list[OptionValue] | dict[str, OptionValue] | None"
+#: Entry point group of `ServiceRules`.
+RULES_GROUP = "anklet.plugin_rules"
 
 
 class Secret:
@@ -81,6 +89,19 @@ class Tart(msgspec.Struct, frozen=True, kw_only=True):
     password_file: Path | None = None
 
 
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile one regular expression of the configuration. Raises `ValueError` with a reason for people."""
+    try:
+        with warnings.catch_warnings():
+            # Hints at syntax that a later Python may read in another way; this one reads it as intended.
+            warnings.simplefilter("ignore")
+            return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(error.msg if error.pos is None else f"{error.msg}, at character {error.pos + 1}") from None
+    except (OverflowError, RecursionError):
+        raise ValueError("it is too large") from None
+
+
 class WorkflowFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Which workflows a service serves, by name; the patterns are regular expressions for the whole name.
 
@@ -94,8 +115,8 @@ class WorkflowFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def _patterns(self) -> tuple[tuple[re.Pattern[str], ...], tuple[re.Pattern[str], ...]]:
         return (
-            tuple(re.compile(pattern) for pattern in self.include if pattern),
-            tuple(re.compile(pattern) for pattern in self.exclude if pattern),
+            tuple(compile_pattern(pattern) for pattern in self.include if pattern),
+            tuple(compile_pattern(pattern) for pattern in self.exclude if pattern),
         )
 
     def allows(self, name: str) -> bool:
@@ -109,7 +130,7 @@ class WorkflowFilter(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of `services`. `options` are keys that the core does not know: the plugin's own.
+    """One entry of `services`. `options` are keys that the core does not know: the plugin's own, and none of them a secret.
 
     `sleep_interval` and `lease_ttl` are seconds; `private_key` is PEM text.
     """
@@ -137,9 +158,28 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     script_arguments: str = "settings"
     lease_ttl: float = 60.0
     job_retry_attempts: int = 5
-    options: dict[str, object] = {}
+    options: dict[str, OptionValue] = {}
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret value that this service knows, for redaction."""
         held = (self.token, self.private_key, self.database.password)
         return tuple(secret.reveal() for secret in held if secret)
+
+
+class Complaint(msgspec.Struct, frozen=True):
+    """What a plugin finds wrong with a service's settings: the key to point at, and what to say of it (no secret in it)."""
+
+    key: str
+    message: str
+
+
+class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plugin asks of its services' settings, so that everything wrong is told before anything starts.
+
+    Found by the entry point group `anklet.plugin_rules`, under the plugin's name; its module should be quick to import. `options`
+    are the plugin's own keys: with rules, any other unknown key is an error; without rules, every unknown key is the plugin's.
+    `check` is pure.
+    """
+
+    check: Callable[[ServiceConfig], Iterable[Complaint]]
+    options: frozenset[str] = frozenset()

@@ -309,8 +309,11 @@ def settle_in_flight(command: InFlight, timeout: float) -> None:
         return
 
 
-def run_capture(command: str, timeout: float = 30.0) -> str:
-    """The first line that a configured command (`token_command`, ...) prints; no shell. Raises `ConfigError`, without output."""
+def run_capture(command: str, timeout: float = 30.0, *, whole: bool = False) -> str:
+    """The first line that a configured command (`token_command`, ...) prints, or the `whole`; no shell.
+
+    Raises `ConfigError`, without output.
+    """
     argv = shlex.split(command)
     try:
         done = subprocess.run(argv, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
@@ -319,4 +322,5 @@ def run_capture(command: str, timeout: float = 30.0) -> str:
         raise ConfigError(f"the command {argv[0] if argv else ''!r} {what}") from None
     if done.returncode != 0:
         raise ConfigError(f"the command {argv[0]!r} ended with exit code {done.returncode}")
-    return done.stdout.decode(errors="replace").partition("\n")[0].strip()
+    output = done.stdout.decode(errors="replace")
+    return output.strip() if whole else output.partition("\n")[0].strip()
