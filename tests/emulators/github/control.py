@@ -30,6 +30,7 @@ class GitHubServer:
         self._port, self._state_dir, self._log = port, state_dir, log
         self._process = self._folder = None
         self._local = threading.local()
+        self._connections = []  # one per thread that has called
         self.url = None
         self.runner_dir = _HERE / "runner"
 
@@ -54,17 +55,21 @@ class GitHubServer:
         deadline = time.monotonic() + _START_SECONDS
         while not port_file.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                text = errors.read_text()
-                self.stop()
-                raise RuntimeError(f"the emulated GitHub did not start: {text}")
+                raise RuntimeError(f"the emulated GitHub did not start: {self._end()}")
             time.sleep(0.005)
         self.url = f"http://127.0.0.1:{port_file.read_text().strip()}"
         return self
 
     def stop(self):
         """End the process and remove its scratch directory; what it wrote to stderr is an error of the emulator."""
-        if self._process is None:
-            return
+        complaint = self._end() if self._process else ""
+        if complaint:
+            raise RuntimeError(f"the emulated GitHub complained: {complaint}")
+
+    def _end(self):
+        """End the process, remove the directory; what the process wrote to stderr."""
+        while self._connections:
+            self._connections.pop().close()
         self._process.stdin.close()
         self._process.terminate()
         try:
@@ -76,8 +81,7 @@ class GitHubServer:
         shutil.rmtree(self._folder)
         self._process = self._folder = None
         self._local = threading.local()
-        if complaint:
-            raise RuntimeError(f"the emulated GitHub complained: {complaint}")
+        return complaint
 
     @property
     def pid(self):
@@ -101,6 +105,7 @@ class GitHubServer:
             if fresh:
                 host, port = self.url.split("//")[1].split(":")
                 connection = self._local.connection = http.client.HTTPConnection(host, int(port), timeout=60)
+                self._connections.append(connection)
             try:
                 connection.request("POST", f"/_emulator/{command}", body, {"Content-Type": "application/json"})
                 answer = json.loads(connection.getresponse().read())

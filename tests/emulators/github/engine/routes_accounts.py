@@ -105,6 +105,8 @@ def list_installations(world, request):
     found = [one for one in world.installations.values() if one["app_id"] == app["id"]]
     body, headers = page(request, found, None)
     shown = [render.installation(request.urls, world.accounts[one["account"].lower()], app, one) for one in body]
+    for one in shown:
+        del one["client_id"]  # GitHub describes it for the single installation only
     return Reply(200, shown, headers)
 
 

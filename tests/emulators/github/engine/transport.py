@@ -11,6 +11,7 @@ import http.server
 import secrets
 import select
 import socket
+import socketserver
 import struct
 import sys
 import time
@@ -43,6 +44,10 @@ class Server(http.server.ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 256
     hub: Hub
+
+    def server_bind(self):
+        """Bind without asking the resolver for this host's name, which can take seconds."""
+        socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request, client_address):
         """A client that hangs up is no error of ours."""
