@@ -45,6 +45,14 @@ _SHELF = "x-"
 _MUST_EXIST = ("work_dir", "pid_file_dir")
 
 
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        # Too long a name, a loop of links, a folder that we may not look into.
+        return False
+
+
 def load(
     path: Path,
     env: Mapping[str, str],
@@ -52,7 +60,7 @@ def load(
     home: Path,
     platform: str,
     run_command: RunCommand = run_capture,
-    is_dir: Callable[[Path], bool] = Path.is_dir,
+    is_dir: Callable[[Path], bool] = _is_directory,
 ) -> tuple[SupervisorConfig, tuple[Problem, ...]]:
     """Read the configuration at `path`, overridden by `env`; returns it with its warnings.
 

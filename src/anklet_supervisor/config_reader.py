@@ -51,8 +51,16 @@ class Values(msgspec.Struct):
     wrong: set[str] = set()
 
     def at(self, key: str) -> Place:
-        """Where to point at for `key`: its value, or the section."""
-        return self.places.get(key, self.place)
+        """Where to point at for `key` (`section.key` for one further in): its value, or else the section."""
+        head, _, rest = key.partition(".")
+        inner = self.fields.get(head)
+        return inner.at(rest) if rest and isinstance(inner, Values) else self.places.get(key, self.place)
+
+    def is_wrong(self, key: str) -> bool:
+        """True when something has been reported about `key` (`section.key` for one further in)."""
+        head, _, rest = key.partition(".")
+        inner = self.fields.get(head)
+        return inner.is_wrong(rest) if rest and isinstance(inner, Values) else key in self.wrong
 
 
 class Reader:

@@ -143,7 +143,6 @@ LOG = Section(
         ),
         Key(name="level", kind=Kind.LEVEL, doc="DEBUG, INFO, ERROR or dev; `LOG_LEVEL` overrides it"),
     ),
-    renamed={"split_by_plugin": "file_dir"},
 )
 METRICS = Section(
     name="metrics",

@@ -15,7 +15,7 @@ from typing import Any
 from anklet_supervisor.config_problems import Place, Report
 from anklet_supervisor.config_reader import Reader, Scope, Values
 from anklet_supervisor.config_schema import HOST, SERVICE, Kind, Section, spellings
-from anklet_supervisor.config_tree import Branch, Items, Node, Scalar, ScalarKind, is_broken, is_null, shown
+from anklet_supervisor.config_tree import Branch, Items, Node, ScalarKind, is_broken, is_null
 from anklet_supervisor.config_values import RedisAddress
 from anklet_worker.config import (
     RULES_GROUP,
@@ -33,6 +33,7 @@ from anklet_worker.config import (
 HOST_PREFIX = "ANKLET_"
 _LONGEST_NAME, _LONGEST_NAME_BYTES = 64, 255
 _SHORTEST_PAUSE = 1.0
+_NONE = (("app_id", "0"), ("installation_id", 0))
 _INHERITED = ("vm_driver", "lease_ttl", "job_retry_attempts")
 
 
@@ -69,7 +70,7 @@ class ServicesLoader:
         if not isinstance(node, Branch):
             self._report.error(node.place, f"services[{index}] must be a section of `key: value` lines")
             return None
-        scope = _scope(node, index)
+        scope = self._scope(node, index)
         values = self._reader.section(SERVICE, node, scope)
         self._check_name(values, scope)
         rules = self._rules_of(values, scope)
@@ -78,6 +79,16 @@ class ServicesLoader:
         if rules is not None:
             self._apply(rules, service, values, scope)
         return service, values
+
+    def _scope(self, node: Branch, index: int) -> Scope:
+        """Whose section this is: by its name where it has one that is fit to be shown, else by its number."""
+        entry = node.entries.get("name")
+        scope = Scope(place=node.place, prefix=None, title=f"services[{index}]: ")
+        given = self._reader.text(None if entry is None else entry.value, scope, "name")
+        if given is None or given.kind is ScalarKind.FLAG or not is_name(given.text):
+            return scope
+        prefix = environment_prefix(given.text)
+        return Scope(place=node.place, prefix=prefix, service=given.text, title=f"service {given.text}: ")
 
     def _check_name(self, values: Values, scope: Scope) -> None:
         if "name" in values.wrong:
@@ -99,7 +110,7 @@ class ServicesLoader:
         if name not in self._plugins:
             known = ", ".join(self._plugins) or "none"
             if "plugin" not in values.wrong:
-                found = f"names no plugin that is here: {shown(name)}" if name else "is missing"
+                found = "is none that is installed or in plugins_path" if name else "is missing"
                 self._error(values.at("plugin"), scope, f"plugin {found}; known plugins: {known}")
             return ServiceRules(check=lambda _: ())
         if name not in self._rules:
@@ -152,9 +163,8 @@ class ServicesLoader:
             self._warn(
                 values, "script_arguments", scope, "original shows the registration token in the guest's process list"
             )
-        if fields.get("installation_id") == 0:
-            # The later original's way to say: look it up.
-            del fields["installation_id"]
+        # 0 is how the original says "none", or "look it up".
+        fields = {key: value for key, value in fields.items() if (key, value) not in _NONE}
         return ServiceConfig(**fields)
 
     def _database(self, values: Values, scope: Scope) -> Database:
@@ -188,7 +198,7 @@ class ServicesLoader:
             )
             return
         for complaint in complaints:
-            if complaint.key not in values.wrong:
+            if not any(values.is_wrong(key) for key in (complaint.key, *complaint.instead)):
                 self._error(values.at(complaint.key), scope, f"{complaint.key} {complaint.message}")
 
     # ---- all services ----
@@ -251,13 +261,3 @@ def variables(section: Section, prefix: str) -> Iterator[str]:
 def _folded(name: str) -> str:
     """Names that are equal in this form are one directory on a Mac, whose file system ignores case and composition."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _scope(node: Branch, index: int) -> Scope:
-    """Whose section this is: by its name where that is fit to be shown, else by its number."""
-    entry = node.entries.get("name")
-    value = None if entry is None else entry.value
-    if isinstance(value, Scalar) and value.kind in (ScalarKind.TEXT, ScalarKind.NUMBER) and is_name(value.text):
-        name = value.text
-        return Scope(place=node.place, prefix=environment_prefix(name), service=name, title=f"service {name}: ")
-    return Scope(place=node.place, prefix=None, title=f"services[{index}]: ")

@@ -108,7 +108,7 @@ def _compose(file: str, text: str, report: Report) -> yaml.Node | None:
         loader = yaml.SafeLoader(text)
         try:
             root = loader.get_single_node()
-        except ValueError:
+        except (ValueError, OverflowError):
             report.error(_place(file, loader.get_mark()), "not valid YAML: an escape that stands for no character")
             return None
         finally:

@@ -167,10 +167,15 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Complaint(msgspec.Struct, frozen=True):
-    """What a plugin finds wrong with a service's settings: the key to point at, and what to say of it (no secret in it)."""
+    """What a plugin finds wrong with a service's settings: the key to point at, and what to say of it (no secret in it).
+
+    A key in a section is `section.key`. `instead`: keys of which one would do as well; a complaint about what is missing is not
+    made when one of them is there and wrong.
+    """
 
     key: str
     message: str
+    instead: tuple[str, ...] = ()
 
 
 class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):

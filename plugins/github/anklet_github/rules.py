@@ -14,11 +14,13 @@ def check(service: ServiceConfig) -> Iterator[Complaint]:
     if not service.repo and service.registration == "repo":
         yield Complaint("repo", "is missing; only services with registration: org need none")
     if service.token is None and service.private_key is None:
-        yield Complaint("token", "is missing: give a token, or a GitHub App's private_key with its app_id")
+        yield Complaint(
+            "token", "is missing: give a token, or a GitHub App's private_key with its app_id", ("private_key",)
+        )
     if service.private_key is not None and not service.app_id:
         yield Complaint("app_id", "is missing: a private_key needs the id of its GitHub App")
     if service.runner.group and service.registration != "org":
-        yield Complaint("runner", "group is for runners of an organization; this service has registration: repo")
+        yield Complaint("runner.group", "is for runners of an organization; this service has registration: repo")
 
 
 RULES = ServiceRules(check=check)
