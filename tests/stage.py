@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -71,7 +70,8 @@ class Mac:
         """A guest's home as an image with an installed runner has it."""
         home = self.folder / "image-home"
         if not home.exists():
-            shutil.copytree(self.github.runner_dir, home / "actions-runner")
+            home.mkdir()
+            self.github.copy_runner(home)
         return home
 
     def add_template(self, name, tag):
@@ -265,9 +265,9 @@ def _lives(pid):
         return not Path("/proc").is_dir()
 
 
-def new_github(folder):
+def new_github():
     """A started GitHub server that knows the site's repository and token."""
-    server = GitHubServer(folder)
+    server = GitHubServer()
     server.start()
     server.add_repo(OWNER, REPO)
     server.add_token(TOKEN, permissions=PERMISSIONS)

@@ -10,12 +10,13 @@ import contextlib
 import queue
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
 import msgspec
 
 from anklet_supervisor import machine
+from anklet_supervisor.logs import LogWriter
 from anklet_supervisor.machine import Effect, Event, Model, Moment
 from anklet_supervisor.metrics import Metrics
 from anklet_supervisor.process import WorkerProcess
@@ -44,7 +45,9 @@ class Outlets(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
     status: StatusFile
     log: ServiceLog
-    write_log: Callable[[bytes], None]
+    writer: LogWriter
+    plugins: dict[str, str]
+    started_at: float
 
 
 class Loop:
@@ -107,7 +110,7 @@ class Loop:
 
     def _start(self, name: str) -> None:
         try:
-            self._processes[name] = WorkerProcess(self._setups[name], self._inbox.put, self._outlets.write_log)
+            self._processes[name] = WorkerProcess(self._setups[name], self._inbox.put, self._outlets.writer.write)
         except OSError as error:
             # No process, no memory, no file descriptors: as a death, so that back-off and budget apply.
             self._report("WARN", f"the worker cannot be started: {error.strerror}", name)
@@ -126,9 +129,9 @@ class Loop:
         """Bring metrics and status up to date: at every change, but bursts of changes make one file."""
         now = time.monotonic()
         self._outlets.metrics.beat(now)
-        self._outlets.metrics.update(self._model)
+        self._outlets.metrics.update(self._model, self._outlets.writer.dropped, time.time())
         if force or self._inbox.empty() or now - self._status_due > _STATUS_PAUSE:
-            self._outlets.status.write(document(self._model))
+            self._outlets.status.write(document(self._model, self._outlets.plugins, self._outlets.started_at))
             self._status_due = now + _LONGEST_SLEEP
 
     @contextlib.contextmanager

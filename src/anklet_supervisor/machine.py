@@ -209,6 +209,8 @@ class _Turn:
         self.model = model
         self.now = now
         self.effects: list[Effect] = []
+        #: Services to be told that the slot table holds their answer, once it is published.
+        self.answers: list[str] = []
 
     # ---- orders ----
 
@@ -284,6 +286,7 @@ class _Turn:
                 allocation = allocator.decline(allocation, name)
             case m.SlotOccupied(slot=slot, vm=vm):
                 allocation = allocator.occupy(allocation, name, slot, vm, wall)
+                self.answers.append(name)
             case m.SlotReleased(slot=slot):
                 allocation = allocator.release(allocation, name, slot)
             case m.VMGone(vm=vm):
@@ -370,6 +373,7 @@ class _Turn:
             self._set(allocation=allocation)
         if allocation.table != self.before.allocation.table:
             self.effects.append(PublishSlots())
+        self.effects.extend(Tell(name, m.SlotAnswered()) for name in self.answers)
         self.effects.extend(Tell(grant.service, m.GrantSlot(slot=grant.slot)) for grant in grants)
 
     def _all_over(self) -> bool:

@@ -10,7 +10,17 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from anklet_worker.errors import AnkletError, ProtocolError
-from anklet_worker.messages import Drain, Fact, GrantSlot, Message, SlotDeclined, SlotRef, SlotWanted, Stop
+from anklet_worker.messages import (
+    Drain,
+    Fact,
+    GrantSlot,
+    Message,
+    SlotAnswered,
+    SlotDeclined,
+    SlotRef,
+    SlotWanted,
+    Stop,
+)
 from anklet_worker.messages import decode_command as _decode_command
 from anklet_worker.messages import encode as _encode
 from anklet_worker.orders import Orders
@@ -106,6 +116,8 @@ class SupervisorLink:
             match command:
                 case GrantSlot(slot=slot):
                     self._granted = slot
+                    self._orders.notify()
+                case SlotAnswered():
                     self._orders.notify()
                 case Drain():
                     self._orders.drain()

@@ -49,6 +49,10 @@ class ConfigError(AnkletError):
 
     exit_code = ExitCode.CONFIG
 
+    def lines(self) -> tuple[str, ...]:
+        """What is wrong, one line each."""
+        return (str(self),)
+
 
 class UsageError(AnkletError):
     """The command line cannot be understood."""
@@ -60,6 +64,10 @@ class TemporaryError(AnkletError):
     """A later start may succeed: another supervisor runs, a port is taken, a disk is full."""
 
     exit_code = ExitCode.TEMPFAIL
+
+
+class AlreadyRunning(TemporaryError):
+    """Another supervisor holds the state directory."""
 
 
 class ProtocolError(AnkletError):

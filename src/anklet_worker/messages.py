@@ -41,6 +41,10 @@ class GrantSlot(Message, frozen=True, kw_only=True, tag=True):
     slot: SlotRef
 
 
+class SlotAnswered(Message, frozen=True, kw_only=True, tag=True):
+    """The slot table now says what became of the last `SlotOccupied`: look there."""
+
+
 class Drain(Message, frozen=True, kw_only=True, tag=True):
     """Take no new job, finish the one in hand, exit 0."""
 
@@ -49,7 +53,7 @@ class Stop(Message, frozen=True, kw_only=True, tag=True):
     """Interrupt the job in hand, clean up, give an unstarted claim back, exit 0."""
 
 
-Command = GrantSlot | Drain | Stop
+Command = GrantSlot | SlotAnswered | Drain | Stop
 
 
 # ---- facts, up ----

@@ -28,7 +28,7 @@ class Site:
 
     def __init__(self, services):
         self.folder = Path(tempfile.mkdtemp(prefix="anklet-bench-"))
-        self.github = new_github(self.folder / "github")
+        self.github = new_github()
         self.mac = Mac(self.folder / "mac", self.github, services=services)
 
     def __enter__(self):

@@ -43,7 +43,7 @@ def main():
     folder = Path(tempfile.mkdtemp(prefix="anklet-demo-"))
     console.rule("anklet-supervisor demo")
     console.print(f"An emulated GitHub, an emulated Mac with room for two VMs, and the real supervisor, in {folder}\n")
-    github = new_github(folder / "github")
+    github = new_github()
     mac = Mac(folder / "mac", github)
     try:
         return _run(console, mac, github)

@@ -1,0 +1,158 @@
+"""`anklet-supervisor start`: from a configuration to a turning loop, in the order in which things may fail.
+
+Configuration, state directory, lock, port, slot table; only then a worker. Whatever is taken is given back at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from anklet_supervisor import allocator, machine
+from anklet_supervisor.config import Problem, SupervisorConfig, load, load_host
+from anklet_supervisor.host import HostIds, InstanceLock, PidFile, identify, keep_awake
+from anklet_supervisor.logs import LogWriter
+from anklet_supervisor.loop import Loop, Outlets
+from anklet_supervisor.metrics import Metrics
+from anklet_supervisor.metrics_http import MetricsServer
+from anklet_supervisor.status import StatusFile
+from anklet_worker.errors import AlreadyRunning, ConfigError, ExitCode
+from anklet_worker.files import make_private_dir
+from anklet_worker.job import may_have_vm
+from anklet_worker.logs import ServiceLog, open_log
+from anklet_worker.records import RecordBook
+from anklet_worker.setup import WorkerSetup
+from anklet_worker.slots import SlotWriter
+
+_DRAIN_FILE = Path(".config") / "anklet" / ".drain"
+#: What a new start cannot cure: launchd must not try again and again.
+_INCURABLE = frozenset({ExitCode.USAGE, ExitCode.UNAVAILABLE, ExitCode.CONFIG})
+
+
+def load_config(path: Path) -> tuple[SupervisorConfig, tuple[Problem, ...]]:
+    """The configuration at `path` in this process's environment. Raises `ConfigErrors`."""
+    return load(path, os.environ, home=Path.home(), platform=sys.platform)
+
+
+def start(path: Path, *, once: bool) -> int:
+    """Run the supervisor in the foreground. Returns its exit code; raises `AnkletError` for what keeps it from starting."""
+    config, warnings = load_config(path)
+    _make_state_dir(config.state_dir)
+    lock = InstanceLock(config.state_dir)
+    lock.acquire()
+    with contextlib.ExitStack() as stack:
+        writer = _open_log_file(config)
+        stack.callback(writer.close)
+        log = open_log(writer.write, config.log.level, config.secrets(), {})
+        for warning in warnings:
+            log.warning(str(warning))
+        pid_file = PidFile(config.pid_file_dir)
+        pid_file.write()
+        stack.callback(pid_file.remove)
+        return _supervise(config, identify(config.state_dir), writer, log, once=once)
+
+
+def start_for_launchd(path: Path, *, once: bool) -> int:
+    """As `start`, but what a new start cannot cure is one ERROR line and exit code 0: launchd then leaves it alone."""
+    try:
+        code = start(path, once=once)
+    except (ConfigError, AlreadyRunning) as error:
+        _last_words(path, str(error))
+        return int(ExitCode.OK)
+    if code in _INCURABLE:
+        _last_words(path, f"no service can run; exit code {code}")
+        return int(ExitCode.OK)
+    return code
+
+
+def _last_words(path: Path, message: str) -> None:
+    """One ERROR in the log, wherever that can be told to be."""
+    try:
+        host = load_host(path, os.environ, home=Path.home(), platform=sys.platform)
+        writer = LogWriter(host.log.file_dir)
+    except (ConfigError, OSError):
+        writer = LogWriter(None)
+    open_log(writer.write, "INFO", (), {}).error("not started", extra={"err": message})
+    writer.close()
+
+
+def _make_state_dir(path: Path) -> None:
+    try:
+        make_private_dir(path)
+    except OSError as error:
+        raise ConfigError(f"state_dir {path} cannot be used: {error.strerror or error}") from None
+
+
+def _open_log_file(config: SupervisorConfig) -> LogWriter:
+    try:
+        return LogWriter(config.log.file_dir)
+    except OSError as error:
+        raise ConfigError(f"log.file_dir {config.log.file_dir} cannot be written: {error.strerror}") from None
+
+
+def _supervise(config: SupervisorConfig, ids: HostIds, writer: LogWriter, log: ServiceLog, *, once: bool) -> int:
+    """With the lock in hand: port, slots, services, loop."""
+    metrics = Metrics(config.services, time.time())
+    server = MetricsServer(config.metrics.host, config.metrics.port, metrics)
+    allocation = allocator.build(
+        config.vm_limit, random.SystemRandom().getrandbits(62), _left_behind(config), time.time()
+    )
+    slots = SlotWriter(config.state_dir / "slots", allocation.table)
+    model = machine.initial(
+        [service.name for service in config.services], allocation, once=once, drain_timeout=config.drain_timeout
+    )
+    outlets = Outlets(
+        slots=slots,
+        metrics=metrics,
+        status=StatusFile(config.state_dir),
+        log=log,
+        writer=writer,
+        plugins={service.name: service.plugin for service in config.services},
+        started_at=time.time(),
+    )
+    keep_awake()
+    server.start()
+    log.info(
+        "supervisor started", extra={"pid": os.getpid(), "installId": ids.install_id, "services": len(config.services)}
+    )
+    try:
+        code = Loop(model, _setups(config, ids, once=once), outlets).run()
+    finally:
+        server.close()
+        slots.close()
+    log.info("supervisor ended", extra={"exitCode": code})
+    return code
+
+
+def _left_behind(config: SupervisorConfig) -> Iterator[tuple[str, str]]:
+    """The VMs that the records of the configured services name: each holds its slot until its worker proves that it is gone."""
+    for service in config.services:
+        records, _ = RecordBook(config.state_dir / "services" / service.name).load()
+        yield from ((service.name, record.vm) for record in records if may_have_vm(record.phase))
+
+
+def _setups(config: SupervisorConfig, ids: HostIds, *, once: bool) -> dict[str, WorkerSetup]:
+    names = tuple(service.name for service in config.services)
+    return {
+        service.name: WorkerSetup(
+            service=service,
+            services=names,
+            sweeps_strays=number == 0,
+            once=once,
+            vm_limit=config.vm_limit,
+            install_id=ids.install_id,
+            host_id=ids.host_id,
+            boot_id=ids.boot_id,
+            state_dir=config.state_dir,
+            work_dir=config.work_dir,
+            plugins_path=config.plugins_path,
+            drain_file=Path.home() / _DRAIN_FILE,
+            log_level=config.log.level,
+        )
+        for number, service in enumerate(config.services)
+    }

@@ -1,0 +1,130 @@
+"""`status.json`: what the supervisor is doing, for `status` and for scripts. Its form is stable.
+
+Owns the document and its file; who may see it is the state directory's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from anklet_supervisor.machine import Model
+from anklet_worker import __version__
+from anklet_worker.files import write_atomically
+
+_FILE_NAME = "status.json"
+
+
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The job that a service has in hand."""
+
+    id: str
+    url: str
+    name: str
+    vm: str
+    since: str
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One service. `state` is its worker's, `status` the metric's word; `reason` says why it is not ready, if it is not."""
+
+    name: str
+    plugin: str
+    state: str
+    status: str
+    pid: int | None
+    restarts: int
+    job: JobStatus | None
+    reason: str = ""
+
+
+class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One VM slot."""
+
+    index: int
+    state: str
+    service: str | None
+    vm: str | None
+    since: str | None
+
+
+class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole. Times are RFC 3339."""
+
+    mode: str
+    pid: int
+    version: str
+    started_at: str
+    services: list[ServiceStatus]
+    slots: list[SlotStatus]
+
+
+def document(model: Model, plugins: dict[str, str], started_at: float) -> StatusDocument:
+    """The document for a model; `plugins` has the plugin of each service, `started_at` is Unix seconds."""
+    services = [
+        ServiceStatus(
+            name=service.name,
+            plugin=plugins[service.name],
+            state=service.state.value,
+            status=service.status.value,
+            pid=service.pid,
+            restarts=service.restarts,
+            job=None
+            if service.job is None
+            else JobStatus(
+                id=service.job.id,
+                url=service.job.url,
+                name=service.job.name,
+                vm=service.job.vm,
+                since=_rfc3339(service.job.since),
+            ),
+            reason=service.reason,
+        )
+        for service in model.services.values()
+    ]
+    slots = [
+        SlotStatus(
+            index=slot.index,
+            state=slot.state.name.lower(),
+            service=slot.service or None,
+            vm=slot.vm or None,
+            since=_rfc3339(slot.since) if slot.since else None,
+        )
+        for slot in model.allocation.table.slots
+    ]
+    return StatusDocument(
+        mode=model.mode.value,
+        pid=os.getpid(),
+        version=__version__,
+        started_at=_rfc3339(started_at),
+        services=services,
+        slots=slots,
+    )
+
+
+class StatusFile:
+    """The file; replaced whole. A disk that refuses it is no reason to stop: readers see its age."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / _FILE_NAME
+
+    def write(self, content: StatusDocument) -> None:
+        """Replace the file."""
+        with contextlib.suppress(OSError):
+            write_atomically(self._path, msgspec.json.encode(content) + b"\n", durable=False)
+
+
+def read(state_dir: Path) -> StatusDocument | None:
+    """The last document; None when there is none to be read."""
+    try:
+        return msgspec.json.decode((state_dir / _FILE_NAME).read_bytes(), type=StatusDocument)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
