@@ -227,6 +227,10 @@ class GitHubServer:
         """Forget all faults that have not struck."""
         self._do("clear_faults")
 
+    def faults(self):
+        """The faults that have not struck out: dicts of what fault() was given."""
+        return self._do("faults")
+
     def set(self, **switches):
         """Turn switches (see README.md); ValueError for one that does not exist."""
         self._do("set", **switches)

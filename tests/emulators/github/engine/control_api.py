@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import time
 
 from emulators.github.engine import downloads, jobs, render, runners
@@ -33,6 +34,7 @@ class ControlApi:
             "delete_runner": self._delete_runner,
             "events": lambda since=0: world.events[since:],
             "fault": faults.add,
+            "faults": faults.waiting,
             "job": lambda job_id: self._shown_job(self._job(job_id)),
             "jobs": lambda: [self._shown_job(job) for job in world.jobs.values()],
             "queue_run": self._queue_run,
@@ -53,7 +55,7 @@ class ControlApi:
         try:
             with self._world.changed:
                 return Reply(200, {"result": command(**request.json())})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, re.error) as error:
             return Reply(400, {"error": f"{type(error).__name__}: {error}"})
 
     def _run(self, run_id):

@@ -42,6 +42,11 @@ class Faults:
         with self._lock:
             self._waiting.clear()
 
+    def waiting(self):
+        """The faults that have not struck out, as dicts."""
+        with self._lock:
+            return [dataclasses.asdict(fault) for fault in self._waiting]
+
     def take(self, method, path):
         """The first fault for this request, used up by one; or None."""
         with self._lock:

@@ -16,7 +16,7 @@ _JOB_KEYS = {"name", "labels", "steps", "duration", "conclusion", "needs"}
 
 def queue_run(world, repo, jobs, *, workflow="CI", created=None, branch="main"):
     """A new run with these jobs (see README.md for their keys); jobs that need nothing are queued at once."""
-    specs = [_checked(spec, [other["name"] for other in jobs]) for spec in jobs]
+    specs = [_checked(spec, [other.get("name") for other in jobs]) for spec in jobs]
     if not specs:
         raise ValueError("a run has at least one job")
     now = time.time() if created is None else created
