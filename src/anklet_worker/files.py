@@ -17,9 +17,12 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, durable: boo
     `durable` also survives a power cut (file and directory are synced). Raises `OSError`.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    # One that an earlier process of this pid left, or somebody else put there, is not written into.
+    aside.unlink(missing_ok=True)
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         try:
+            os.fchmod(fd, mode)
             _write_all(fd, data)
             if durable:
                 os.fsync(fd)
