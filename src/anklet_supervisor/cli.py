@@ -35,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(_original_spelling(arguments))
         command: Callable[[argparse.Namespace], int] = options.run
         return command(options)
+    except UsageError as error:
+        _complain(f"{_PROGRAM}: {error}")
+        # For launchd a wrong command line is nothing that another start would cure.
+        return int(ExitCode.OK if "--agent" in arguments else error.exit_code)
     except ConfigError as error:
         for line in error.lines():
             _complain(line)

@@ -185,6 +185,9 @@ class Attempt:
         """The plugin says that a job runs in our VM."""
         if self.record.phase is not Phase.STARTED:
             self._advance(Event.JOB_STARTED)
+        if job.id != self.record.job.id:
+            # Another job than the one claimed: that one is free for others, at once.
+            self._tools.leases.give_back(self.record.job.key("claim"))
         self._tools.link.tell(JobStarted(job_id=job.id, job_name=job.name, job_url=job.url))
 
     def remember(self, facts: Mapping[str, str | int]) -> None:

@@ -5,7 +5,8 @@ Implements `anklet_worker.plugin.Context`. Knows the attempt in hand; decides no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from anklet_worker.attempt import Attempt
@@ -66,9 +67,12 @@ class WorkerContext:
         """Sleep, unless an order cuts it short."""
         self._orders.wait(seconds)
 
-    def status(self, status: Status) -> None:
-        """Tell what the service is doing."""
-        self._link.tell(StatusChanged(status=status))
+    @contextmanager
+    def limit_paused(self) -> Iterator[None]:
+        """The service waits for an API's limit; afterwards it does again what it did."""
+        self._link.tell(StatusChanged(status=Status.LIMIT_PAUSED))
+        yield
+        self._link.tell(StatusChanged(status=Status.IDLE if self.attempt is None else Status.RUNNING))
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
         """What these labels ask of this service's VM driver."""

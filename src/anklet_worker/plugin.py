@@ -11,6 +11,7 @@ import importlib.util
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -107,8 +108,8 @@ class Context(Protocol):
         """Sleep, unless an order cuts it short by the same exceptions."""
         ...
 
-    def status(self, status: Status) -> None:
-        """Tell what the service is doing (for `limit_paused`; the core tells the others)."""
+    def limit_paused(self) -> AbstractContextManager[None]:
+        """While the `with` lasts, the service's status is `limit_paused`; the core tells all others."""
         ...
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:

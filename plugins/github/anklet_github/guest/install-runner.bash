@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Sees to it that $HOME/actions-runner holds GitHub's runner: one that the image already has is used, else it is downloaded and
+# its checksum verified. Settings: RUNNER_VERSION, RUNNER_DOWNLOAD_URL (with ${arch} for x64 or arm64), RUNNER_SHA256.
+set -euo pipefail
+
+home=${RUNNER_HOME:-$HOME/actions-runner}
+if [ -x "$home/run.sh" ]; then
+    echo "the image holds a runner: $home"
+    exit 0
+fi
+
+case "${RUNNER_ARCH:-$(uname -m)}" in
+arm64 | aarch64) arch=arm64 ;;
+*) arch=x64 ;;
+esac
+url=${RUNNER_DOWNLOAD_URL//\$\{arch\}/$arch}
+
+if [ -z "${RUNNER_SHA256:-}" ]; then
+    echo "the image holds no runner, and none is downloaded without its checksum: set runner.sha256 for version $RUNNER_VERSION" \
+        "(it stands in the release notes of actions/runner), or put a runner into the image" >&2
+    exit 65
+fi
+
+archive=$(mktemp "${TMPDIR:-/tmp}/actions-runner.XXXXXX")
+trap 'rm -f "$archive"' EXIT
+curl --fail --silent --show-error --location --retry 3 --output "$archive" "$url"
+
+if command -v shasum >/dev/null; then
+    actual=$(shasum -a 256 "$archive")
+else
+    actual=$(sha256sum "$archive")
+fi
+actual=${actual%% *}
+if [ "$actual" != "$RUNNER_SHA256" ]; then
+    echo "the checksum of $url is $actual, not $RUNNER_SHA256" >&2
+    exit 66
+fi
+
+mkdir -p "$home"
+tar -xzf "$archive" -C "$home"
+echo "installed runner $RUNNER_VERSION in $home"
