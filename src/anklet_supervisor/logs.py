@@ -1,68 +1,174 @@
 """The one writer of the log file. Workers send their lines over pipes; the supervisor adds its own.
 
-Owns the file and what happens when it cannot be written: lines are dropped and counted, nothing stops.
+Owns the file and what happens when it cannot be written. One thread writes; whoever has a line puts it into a bounded queue. So
+neither a full disk, a directory that vanished, a paused terminal nor a hung file server stops the supervisor or a worker: lines
+are dropped and counted, that is said once on standard error, and in the log when it can be written again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import queue
 import sys
 import threading
+import time
 from pathlib import Path
+
+from anklet_worker.logs import one_line
 
 _FILE_NAME = "anklet.log"
 _STDOUT = 1
+#: Lines that wait for the disk; a line is at most some 100 KiB, mostly below 1 KiB.
+_WAITING = 4096
+#: Seconds between two looks whether the file is still the one that its name stands for (or can be opened again).
+_LOOK_PAUSE = 1.0
+#: Seconds that `close` gives the disk.
+_PATIENCE = 5.0
+
+
+def check_log_dir(directory: Path) -> str | None:
+    """What keeps the log from being written there, for people; None when nothing does. Leaves the log as it is."""
+    if not directory.is_dir():
+        return f"{directory} is no directory"
+    try:
+        os.close(_open(directory / _FILE_NAME))
+    except OSError as error:
+        return f"{directory / _FILE_NAME} cannot be written: {error.strerror}"
+    return None
 
 
 class LogWriter:
     """Appends whole lines to `<directory>/anklet.log`, or to standard output without a directory. Safe for several threads.
 
-    Raises `OSError` when the file cannot be opened at first; later a full disk only drops lines, which `dropped` counts.
+    A file that was moved away or deleted is made anew within a second or so, so that log rotation needs to tell nobody. `level` is
+    the log's, for the form of the writer's own lines. Raises `OSError` when the file cannot be opened at first.
     """
 
-    def __init__(self, directory: Path | None) -> None:
-        self._path = None if directory is None else directory / _FILE_NAME
-        self._fd = self._open()
-        self._lock = threading.Lock()
-        self._failing = False
-        self.dropped = 0
+    def __init__(self, directory: Path | None, level: str = "INFO") -> None:
+        self._level = level
+        self._file = _File(None if directory is None else directory / _FILE_NAME)
+        self._lines: queue.Queue[bytes | None] = queue.Queue(_WAITING)
+        self._dropped_lock = threading.Lock()
+        self._dropped = 0
+        self._told = 0
+        self._reopen = False
+        self._thread = threading.Thread(target=self._write_lines, name="log writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost since the start."""
+        return self._dropped
 
     def write(self, line: bytes) -> None:
-        """Append one line (with its newline)."""
-        with self._lock:
-            try:
-                self._write_all(line)
-            except OSError as error:
-                self.dropped += 1
-                if not self._failing:
-                    self._failing = True
-                    self._complain(
-                        f"anklet-supervisor: the log cannot be written ({error.strerror}); lines are dropped"
-                    )
-            else:
-                self._failing = False
+        """Append one line (with its newline). Never waits, never raises."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._drop("the disk does not keep up")
+
+    def reopen(self) -> None:
+        """Open the file by its name again, before the next line."""
+        self._reopen = True
 
     def close(self) -> None:
-        """Close the file."""
-        if self._path is not None:
-            os.close(self._fd)
+        """Write what waits, and close; gives up on a disk that hangs."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=_PATIENCE)
+        self._thread.join(_PATIENCE)
 
-    def _open(self) -> int:
-        if self._path is None:
-            return _STDOUT
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    # ---- the writer's thread ----
 
-    def _write_all(self, line: bytes) -> None:
-        if self._failing:
-            # What was cut off by the failure must not run into this line.
-            os.write(self._fd, b"\n")
-            self._failing = False
-        view = memoryview(line)
-        while view:
-            view = view[os.write(self._fd, view) :]
-
-    def _complain(self, text: str) -> None:
+    def _write_lines(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._file.follow_its_name(at_once=self._reopen)
+                self._reopen = False
+                self._tell_of_drops()
+                self._file.append(line)
+            except OSError as error:
+                self._drop(error.strerror or str(error))
         with contextlib.suppress(OSError):
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            self._tell_of_drops()
+        self._file.close()
+
+    def _tell_of_drops(self) -> None:
+        lost = self._dropped - self._told
+        if lost == 0:
+            return
+        message = "lines of the log were lost while it could not be written"
+        self._file.append(one_line(self._level, logging.WARNING, message, {"lines": lost}))
+        self._told += lost
+
+    def _drop(self, reason: str) -> None:
+        with self._dropped_lock:
+            first = self._dropped == self._told
+            self._dropped += 1
+        if first:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(f"anklet-supervisor: the log cannot be written ({reason}); lines are lost\n")
+                sys.stderr.flush()
+
+
+class _File:
+    """The open file, or standard output. Whole lines only: what a full disk cut off is taken back."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._fd = _STDOUT if path is None else _open(path)
+        self._looked = time.monotonic()
+        self._torn = False
+
+    def follow_its_name(self, *, at_once: bool) -> None:
+        """See to it that the name still leads to the open file, else open it anew. Raises `OSError`."""
+        now = time.monotonic()
+        if self._path is None or (now - self._looked < _LOOK_PAUSE and self._fd >= 0 and not at_once):
+            return
+        if self._fd >= 0 and not at_once and self._is_where_it_was(self._path):
+            self._looked = now
+            return
+        self.close()
+        self._fd = _open(self._path)
+        self._looked = now
+
+    def append(self, line: bytes) -> None:
+        """Write one line, or nothing of it. Raises `OSError`."""
+        begin = 0 if self._path is None else os.fstat(self._fd).st_size
+        # Of what went into a pipe nothing can be taken back; the next line begins anew.
+        rest = memoryview(b"\n" + line if self._torn else line)
+        whole = len(rest)
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError:
+            if len(rest) < whole:
+                self._take_back(begin)
+            raise
+        self._torn = False
+
+    def _take_back(self, begin: int) -> None:
+        self._torn = self._path is None
+        if not self._torn:
+            os.ftruncate(self._fd, begin)
+
+    def close(self) -> None:
+        """Close the file; standard output is not ours to close."""
+        fd, self._fd = self._fd, (_STDOUT if self._path is None else -1)
+        if self._path is not None and fd >= 0:
+            os.close(fd)
+
+    def _is_where_it_was(self, path: Path) -> bool:
+        try:
+            there, here = path.stat(), os.fstat(self._fd)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            # Nobody can look, but the file is open and may well take lines.
+            return True
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

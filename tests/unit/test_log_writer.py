@@ -1,0 +1,267 @@
+"""The one writer of the log: whole lines, in order, whatever the disk does."""
+
+import contextlib
+import json
+import os
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from anklet_supervisor.logs import LogWriter, check_log_dir
+
+
+def line(**fields):
+    """A line of the log."""
+    return json.dumps(fields).encode() + b"\n"
+
+
+def records(path):
+    """The file's lines; each must be one JSON object."""
+    text = path.read_text()
+    assert text == "" or text.endswith("\n")
+    return [json.loads(one) for one in text.splitlines()]
+
+
+def eventually(condition, deadline=10.0):
+    """Poll until the condition holds."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        threading.Event().wait(0.01)
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A writer into a directory of its own."""
+    one = LogWriter(tmp_path)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The log file."""
+    return tmp_path / "anklet.log"
+
+
+def test_lines_are_appended_in_order(writer, path):
+    """What was there stays; what is written follows in order."""
+    path.write_bytes(line(before=1))
+    for number in range(100):
+        writer.write(line(number=number))
+    writer.close()
+    assert records(path) == [{"before": 1}, *({"number": number} for number in range(100))]
+
+
+def test_the_file_is_not_for_everybody(writer, path):
+    """Its owner writes, its group reads, nobody else sees it."""
+    assert stat.S_IMODE(path.stat().st_mode) & ~0o640 == 0
+
+
+def test_many_threads_write_whole_lines(writer, path):
+    """Lines of several threads do not run into each other, and each thread's stay in order."""
+
+    def write_many(who):
+        for number in range(200):
+            writer.write(line(who=who, number=number, filling="x" * 500))
+
+    threads = [threading.Thread(target=write_many, args=(who,)) for who in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    found = records(path)
+    for who in range(4):
+        assert [record["number"] for record in found if record["who"] == who] == list(range(200))
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_file_that_was_moved_away_is_made_anew(writer, path, told):
+    """Rotation by moving: told by `reopen` at once, else noticed within a second or so."""
+    writer.write(line(number=1))
+    eventually(lambda: path.stat().st_size > 0)
+    path.rename(path.with_suffix(".1"))
+    if told:
+        writer.reopen()
+        writer.write(line(number=2))
+    else:
+
+        def arrives():
+            writer.write(line(number=2))
+            return path.exists()
+
+        eventually(arrives)
+    writer.close()
+    assert records(path.with_suffix(".1"))[0] == {"number": 1}
+    assert records(path)[0] == {"number": 2}
+
+
+FULL_DISK = """
+    import json, pathlib, resource, sys, time
+    from anklet_supervisor.logs import LogWriter
+
+    folder = pathlib.Path(sys.argv[1])
+    path = folder / "anklet.log"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    writer = LogWriter(folder)
+
+    def write(number):
+        writer.write(json.dumps({"number": number, "filling": "x" * 270}).encode() + b"\\n")
+
+    def until(condition):
+        end = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < end
+
+    for number in range(10):
+        write(number)
+    until(lambda: writer.dropped == 7)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    write(10)
+    writer.close()
+    print(writer.dropped)
+"""
+
+
+def test_a_full_disk_drops_whole_lines_says_so_and_recovers(tmp_path, path):
+    """Lines that do not fit are counted; no torn line stays; afterwards the log itself says how many are missing."""
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert run.stdout == "7\n"
+    assert run.stderr.count("\n") == 1
+    assert "the log cannot be written (File too large)" in run.stderr
+    found = records(path)
+    assert [record.get("number") for record in found] == [0, 1, 2, None, 10]
+    assert (found[3]["level"], found[3]["lines"]) == ("WARN", 7)
+    assert found[3]["msg"] == "lines of the log were lost while it could not be written"
+
+
+def test_a_vanished_directory_drops_lines_until_it_is_back(tmp_path, capfd):
+    """The directory is deleted under the writer: nothing stops; when it is back, so is the log."""
+    folder = tmp_path / "log"
+    folder.mkdir()
+    writer = LogWriter(folder)
+    (folder / "anklet.log").unlink()
+    folder.rmdir()
+
+    def dropping():
+        writer.write(line(number=1))
+        return writer.dropped > 0
+
+    eventually(dropping)
+    folder.mkdir()
+    writer.write(line(number=2))
+    writer.close()
+    found = records(folder / "anklet.log")
+    assert found[-1] == {"number": 2}
+    assert sum(record.get("lines", 0) for record in found) == writer.dropped > 0
+    assert capfd.readouterr().err.count("the log cannot be written (No such file or directory)") == 1
+
+
+def test_a_disk_that_hangs_stops_nobody(tmp_path, capfd):
+    """When lines come faster than they go, `write` still returns at once, and what is too much is counted."""
+    os.mkfifo(tmp_path / "anklet.log")
+    reader = os.open(tmp_path / "anklet.log", os.O_RDONLY | os.O_NONBLOCK)
+    writer = LogWriter(tmp_path)
+    began = time.monotonic()
+    for number in range(6000):
+        writer.write(line(number=number, filling="x" * 200))
+    assert time.monotonic() - began < 5
+    assert writer.dropped > 0
+    assert capfd.readouterr().err.count("the disk does not keep up") == 1
+    received = bytearray()
+
+    def drain():
+        with contextlib.suppress(BlockingIOError):
+            received.extend(os.read(reader, 1 << 20))
+        return b'"lines"' in received
+
+    eventually(drain)
+    writer_closed = threading.Thread(target=writer.close)
+    writer_closed.start()
+    eventually(lambda: drain() and not writer_closed.is_alive())
+    os.close(reader)
+
+
+STDOUT = """
+    import sys
+    from anklet_supervisor.logs import LogWriter
+    writer = LogWriter(None)
+    for number in range(100):
+        writer.write(b'{"number": %d}\\n' % number)
+    writer.close()
+    print(writer.dropped, file=sys.stderr)
+"""
+
+
+def run_on_stdout(stdout):
+    """Run a writer without a directory; its standard error."""
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(STDOUT)], stdout=stdout, stderr=subprocess.PIPE, text=True
+    ) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return out, err
+
+
+def test_without_a_directory_the_log_goes_to_standard_output():
+    """Every line, in order."""
+    out, err = run_on_stdout(subprocess.PIPE)
+    assert [json.loads(one)["number"] for one in out.splitlines()] == list(range(100))
+    assert err == "0\n"
+
+
+def test_a_closed_standard_output_ends_nothing():
+    """The reader of the pipe has gone: lines are dropped and counted."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        _, err = run_on_stdout(write_end)
+    finally:
+        os.close(write_end)
+    first, count = err.splitlines()
+    assert "the log cannot be written (Broken pipe)" in first
+    assert count == "100"
+
+
+def test_a_directory_that_is_fit_has_no_problem(tmp_path):
+    """And the look leaves a log that is there as it is."""
+    (tmp_path / "anklet.log").write_bytes(line(before=1))
+    assert check_log_dir(tmp_path) is None
+    assert records(tmp_path / "anklet.log") == [{"before": 1}]
+
+
+def test_an_unfit_directory_is_named_with_its_reason(tmp_path):
+    """Missing, or with something else in the log's place."""
+    assert check_log_dir(tmp_path / "missing") == f"{tmp_path / 'missing'} is no directory"
+    (tmp_path / "anklet.log").mkdir()
+    assert check_log_dir(tmp_path) == f"{tmp_path / 'anklet.log'} cannot be written: Is a directory"
+    with pytest.raises(IsADirectoryError):
+        LogWriter(tmp_path)
+
+
+def open_files():
+    """File descriptors of this process."""
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208  names are what is wanted
+        with contextlib.suppress(OSError):
+            os.fstat(int(name))
+            yield int(name)
+
+
+def test_closing_twice_is_closing_once(tmp_path):
+    """Nothing is left open."""
+    writer = LogWriter(tmp_path)
+    writer.close()
+    writer.close()
+    assert not any(os.path.samestat(os.fstat(fd), tmp_path.joinpath("anklet.log").stat()) for fd in open_files())
