@@ -3,34 +3,54 @@
 Owns the child process and nothing of what it means: drivers read the result. A command has a session of its own, so that
 Ctrl-C, a dead supervisor or a detach does not end it; (pid, creation time) of the one in flight is handed out, so that a later
 process can wait for it or end it before it trusts a listing.
+
+Output goes to files without a name, not to pipes: a clone or a pull must survive our death, and a write to a pipe that nobody
+reads any more would end it halfway. Nothing can then fill up or hold open what we wait for, either.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import selectors
 import shlex
 import signal
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import psutil
 
-from anklet_worker.errors import CliUnavailable, ConfigError, Interrupted
+from anklet_worker.errors import CliUnavailable, ConfigError, Detached
 from anklet_worker.orders import Orders
+from anklet_worker.vm import VMTransient
 
-#: Output beyond this many bytes: the middle is dropped (a result is in the last lines, a cause in the first).
+#: Bytes of output that a result holds: the middle is dropped (a result is in the last lines, a cause in the first).
 _KEEP_FIRST, _KEEP_LAST = 64 * 1024, 1024 * 1024
-#: Seconds between SIGTERM and SIGKILL, and for which output is awaited after the exit: a grandchild may hold the pipe.
-_TERM_GRACE = 3.0
-_OUTPUT_GRACE = 2.0
+#: Bytes of output after which a command is taken for run wild, and seconds between two looks at them.
+_MOST_OUTPUT = 256 * 1024 * 1024
+_LOOK_AT_OUTPUT = 1.0
+#: Seconds between SIGTERM and SIGKILL, and for which the end is awaited after SIGKILL.
+_TERM_GRACE, _KILL_GRACE = 2.0, 5.0
+_PAUSE = 0.05
 _CHUNK = 65536
+#: Shorter secrets are compared whole: a password of one letter is in every PATH.
+_SHORT_SECRET = 6
+#: Creation times of one process, read by two processes, may differ by the resolution of the clock that they come from.
+_SAME_TIME = 1.0
+#: errno of an executable for another processor (macOS).
+_EBADARCH = 86
+_UNFIT = frozenset(
+    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, _EBADARCH}
+)
 
 
 class OnStop(Enum):
@@ -60,17 +80,22 @@ class InFlight(msgspec.Struct, frozen=True, kw_only=True):
     verb: str
 
 
+#: Told of a start, and with None of an end. Not of an end that we do not see: after a detach the note stays.
+Note = Callable[[InFlight | None], None]
+
+
 class CommandSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What all commands of a worker have in common.
 
-    `secrets`: no variable of `env` that contains one of these reaches a child. `in_flight` is told of each start (and, with None,
-    of each end); `ended` is told by the drivers: verb, outcome class, seconds.
+    `secrets`: no variable of `env` that contains one of these reaches a child. `in_flight`: see `Note`; a note that cannot be
+    written (a full disk) does not keep a command from running, for it may be the one that makes room. `ended` is told by the
+    drivers: verb, outcome class, seconds.
     """
 
     env: Mapping[str, str]
     secrets: Sequence[str]
     cwd: Path
-    in_flight: Callable[[InFlight | None], None]
+    in_flight: Note
     ended: Callable[[str, str, float], None]
 
 
@@ -81,10 +106,7 @@ class CommandRunner:
         self.ended = settings.ended
         self._orders = orders
         self._settings = settings
-        secrets = [secret for secret in settings.secrets if secret]
-        self._env = {
-            name: value for name, value in settings.env.items() if not any(secret in value for secret in secrets)
-        }
+        self._env = {name: value for name, value in settings.env.items() if not _betrays(value, settings.secrets)}
 
     def run(
         self,
@@ -94,233 +116,305 @@ class CommandRunner:
         stdin: bytes = b"",
         on_stop: OnStop = OnStop.KILL,
         keep_open: Sequence[int] = (),
+        note: Note | None = None,
     ) -> CommandResult:
         """Run `argv` (a list, never a shell line) for at most `timeout` seconds.
 
-        `keep_open` are file descriptors that the child inherits (a lock that shall live as long as it does). Raises
-        `CliUnavailable` when it cannot be started, `Interrupted` after a stop (`OnStop.KILL`), `Detached` after a detach (the
-        command goes on).
+        `keep_open` are file descriptors that the child inherits (a lock that shall live as long as it does); `note` is told of
+        the process instead of the usual hook. Raises `CliUnavailable` when the tool cannot be executed, `VMTransient` when the
+        host is short of something or the output has no end, `Interrupted` after a stop (`OnStop.KILL`), `Detached` after a detach
+        (the command goes on).
         """
         self._orders.check()
         began = time.monotonic()
-        process = self._start(argv, keep_open)
-        self._note(process.pid, argv)
-        watch = _Watch(process, stdin)
-        try:
-            self._follow(watch, began + timeout, on_stop)
-        finally:
-            # After a detach the process lives on, and so must the note of it.
-            ended = watch.close()
-            if ended:
-                self._settings.in_flight(None)
-        return CommandResult(
-            status=watch.status,
-            stdout=watch.stdout.bytes(),
-            stderr=watch.stderr.bytes(),
-            seconds=time.monotonic() - began,
-            timed_out=watch.timed_out,
-        )
-
-    def _start(self, argv: Sequence[str], keep_open: Sequence[int]) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(
-                list(argv),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=self._env,
-                cwd=self._settings.cwd,
-                start_new_session=True,
-                pass_fds=tuple(keep_open),
+        timed_out = False
+        with self._started(argv, stdin, keep_open, note or self._settings.in_flight) as child:
+            if not self._follow(child, began + timeout, on_stop):
+                timed_out = True
+                child.end()
+            return CommandResult(
+                status=child.status,
+                stdout=child.stdout.read(),
+                stderr=child.stderr.read(),
+                seconds=time.monotonic() - began,
+                timed_out=timed_out,
             )
-        except FileNotFoundError as error:
-            if error.filename == str(self._settings.cwd):
-                raise CliUnavailable(f"work_dir {self._settings.cwd} does not exist") from None
-            raise CliUnavailable(f"{argv[0]} is not on PATH ({self._env.get('PATH', '')}); is it installed?") from None
-        except OSError as error:
-            raise CliUnavailable(f"{argv[0]} cannot be executed: {error.strerror}") from None
 
-    def _note(self, pid: int, argv: Sequence[str]) -> None:
-        # Gone already: nothing to note.
-        with contextlib.suppress(psutil.Error):
-            created = psutil.Process(pid).create_time()
-            verb = next((word for word in argv[1:] if not word.startswith("-")), argv[0])
-            self._settings.in_flight(InFlight(pid=pid, created=created, verb=verb))
+    @contextlib.contextmanager
+    def _started(self, argv: Sequence[str], stdin: bytes, keep_open: Sequence[int], note: Note) -> Iterator[_Child]:
+        """A child that is noted while it lives, and that no exception but a detach leaves alive."""
+        child = _Child(argv, stdin, self._env, self._settings.cwd, keep_open)
+        try:
+            if child.created is not None:
+                with contextlib.suppress(OSError):
+                    note(InFlight(pid=child.pid, created=child.created, verb=_verb(argv)))
+            yield child
+        except Detached:
+            raise
+        except BaseException:
+            child.end()
+            raise
+        finally:
+            child.let_go()
+            if child.ended:
+                with contextlib.suppress(OSError):
+                    note(None)
 
-    def _follow(self, watch: _Watch, deadline: float, on_stop: OnStop) -> None:
-        """Move bytes until the process has ended and its output is read, or an order or the deadline comes first."""
-        shield = self._orders.shield() if on_stop is OnStop.FINISH else contextlib.nullcontext()
-        with shield:
-            for fd in self._orders.wake_fds():
-                watch.also(fd)
-            while not watch.turn(deadline):
-                try:
-                    self._orders.check()
-                except Interrupted:
-                    watch.kill()
-                    raise
+    def _follow(self, child: _Child, deadline: float, on_stop: OnStop) -> bool:
+        """Wait for the end of the child; False when the deadline came first."""
+        with self._orders.shield() if on_stop is OnStop.FINISH else contextlib.nullcontext():
+            while not child.wait(deadline, self._orders.wake_fds()):
+                self._orders.check()
                 if time.monotonic() >= deadline:
-                    watch.timed_out = True
-                    watch.kill()
-                    return
+                    return False
+        return True
 
 
-class _Watch:
-    """A started process, its three pipes and its end, in one selector: nothing is polled."""
+def settle_in_flight(command: InFlight, timeout: float, wait: Callable[[float], None] = time.sleep) -> None:
+    """A command of an earlier process may still run: wait for it up to `timeout` seconds, then end its session.
 
-    def __init__(self, process: subprocess.Popen[bytes], stdin: bytes) -> None:
-        self._process = process
-        self._selector = selectors.DefaultSelector()
+    Returns when it is gone. Pids are never compared alone. `wait` sleeps for some seconds, and may raise what cuts this short.
+    Raises `VMTransient` when it cannot be ended (it hangs in the kernel): no listing can be trusted then.
+    """
+    if _gone_within(command, timeout, wait):
+        return
+    _signal_session(command.pid, signal.SIGTERM)
+    if _gone_within(command, _TERM_GRACE, wait):
+        return
+    _signal_session(command.pid, signal.SIGKILL)
+    if not _gone_within(command, _KILL_GRACE, wait):
+        raise VMTransient(f"the command {command.verb!r} (pid {command.pid}) of an earlier process cannot be ended")
+
+
+def run_capture(command: str, timeout: float = 30.0, *, whole: bool = False) -> str:
+    """The first line that a configured command (`token_command`, ...) prints, or the `whole`; no shell.
+
+    Raises `ConfigError`, with nothing in it of what the command printed, nor of its arguments.
+    """
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"the command cannot be split into words: {str(error).lower()}") from None
+    if not argv:
+        raise ConfigError("the command is empty")
+    try:
+        child = _Child(argv, b"", os.environ, None, ())
+    except (CliUnavailable, VMTransient) as error:
+        raise ConfigError(str(error)) from None
+    try:
+        if not child.wait_through(time.monotonic() + timeout):
+            raise ConfigError(f"the command {argv[0]!r} did not end within {timeout:g} s")
+        output = child.stdout.read().decode(errors="replace")
+    except VMTransient as error:
+        raise ConfigError(str(error)) from None
+    finally:
+        child.end()
+        child.let_go()
+    if child.status != 0:
+        raise ConfigError(f"the command {argv[0]!r} ended with exit code {child.status}")
+    return output.strip() if whole else output.partition("\n")[0].strip()
+
+
+class _Child:
+    """A started command: a pipe feeds it, files take its output, and a pipe of our own tells its end."""
+
+    def __init__(
+        self, argv: Sequence[str], stdin: bytes, env: Mapping[str, str], cwd: Path | None, keep_open: Sequence[int]
+    ) -> None:
+        self._name = argv[0]
         self._pending = memoryview(stdin)
-        self._exit_read, exit_write = os.pipe()
-        self._exited = False
-        self._output_until: float | None = None
-        self.stdout, self.stderr = _Kept(), _Kept()
-        self.timed_out = False
-        for stream, kept in ((process.stdout, self.stdout), (process.stderr, self.stderr)):
-            if stream is not None:
-                os.set_blocking(stream.fileno(), False)
-                self._selector.register(stream, selectors.EVENT_READ, kept)
-        if process.stdin is not None:
-            os.set_blocking(process.stdin.fileno(), False)
-            self._selector.register(process.stdin, selectors.EVENT_WRITE, self)
-        self._selector.register(self._exit_read, selectors.EVENT_READ, None)
-        threading.Thread(target=self._await_exit, args=(exit_write,), name="command", daemon=True).start()
+        self.stdout, self.stderr = _scratch(), _scratch()
+        self._end, told = os.pipe()
+        try:
+            self._process = _popen(argv, env, cwd, keep_open, (self.stdout, self.stderr))
+        except BaseException:
+            os.close(told)
+            self._close(None)
+            raise
+        self.pid = self._process.pid
+        self.created: float | None = None
+        self.ended = False
+        # It may have ended already; until it is waited for, its pid cannot be another's.
+        with contextlib.suppress(psutil.Error):
+            self.created = psutil.Process(self.pid).create_time()
+        self._stdin = self._process.stdin
+        if self._stdin is not None:
+            os.set_blocking(self._stdin.fileno(), False)
+        threading.Thread(target=_reap, args=(self._process, told), name="command", daemon=True).start()
 
     @property
     def status(self) -> int:
         """Exit status; negative for a signal."""
         return -signal.SIGKILL if self._process.returncode is None else self._process.returncode
 
-    def also(self, fd: int) -> None:
-        """Return from `turn` when this becomes readable, too."""
-        self._selector.register(fd, selectors.EVENT_READ, None)
+    def wait(self, deadline: float, wake: Sequence[int] = ()) -> bool:
+        """Feed it until it has ended (True), or one of `wake` is readable, the deadline has come, or a second is over."""
+        until = min(deadline, time.monotonic() + _LOOK_AT_OUTPUT)
+        with selectors.DefaultSelector() as selector:
+            for fd in (self._end, *wake):
+                selector.register(fd, selectors.EVENT_READ)
+            if self._stdin is not None:
+                selector.register(self._stdin, selectors.EVENT_WRITE)
+            while True:
+                left = until - time.monotonic()
+                ready = {key.fd for key, _ in selector.select(max(0.0, left))}
+                if self._end in ready:
+                    self.ended = True
+                    return True
+                if left <= 0 or ready.intersection(wake):
+                    break
+                if ready:
+                    self._feed(selector)
+        self._look_at_output()
+        return False
 
-    def turn(self, deadline: float) -> bool:
-        """Wait for something to happen, at most until `deadline`, and deal with it. True when all is over."""
-        now = time.monotonic()
-        until = deadline if self._output_until is None else min(deadline, self._output_until)
-        for key, _ in self._selector.select(max(0.0, until - now)):
-            if key.data is self:
-                self._feed()
-            elif isinstance(key.data, _Kept):
-                self._drain(key.fd, key.data)
-            elif key.fd == self._exit_read:
-                self._exited = True
-                self._output_until = time.monotonic() + _OUTPUT_GRACE
-                self._selector.unregister(self._exit_read)
-        if not self._exited:
-            return False
-        reading = any(isinstance(key.data, _Kept) for key in self._selector.get_map().values())
-        return not reading or (self._output_until is not None and time.monotonic() >= self._output_until)
+    def wait_through(self, deadline: float) -> bool:
+        """Wait for its end; False when the deadline came first."""
+        while not self.wait(deadline):
+            if time.monotonic() >= deadline:
+                return False
+        return True
 
-    def kill(self) -> None:
-        """End the whole session: SIGTERM, then SIGKILL."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
-            end = time.monotonic() + _TERM_GRACE
-            while not self._exited and time.monotonic() < end:
-                self.turn(end)
-            if self._exited:
-                return
+    def end(self) -> None:
+        """End its whole session, unless it has ended by itself: SIGTERM, and SIGKILL for whoever is left."""
+        if self.ended:
+            return
+        for number, grace in ((signal.SIGTERM, _TERM_GRACE), (signal.SIGKILL, _KILL_GRACE)):
+            _signal_session(self.pid, number)
+            with contextlib.suppress(VMTransient):
+                self.wait_through(time.monotonic() + grace)
 
-    def close(self) -> bool:
-        """Let go of everything. True when the process has ended."""
-        self._selector.close()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
+    def let_go(self) -> None:
+        """Close our ends. What has not ended goes on; of unfinished input it sees the end."""
+        self._close(self._stdin)
+
+    def _close(self, stdin: IO[bytes] | None) -> None:
+        os.close(self._end)
+        for file in (stdin, self.stdout.file, self.stderr.file):
+            if file is not None:
                 with contextlib.suppress(BrokenPipeError):
-                    stream.close()
-        if self._exited:
-            os.close(self._exit_read)
-        return self._exited
+                    file.close()
 
-    def _await_exit(self, exit_write: int) -> None:
-        # A thread, because no one way to wait for a process and for pipes works on both Linux and macOS.
-        self._process.wait()
-        os.close(exit_write)
-
-    def _feed(self) -> None:
-        stdin = self._process.stdin
-        if stdin is None:
+    def _feed(self, selector: selectors.BaseSelector) -> None:
+        """Write some input, and close it after the last of it."""
+        if self._stdin is None:
             return
         try:
             if self._pending:
-                self._pending = self._pending[os.write(stdin.fileno(), self._pending[:_CHUNK]) :]
+                self._pending = self._pending[os.write(self._stdin.fileno(), self._pending[:_CHUNK]) :]
         except BlockingIOError:
             return
         except OSError:
             # It does not want to read it all.
             self._pending = self._pending[:0]
         if not self._pending:
-            self._selector.unregister(stdin)
-            with contextlib.suppress(OSError):
-                stdin.close()
+            selector.unregister(self._stdin)
+            self._stdin.close()
+            self._stdin = None
 
-    def _drain(self, fd: int, kept: _Kept) -> None:
-        try:
-            data = os.read(fd, _CHUNK)
-        except BlockingIOError:
-            return
-        if data:
-            kept.add(data)
-        else:
-            self._selector.unregister(fd)
+    def _look_at_output(self) -> None:
+        if max(self.stdout.size(), self.stderr.size()) > _MOST_OUTPUT:
+            raise VMTransient(f"{self._name} printed more than {_MOST_OUTPUT >> 20} MiB and was ended")
 
 
-class _Kept:
-    """The first and the last of an output, bounded."""
+class _Scratch:
+    """One output of a command, in a file without a name that the command appends to."""
 
     def __init__(self) -> None:
-        self._first = bytearray()
-        self._last = bytearray()
+        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed by its child
+        flags = fcntl.fcntl(self.file, fcntl.F_GETFL)
+        fcntl.fcntl(self.file, fcntl.F_SETFL, flags | os.O_APPEND)
 
-    def add(self, data: bytes) -> None:
-        room = _KEEP_FIRST - len(self._first)
-        self._first += data[:room]
-        self._last += data[room:] if room < len(data) else b""
-        if len(self._last) > 2 * _KEEP_LAST:
-            del self._last[:-_KEEP_LAST]
+    def size(self) -> int:
+        """Bytes so far."""
+        return os.fstat(self.file.fileno()).st_size
 
-    def bytes(self) -> bytes:
-        return bytes(self._first + self._last[-_KEEP_LAST:])
+    def read(self) -> bytes:
+        """All of it, or the first and the last of it."""
+        fd, size = self.file.fileno(), self.size()
+        if size <= _KEEP_FIRST + _KEEP_LAST:
+            return os.pread(fd, size, 0)
+        return os.pread(fd, _KEEP_FIRST, 0) + b"\n" + os.pread(fd, _KEEP_LAST, size - _KEEP_LAST)
 
 
-def settle_in_flight(command: InFlight, timeout: float) -> None:
-    """A command of an earlier process may still run: wait for it up to `timeout` seconds, then end its session.
+def _scratch() -> _Scratch:
+    try:
+        return _Scratch()
+    except OSError as error:
+        raise VMTransient(f"no temporary file for a command's output: {error.strerror}") from None
 
-    Returns when it is gone. Pids are never compared alone.
-    """
+
+def _popen(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path | None,
+    keep_open: Sequence[int],
+    outputs: tuple[_Scratch, _Scratch],
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            list(argv),
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=outputs[0].file,
+            stderr=outputs[1].file,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+            pass_fds=tuple(keep_open),
+        )
+    except OSError as error:
+        if cwd is not None and str(error.filename) == str(cwd):
+            raise CliUnavailable(f"work_dir {cwd} cannot be entered: {error.strerror}") from None
+        if error.errno == errno.ENOENT:
+            raise CliUnavailable(f"{argv[0]} is not on PATH ({env.get('PATH', '')}); is it installed?") from None
+        if error.errno in _UNFIT:
+            raise CliUnavailable(f"{argv[0]} cannot be executed: {error.strerror}") from None
+        raise VMTransient(f"{argv[0]} cannot be started now: {error.strerror}") from None
+
+
+def _reap(process: subprocess.Popen[bytes], told: int) -> None:
+    # A thread, because no one way to wait for a process and for descriptors works on both Linux and macOS.
+    process.wait()
+    os.close(told)
+
+
+def _verb(argv: Sequence[str]) -> str:
+    return next((word for word in argv[1:] if not word.startswith("-")), argv[0])
+
+
+def _betrays(value: str, secrets: Sequence[str]) -> bool:
+    return any(secret == value or (len(secret) >= _SHORT_SECRET and secret in value) for secret in secrets if secret)
+
+
+def _signal_session(session: int, number: signal.Signals) -> None:
+    """Signal the leader's group, and then whoever of its session has made a group of his own."""
+    if session <= 1 or session == os.getsid(0):
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(session, number)
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == session and os.getpgid(pid) != session:
+                os.kill(pid, number)
+
+
+def _gone_within(command: InFlight, seconds: float, wait: Callable[[float], None]) -> bool:
+    deadline = time.monotonic() + seconds
+    while _lives(command):
+        if time.monotonic() >= deadline:
+            return False
+        wait(_PAUSE)
+    return True
+
+
+def _lives(command: InFlight) -> bool:
     try:
         process = psutil.Process(command.pid)
-        if abs(process.create_time() - command.created) > 1.0:
-            return
-        try:
-            process.wait(timeout)
-        except psutil.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(command.pid, signal.SIGKILL)
-            process.wait(_TERM_GRACE)
+        same = abs(process.create_time() - command.created) <= _SAME_TIME
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return
-    except psutil.TimeoutExpired:
-        # It cannot be killed (it hangs in the kernel); what it holds is not ours to wait for any longer.
-        return
-
-
-def run_capture(command: str, timeout: float = 30.0, *, whole: bool = False) -> str:
-    """The first line that a configured command (`token_command`, ...) prints, or the `whole`; no shell.
-
-    Raises `ConfigError`, without output.
-    """
-    argv = shlex.split(command)
-    try:
-        done = subprocess.run(argv, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired, IndexError) as error:
-        what = "took too long" if isinstance(error, subprocess.TimeoutExpired) else "cannot be executed"
-        raise ConfigError(f"the command {argv[0] if argv else ''!r} {what}") from None
-    if done.returncode != 0:
-        raise ConfigError(f"the command {argv[0]!r} ended with exit code {done.returncode}")
-    output = done.stdout.decode(errors="replace")
-    return output.strip() if whole else output.partition("\n")[0].strip()
+        return False
+    except psutil.AccessDenied:
+        # Another user's: none that we started.
+        return False
