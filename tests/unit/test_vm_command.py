@@ -480,7 +480,7 @@ def test_configured_command_gives_its_first_line():
     ("command", "said"),
     [
         ("sh -c 'echo s3cret; echo s3cret >&2; exit 9'", "'sh' ended with exit code 9"),
-        ("no-such-tool s3cret", "no-such-tool is not on PATH"),
+        ("no-such-tool s3cret", "'no-such-tool' cannot be executed"),
         ("sh -c 's3cret", "cannot be split"),
         ("", "is empty"),
     ],

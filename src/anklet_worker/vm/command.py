@@ -199,8 +199,8 @@ def run_capture(command: str, timeout: float = 30.0, *, whole: bool = False) -> 
         raise ConfigError("the command is empty")
     try:
         child = _Child(argv, b"", os.environ, None, ())
-    except (CliUnavailable, VMTransient) as error:
-        raise ConfigError(str(error)) from None
+    except (CliUnavailable, VMTransient):
+        raise ConfigError(f"the command {argv[0]!r} cannot be executed") from None
     try:
         if not child.wait_through(time.monotonic() + timeout):
             raise ConfigError(f"the command {argv[0]!r} did not end within {timeout:g} s")
