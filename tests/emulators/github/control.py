@@ -47,7 +47,7 @@ class GitHubServer:
         self._folder = Path(tempfile.mkdtemp(prefix="fake-github-"))
         port_file, errors = self._folder / "port", self._folder / "stderr"
         argv = [sys.executable, "-SEB", str(_HERE / "server.py"), "--until-eof", "--port", str(self._port)]
-        argv += ["--port-file", str(port_file)]
+        argv += ["--port-file", str(port_file), "--scratch", str(self._folder)]
         argv += ["--state-dir", str(self._state_dir)] if self._state_dir else []
         argv += ["--log", str(self._log)] if self._log else []
         with errors.open("wb") as stderr:
@@ -70,13 +70,13 @@ class GitHubServer:
         """End the process, remove the directory; what the process wrote to stderr."""
         while self._connections:
             self._connections.pop().close()
-        self._process.stdin.close()
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdin.close()  # not before: its end tells the server that we are gone
         complaint = (self._folder / "stderr").read_text()
         shutil.rmtree(self._folder)
         self._process = self._folder = None

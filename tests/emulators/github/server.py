@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -34,6 +35,7 @@ def _arguments(argv):
     parser.add_argument("--state-dir", help="write events.jsonl and anomalies.jsonl there")
     parser.add_argument("--log", help="write a JSON line per API request there")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
+    parser.add_argument("--scratch", help="with --until-eof: remove this directory then, for the starter is gone")
     return parser.parse_args(argv)
 
 
@@ -43,9 +45,11 @@ def _watch_runners(world):
             world.changed.wait(min(runners.sweep(world), _LONGEST_NAP))
 
 
-def _watch_stdin(stop):
+def _watch_stdin(stop, scratch):
     while sys.stdin.buffer.read(4096):
         continue
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
     stop()
 
 
@@ -75,7 +79,7 @@ def main(argv=None):
     signal.signal(signal.SIGINT, stop)
     threading.Thread(target=_watch_runners, args=(world,), daemon=True).start()
     if arguments.until_eof:
-        threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
+        threading.Thread(target=_watch_stdin, args=(stop, arguments.scratch), daemon=True).start()
     if arguments.port_file:
         _write_whole(arguments.port_file, f"{port}\n")
     else:

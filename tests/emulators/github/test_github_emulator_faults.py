@@ -150,7 +150,7 @@ def test_the_server_by_hand(tmp_path):
 
 
 def test_the_server_ends_with_its_starter(tmp_path):
-    """A test that is killed leaves no server behind: the end of standard input ends it."""
+    """A test that is killed leaves no server and no directory behind: the end of standard input ends it."""
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from emulators.github.control import GitHubServer\n"
@@ -164,6 +164,7 @@ def test_the_server_ends_with_its_starter(tmp_path):
         process.wait()
     psutil.wait_procs([server], timeout=20)
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_behind(github):

@@ -68,7 +68,7 @@ class Listener:
         self._settings, self._line, self._log = settings, line, log
         self._ephemeral = settings["Ephemeral"] == "True"
         self._inbox = queue.SimpleQueue()
-        self._session = self._worker = self._job = None
+        self._session = self._worker = self._job = self._next = None
 
     def run(self):
         """Until there is nothing more to do; returns the exit status."""
@@ -169,6 +169,9 @@ class Listener:
     # -- reactions: return an exit status, or None to go on ------------------------------------------
 
     def _take_job(self, message):
+        if self._worker is not None:  # it has reported its end and is about to exit
+            self._next = message
+            return
         number = message["jobId"]
         try:
             status, job = self._line.insist("POST", f"jobs/{number}/acquire", {"nonce": secrets.token_hex(8)})
@@ -203,10 +206,13 @@ class Listener:
             self._finish_for_worker(code)
         say(f"Job {self._job['jobName']} completed with result: {result}")
         self._worker = self._job = None
-        if not self._ephemeral:
-            return None
-        service.forget()
-        return 0
+        if self._ephemeral:
+            service.forget()
+            return 0
+        message, self._next = self._next, None
+        if message is not None:
+            self._take_job(message)
+        return None
 
     def _finish_for_worker(self, code):
         ending = {"conclusion": "failure", "log": f"The worker exited with {code}.\n", "nonce": secrets.token_hex(8)}
