@@ -187,7 +187,6 @@ class Listener:
         self._worker = worker
         self._tell_worker(json.dumps(job))
         threading.Thread(target=lambda: self._inbox.put(("worker", worker.wait())), daemon=True).start()
-        return
 
     def _tell_worker(self, text):
         try:
