@@ -54,7 +54,13 @@ def start(path: Path, *, once: bool) -> int:
         pid_file = PidFile(config.pid_file_dir)
         pid_file.write()
         stack.callback(pid_file.remove)
-        return _supervise(config, identify(config.state_dir), writer, log, once=once)
+        ids = identify(config.state_dir)
+        if ids.former_install_id is not None:
+            log.warning(
+                "the state directory comes from another machine; it has a new install id here",
+                extra={"installId": ids.install_id, "formerInstallId": ids.former_install_id},
+            )
+        return _supervise(config, ids, writer, log, once=once)
 
 
 def start_for_launchd(path: Path, *, once: bool) -> int:
