@@ -142,20 +142,25 @@ class Mac:
     def start(self, *arguments, wait=True, preexec_fn=None):
         """Start the supervisor in the foreground of its own process group."""
         self.write_config()
-        self.output = (self.folder / "output.txt").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "anklet_supervisor", "start", *arguments, "--config", str(self.config_path)],
-            env=self.env(),
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=self.output,
-            stderr=self.output,
-            start_new_session=True,
-            preexec_fn=preexec_fn,
-        )
+        argv = [sys.executable, "-m", "anklet_supervisor", "start", *arguments, "--config", str(self.config_path)]
+        self.run(argv, self.env(), preexec_fn)
         if wait:
             eventually(self.is_ready, "the supervisor is ready")
         return self.process
+
+    def run(self, argv, env, preexec_fn=None):
+        """Start a supervisor by this command line."""
+        with (self.folder / "output.txt").open("ab") as output:
+            self.process = subprocess.Popen(
+                argv,
+                env=env,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=preexec_fn,  # noqa: PLW1509  resource limits; this process has no threads
+            )
 
     def is_ready(self):
         """True when every service is ready; fails when the supervisor has ended instead."""
@@ -250,7 +255,6 @@ class Mac:
                 self.process.wait()
                 for pid in workers:
                     eventually(lambda pid=pid: not _lives(pid), f"worker {pid} detaches", 15)
-            self.output.close()
         self.anka.shutdown_all()
 
 
@@ -274,9 +278,11 @@ def new_github():
     return server
 
 
-def job(name="build", *, steps=("true",), template=TEMPLATE, tag=TAG, **more):
-    """A job that asks for a VM of this site."""
+def job(name="build", *, steps=("true",), template=TEMPLATE, tag=TAG, pinned=True, **more):
+    """A job that asks for a VM of this site. `pinned` gives it a label of its own: else GitHub may give its runner to another."""
     labels = ["self-hosted", "anka", f"anka-template:{template}"]
+    if pinned:
+        labels.append(f"unique-id:{name}")
     if tag:
         labels.append(f"anka-template-tag:{tag}")
     return {"name": name, "labels": labels, "steps": list(steps), **more}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -86,15 +85,8 @@ def _start(mac, github):
         "DEMO_GITHUB": github.url,
     }
     mac.log_dir = mac.folder
-    mac.output = (mac.folder / "output.txt").open("ab")
-    mac.process = subprocess.Popen(
-        [sys.executable, "-m", "anklet_supervisor", "start", "--config", str(ROOT / "etc" / "demo.yml")],
-        env=environment,
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=mac.output,
-        stderr=mac.output,
-        start_new_session=True,
+    mac.run(
+        [sys.executable, "-m", "anklet_supervisor", "start", "--config", str(ROOT / "etc" / "demo.yml")], environment
     )
 
 

@@ -1,0 +1,39 @@
+"""Fixtures of whole-program tests: a GitHub, and Macs that are taken down for certain and judged at the end."""
+
+import pytest
+from stage import Mac, new_github
+
+
+@pytest.fixture
+def github():
+    """An emulated GitHub; at the end it must have seen nothing that GitHub's rules exclude."""
+    server = new_github()
+    yield server
+    anomalies = server.anomalies()
+    server.stop()
+    assert anomalies == []
+
+
+@pytest.fixture
+def new_mac(tmp_path, github):
+    """Makes hosts; at the end none of them may ever have shown a third VM, and none keeps a process."""
+    macs = []
+
+    def make(name="mac", **more):
+        mac = Mac(tmp_path / name, github, **more)
+        macs.append(mac)
+        return mac
+
+    yield make
+    for mac in macs:
+        most, limit_refused = mac.anka.max_running(), mac.anka.events("limit-refused")
+        mac.close()
+        assert most <= 2
+        assert not limit_refused, "a third VM was tried"
+        assert not mac.anka.guest_processes()
+
+
+@pytest.fixture
+def mac(new_mac):
+    """One host with one service."""
+    return new_mac()
