@@ -6,9 +6,13 @@ Facts: Anka 3.9 documentation.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import logging
 import re
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,15 +20,17 @@ from pathlib import Path
 
 import msgspec
 
-from anklet_worker.errors import CliUnavailable, RightsRefused
+from anklet_worker.errors import CliUnavailable, RightsRefused, TemporaryError
 from anklet_worker.orders import Orders
 from anklet_worker.vm import (
+    NAME_PREFIX,
     DriverInfo,
     GuestResult,
     PullBusy,
     VMError,
     VMFatal,
     VMInfo,
+    VMLimitReached,
     VMNotFound,
     VMSpec,
     VMState,
@@ -33,6 +39,8 @@ from anklet_worker.vm import (
 from anklet_worker.vm.anka_output import (
     Envelope,
     error_of,
+    guest_error,
+    guest_texts,
     is_local,
     one_line,
     outcome_name,
@@ -40,7 +48,7 @@ from anklet_worker.vm.anka_output import (
     vms,
 )
 from anklet_worker.vm.command import CommandResult, CommandRunner, OnStop
-from anklet_worker.vm.image_locks import ImageLocks
+from anklet_worker.vm.image_locks import ImageLocks, PullHold
 
 _PROBE = 30.0
 _LIST = 60.0
@@ -50,8 +58,10 @@ _DELETE = 120.0
 _CHECK_SIZE = 60.0
 #: Tens of GiB over a slow line.
 _PULL = 2 * 3600.0
+#: One try to reach a starting guest, and the pauses between two of them.
+_READY_TRY = 30.0
 _READY_PAUSE_FIRST, _READY_PAUSE_LONGEST = 0.1, 2.0
-_MARKER_ROOM = 4096
+#: Bytes of a guest command's output that are handed back.
 _OUTPUT_TAIL = 64 * 1024
 
 #: Licences that cannot do this work: one VM only, no registry (Anka documentation).
@@ -62,6 +72,9 @@ _PLAIN = re.compile(r"[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,254}")
 _MARKER_LABEL = "anka"
 _TEMPLATE_LABEL = "anka-template:"
 _TAG_LABEL = "anka-template-tag:"
+
+#: What a listing that printed nothing, and failed at nothing, comes to.
+_SILENCE = Envelope(ok=True)
 
 
 class AnkaSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,28 +106,45 @@ class AnkaDriver:
     # ---- the tool itself ----
 
     def probe(self) -> DriverInfo:
-        """Check presence, version and licence."""
-        if self._run(["anka"], _PROBE).status != 0:
-            raise CliUnavailable("anka cannot be used: it does not even start; try `anka version` by hand")
-        version = self._probe_body(["-j", "version"])
-        licence = self._probe_body(["-j", "license", "show"])
-        status, kind = str(licence.get("status", "")), str(licence.get("license_type", ""))
-        if status != "valid":
-            raise RightsRefused(f"the Anka licence is {status or 'unknown'!r}, not valid; see `anka license show`")
-        if kind in _REFUSED_LICENCES:
-            raise RightsRefused(f"an Anka licence of type {kind} cannot run CI jobs (one VM, no registry)")
+        """Check presence, version and licence. Raises `TemporaryError` when Anka takes its time (a host that just booted)."""
+        alone = self._probe()
+        if alone.status != 0:
+            said = one_line(alone.stderr.decode(errors="replace")) or "nothing"
+            raise CliUnavailable(
+                f"`anka` does not even start (exit status {alone.status}): {said}; is Anka installed whole?"
+            )
+        version = self._probe_envelope("-j", "version")
+        if not version.ok or not isinstance(version.body, dict):
+            raise CliUnavailable(f"`anka -j version` answers what cannot be understood: {one_line(str(version.body))}")
+        self._check_licence(self._probe_envelope("-j", "license", "show"))
         return DriverInfo(
-            product=str(version.get("product", "Anka")),
-            version=str(version.get("version", "")).split(" ")[0] or "unknown",
+            product=str(version.body.get("product") or "Anka"),
+            version=str(version.body.get("version") or "unknown").split(" ")[0],
         )
 
-    def _probe_body(self, arguments: list[str]) -> dict[str, object]:
+    def _check_licence(self, answer: Envelope) -> None:
+        if not answer.ok:
+            raise RightsRefused(f"the Anka licence cannot be used: {one_line(answer.message)}; see `anka license show`")
+        licence = answer.body if isinstance(answer.body, dict) else {}
+        status, kind = str(licence.get("status") or "unknown"), str(licence.get("license_type") or "")
+        if status != "valid":
+            raise RightsRefused(f"the Anka licence is {status!r}, not valid; see `anka license show`")
+        if kind in _REFUSED_LICENCES:
+            raise RightsRefused(f"an Anka licence of type {kind} cannot run CI jobs (one VM, no registry)")
+
+    def _probe(self, *arguments: str) -> CommandResult:
         result = self._run(["anka", *arguments], _PROBE)
+        if result.timed_out:
+            raise TemporaryError(f"`{' '.join(['anka', *arguments])}` did not end within {_PROBE:g} s")
+        return result
+
+    def _probe_envelope(self, *arguments: str) -> Envelope:
+        result = self._probe(*arguments)
         envelope = parse_envelope(result.stdout)
-        if envelope is None or not envelope.ok or not isinstance(envelope.body, dict):
+        if envelope is None:
             said = one_line((result.stdout or result.stderr).decode(errors="replace")) or "nothing"
             raise CliUnavailable(f"`anka {' '.join(arguments)}` answers what cannot be understood: {said}")
-        return envelope.body
+        return envelope
 
     # ---- what a job asks for ----
 
@@ -124,7 +154,7 @@ class AnkaDriver:
         if _MARKER_LABEL not in (label.lower() for label in labels):
             return None
         template = _value_of(_TEMPLATE_LABEL, labels)
-        return None if not template else VMSpec(template=template, tag=_value_of(_TAG_LABEL, labels) or None)
+        return None if template is None else VMSpec(template=template, tag=_value_of(_TAG_LABEL, labels) or None)
 
     def listing(self) -> Sequence[VMInfo]:
         """Everything on this host."""
@@ -139,16 +169,15 @@ class AnkaDriver:
             if word is not None and not _PLAIN.fullmatch(word):
                 raise VMNotFound(f"{one_line(repr(word))} can be no template or tag")
         pulls, entry = self._locks.pulls_begun(), self._find(spec)
-        if entry is None or not self._is_current(spec):
-            self._pull(spec, on_pull)
+        if not _usable(entry, spec) or not self._is_current(spec):
+            self._pull(spec, entry, pulls, on_pull)
             pulls, entry = self._locks.pulls_begun(), self._find(spec)
-        if entry is None:
-            raise VMNotFound(f"{_named(spec)} is not on this host, although it was just pulled")
-        with self._locks.cloning(entry.uuid):
-            if self._locks.pulls_begun() != pulls:
-                # A pull began between the listing and the lock, and may have changed what was listed.
+        if entry is None or not _usable(entry, spec):
+            raise VMFatal(f"{_named(spec)} cannot be used although it was pulled: {_condition(entry)}")
+        with self._locks.cloning(entry.name, entry.uuid):
+            if self._locks.pulls_begun() != pulls and self._find(spec) != entry:
                 raise PullBusy(f"a pull came between while {_named(spec)} was looked for")
-            yield entry.uuid
+            yield entry.uuid or entry.name
 
     def _is_current(self, spec: VMSpec) -> bool:
         """A tag that is present is never pulled. Without a tag the registry knows whether there is anything newer."""
@@ -160,14 +189,17 @@ class AnkaDriver:
             # A template of this host only, never pushed.
             return True
         except VMError as error:
-            self._log.warning(
-                "the registry cannot say whether the template is current; using the local one",
-                extra={"err": str(error)},
-            )
+            self._use_local(spec, error)
             return True
 
+    def _use_local(self, spec: VMSpec, error: VMError) -> None:
+        self._log.warning(
+            "the registry does not give the newest of the template; using what is here",
+            extra={"ankaTemplate": spec.template, "err": str(error)},
+        )
+
     def _find(self, spec: VMSpec) -> VMInfo | None:
-        """The local template, with the wanted tag if one is wanted; None when it is not here or not usable.
+        """The template as it is listed here; None when it is not here.
 
         Only the tag that is checked out is listed (as `version`), which is the only one: pulls are made with --shrink.
         """
@@ -175,27 +207,35 @@ class AnkaDriver:
             rows = self._list(spec.template)
         except VMNotFound:
             return None
-        usable = [row for row in rows if row.state is not VMState.FAILED and spec.tag in (None, row.tag)]
-        return usable[0] if usable else None
+        exact = [row for row in rows if spec.template in (row.name, row.uuid)]
+        entry = next(iter(exact or rows), None)
+        if entry is not None and entry.name.startswith(NAME_PREFIX):
+            # A job could otherwise look into the VM of another.
+            raise VMNotFound(f"{_named(spec)} is a job's VM, no template")
+        return entry
 
-    def _pull(self, spec: VMSpec, on_pull: Callable[[], None]) -> None:
-        """--shrink removes the template's other local tags: the disk of a CI host fills up otherwise. VMs that were cloned
-        from them keep their layers."""
+    def _pull(self, spec: VMSpec, entry: VMInfo | None, pulls: int, on_pull: Callable[[], None]) -> None:
+        """Pull, once the host has no other pull going. `entry` was listed when `pulls` pulls had begun.
+
+        --shrink removes the template's other local tags. Without it the disk of a CI host fills up with tags of 30 GiB that
+        nothing ever removes, and `list` no longer tells which of several is there. VMs that were cloned from a removed tag keep
+        their layers; that no clone is being made meanwhile is what the lock is for.
+        """
         tag = [] if spec.tag is None else ["--tag", spec.tag]
-        known = self._local_uuid(spec)
-        with self._locks.pulling(known or spec.template) as fds:
+        known = () if entry is None else (entry.name, entry.uuid)
+        with self._locks.pulling(spec.template, *known) as hold:
+            if self._locks.pulls_begun() != pulls + 1:
+                raise PullBusy(f"a pull came between while {_named(spec)} was looked for")
             on_pull()
             self._log.info(
                 "pulling the template", extra={"ankaTemplate": spec.template, "ankaTemplateTag": spec.tag or ""}
             )
-            self._ask(self._registry("pull", "--shrink", spec.template, *tag), _PULL, keep_open=fds)
-
-    def _local_uuid(self, spec: VMSpec) -> str | None:
-        try:
-            rows = self._list(spec.template)
-        except VMNotFound:
-            return None
-        return rows[0].uuid if rows else None
+            try:
+                self._ask(self._registry("pull", "--shrink", spec.template, *tag), _PULL, pull=hold)
+            except VMTransient as error:
+                if not _usable(entry, spec):
+                    raise
+                self._use_local(spec, error)
 
     def _registry(self, *arguments: str) -> list[str]:
         remote = ["--remote", self._settings.registry_url] if self._settings.registry_url else []
@@ -212,10 +252,7 @@ class AnkaDriver:
         deadline = time.monotonic() + self._settings.start_timeout
         self._ask(["start", vm], self._settings.start_timeout, OnStop.FINISH)
         pause = _READY_PAUSE_FIRST
-        while True:
-            result = self._run(["anka", "-j", "run", vm, "true"], max(1.0, deadline - time.monotonic()))
-            if result.status == 0:
-                return
+        while not self._answers(vm, deadline):
             if time.monotonic() + pause >= deadline:
                 raise VMTransient(
                     f"the guest of {vm} took no commands within {self._settings.start_timeout:g} s of its start"
@@ -223,42 +260,66 @@ class AnkaDriver:
             self._orders.wait(pause)
             pause = min(pause * 2, _READY_PAUSE_LONGEST)
 
+    def _answers(self, vm: str, deadline: float) -> bool:
+        """Whether the guest takes a command. Raises what no waiting can cure: the VM is gone, or may not run."""
+        patience = min(_READY_TRY, max(1.0, deadline - time.monotonic()))
+        result = self._run(["anka", "-j", "run", vm, "true"], patience)
+        if result.status == 0:
+            return True
+        error = guest_error(f"anka run in {vm}", result.status, result.stdout, result.stderr)
+        if isinstance(error, VMLimitReached | VMNotFound):
+            raise error
+        return False
+
     def run(self, vm: str, script: str, timeout: float) -> GuestResult:
         """Run a script in the guest. What -j makes of a guest's output is undocumented, and `anka run` may lose its guest: the
         script's own last line says that it ended, and how."""
-        nonce = secrets.token_hex(8)
+        nonce = secrets.token_hex(16)
         result = self._run(["anka", "-j", "run", vm, "bash", "-s"], timeout, stdin=_wrapped(script, nonce))
-        output = _guest_output(result.stdout)
-        end = re.search(rf"anklet-end-{nonce} ([0-9]{{1,3}})", output[-_MARKER_ROOM:])
-        if end is None:
-            if result.timed_out:
-                raise VMTransient(f"the guest command in {vm} did not end within {timeout:g} s")
-            raise error_of(f"guest command in {vm}", result.status, result.stdout, result.stderr)
-        text = output[: output.rindex(end[0])].rstrip("\n")
-        return GuestResult(status=int(end[1]), output=text[-_OUTPUT_TAIL:])
+        end = re.compile(rf"^anklet-end-{nonce} ([0-9]{{1,3}})\r?$", re.MULTILINE)
+        for text in guest_texts(result.stdout):
+            if (seen := end.search(text)) is not None:
+                return GuestResult(status=int(seen[1]), output=text[: seen.start()].rstrip("\n"))
+        if result.timed_out:
+            raise VMTransient(f"the guest command in {vm} did not end within {timeout:g} s")
+        raise guest_error(f"guest command in {vm}", result.status, result.stdout, result.stderr)
 
     def copy_in(self, vm: str, source: Path) -> None:
-        """Copy to the guest's home; links are resolved here, for `cp -a` would copy the link."""
-        self._ask(["cp", "-a", str(source.resolve()), f"{vm}:"], _COPY, OnStop.FINISH)
+        """Copy to the guest's home. Links are resolved here, for `cp -a` would copy the link; the name stays the link's."""
+        resolved = source.resolve()
+        if not resolved.is_file():
+            raise VMFatal(f"{source} cannot be copied to the guest: it is no file")
+        with contextlib.ExitStack() as stack:
+            if resolved.name != source.name or ":" in str(resolved):
+                # Copied under another name it would not be found; a colon in a path separates VM from path.
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="anklet-"))
+                resolved = Path(shutil.copy2(resolved, Path(folder) / source.name))
+            self._ask(["cp", "-a", str(resolved), f"{vm}:"], _COPY, OnStop.FINISH)
 
     def delete(self, vm: str) -> None:
         """Delete, running or not, and see that it is gone."""
-        try:
+        if not vm.startswith(NAME_PREFIX):
+            raise VMFatal(f"{one_line(repr(vm))} is no VM of ours to delete")
+        with contextlib.suppress(VMNotFound):
             self._ask(["delete", "--yes", vm], _DELETE, OnStop.FINISH)
-        except VMNotFound:
-            return
-        try:
-            left = [row for row in self._list(vm) if row.name == vm]
-        except VMNotFound:
-            return
-        if left:
+        if not self._is_gone(vm):
             raise VMTransient(f"{vm} is still there after its deletion")
+
+    def _is_gone(self, vm: str) -> bool:
+        """Proof, on which a slot is freed: a listing of everything without it; where that is silent, a plain "not found"."""
+        answer = self._ask(["list"], _LIST, may_be_silent=True)
+        if answer is not _SILENCE:
+            return all(row.name != vm for row in vms(answer.body))
+        try:
+            self._ask(["list", vm], _LIST, may_be_silent=True)
+        except VMNotFound:
+            return True
+        return False
 
     # ---- commands ----
 
     def _list(self, *names: str) -> list[VMInfo]:
-        envelope = self._ask(["list", *names], _LIST, may_be_silent=True)
-        return list(vms(envelope.body))
+        return list(vms(self._ask(["list", *names], _LIST, may_be_silent=True).body))
 
     def _ask(
         self,
@@ -266,12 +327,12 @@ class AnkaDriver:
         timeout: float,
         on_stop: OnStop = OnStop.KILL,
         *,
-        keep_open: Sequence[int] = (),
+        pull: PullHold | None = None,
         may_be_silent: bool = False,
     ) -> Envelope:
         """Run a command that answers with an envelope; raise what it failed with, by class of outcome."""
         what = f"anka {_verb(arguments)}"
-        result = self._run(["anka", "-j", *arguments], timeout, on_stop=on_stop, keep_open=keep_open, report=False)
+        result = self._run(["anka", "-j", *arguments], timeout, on_stop=on_stop, pull=pull, report=False)
         envelope = parse_envelope(result.stdout)
         error: VMError | None = None
         if result.timed_out:
@@ -284,7 +345,7 @@ class AnkaDriver:
         self._commands.ended(_verb(arguments), outcome_name(error), result.seconds)
         if error is not None:
             raise error
-        return envelope or Envelope(ok=True)
+        return envelope or _SILENCE
 
     def _run(
         self,
@@ -293,18 +354,39 @@ class AnkaDriver:
         *,
         stdin: bytes = b"",
         on_stop: OnStop = OnStop.KILL,
-        keep_open: Sequence[int] = (),
+        pull: PullHold | None = None,
         report: bool = True,
     ) -> CommandResult:
+        """A pull's process inherits the locks and is noted beside them: it may go on for hours after we are gone, and nobody has
+        to wait for it before VMs can be listed."""
         self._log.debug("command", extra={"argv": list(argv)})
-        result = self._commands.run(argv, timeout=timeout, stdin=stdin, on_stop=on_stop, keep_open=keep_open)
+        result = self._commands.run(
+            argv,
+            timeout=timeout,
+            stdin=stdin,
+            on_stop=on_stop,
+            keep_open=pull.fds if pull else (),
+            note=pull.note if pull else None,
+        )
         if report:
             self._commands.ended(_verb(argv[1:]), "transient" if result.timed_out else "done", result.seconds)
         return result
 
 
-def _value_of(prefix: str, labels: Sequence[str]) -> str:
-    return next((label[len(prefix) :] for label in labels if label.lower().startswith(prefix)), "")
+def _value_of(prefix: str, labels: Sequence[str]) -> str | None:
+    return next((label[len(prefix) :] for label in labels if label.lower().startswith(prefix)), None)
+
+
+def _usable(entry: VMInfo | None, spec: VMSpec) -> bool:
+    return entry is not None and entry.state is not VMState.FAILED and spec.tag in (None, entry.tag)
+
+
+def _condition(entry: VMInfo | None) -> str:
+    if entry is None:
+        return "it is not listed"
+    if entry.state is VMState.FAILED:
+        return f"it is in state failed; remove it with `anka delete {entry.uuid}`"
+    return f"its tag is {entry.tag!r}"
 
 
 def _named(spec: VMSpec) -> str:
@@ -312,32 +394,37 @@ def _named(spec: VMSpec) -> str:
 
 
 def _verb(arguments: Sequence[str]) -> str:
-    """The command's name as metrics know it; two words for the registry's. One of a closed list."""
+    """The command's name as metrics know it. One of a closed list."""
     words = [word for word in arguments if not word.startswith("-")]
     if not words:
         return "probe"
-    return "pull" if words[0] == "registry" else words[0]
+    if words[0] != "registry":
+        return words[0]
+    return "check" if "--check-download-size" in arguments else "pull"
+
+
+#: The braces make bash read it all before it does any of it: input that breaks off does nothing at all. The script is a file,
+#: so that no command in it can read the rest as its input. Its output is one, too, so that what it leaves running in the
+#: background does not hold our stream; and no more of it crosses than is kept.
+_WRAPPER = """\
+{{
+cd ~ || exit
+export HOME="${{HOME:-$PWD}}"
+folder=$(mktemp -d "${{TMPDIR:-/tmp}}/anklet.XXXXXXXX") || exit
+base64 --decode >"$folder/script" <<'anklet-{nonce}' || exit
+{encoded}\
+anklet-{nonce}
+bash "$folder/script" </dev/null >"$folder/output" 2>&1
+status=$?
+tail -c {tail} "$folder/output"
+rm -rf "$folder"
+printf '\\nanklet-end-%s %s\\n' {nonce} "$status"
+exit 0
+}}
+"""
 
 
 def _wrapped(script: str, nonce: str) -> bytes:
-    """The script, run by a bash of its own from a descriptor (so that no command in it can read the rest as its input), and
-    a last line that tells its status."""
-    if not script.endswith("\n"):
-        script += "\n"
-    lines = (
-        f"bash /dev/fd/9 9<<'anklet-script-{nonce}' </dev/null 2>&1\n",
-        script,
-        f"anklet-script-{nonce}\n",
-        f"printf '\\nanklet-end-{nonce} %s\\n' \"$?\"\n",
-    )
-    return "".join(lines).encode()
-
-
-def _guest_output(stdout: bytes) -> str:
-    """The guest's output, taken out of an envelope where this version of Anka wraps it in one."""
-    envelope = parse_envelope(stdout)
-    if envelope is not None:
-        for text in (envelope.body, envelope.message):
-            if isinstance(text, str) and "anklet-end-" in text:
-                return text
-    return stdout.decode(errors="replace")
+    """The script for `bash -s`, with a last line that tells its status."""
+    encoded = base64.encodebytes(script.encode(errors="surrogateescape")).decode()
+    return _WRAPPER.format(nonce=nonce, encoded=encoded, tail=_OUTPUT_TAIL).encode()
