@@ -60,6 +60,8 @@ class Mac:
         (folder / "work").mkdir(exist_ok=True)
         self.process = None
         self.environment = {}
+        #: Set by a test whose emulated Anka refuses a start on purpose.
+        self.refusals_expected = False
         if runner:
             self.add_template(TEMPLATE, TAG)
         self.config = self.default_config(services)
@@ -244,18 +246,18 @@ class Mac:
 
     def close(self):
         """End the supervisor and every process of the emulated host, whatever state they are in."""
-        if self.process is not None:
-            if self.process.poll() is None:
-                workers = (
-                    [service["pid"] for service in self.status()["services"] if service["pid"]]
-                    if self.state_dir.joinpath("status.json").exists()
-                    else []
-                )
-                self.process.kill()
-                self.process.wait()
-                for pid in workers:
-                    eventually(lambda pid=pid: not _lives(pid), f"worker {pid} detaches", 15)
+        if self.process is not None and self.process.poll() is None:
+            workers = self._worker_pids()
+            self.process.kill()
+            self.process.wait()
+            for pid in workers:
+                eventually(lambda pid=pid: not _lives(pid), f"worker {pid} detaches", 15)
         self.anka.shutdown_all()
+
+    def _worker_pids(self):
+        if not (self.state_dir / "status.json").exists():
+            return []
+        return [service["pid"] for service in self.status()["services"] if service["pid"]]
 
 
 def _lives(pid):

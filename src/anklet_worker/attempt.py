@@ -25,6 +25,7 @@ from anklet_worker.errors import (
     JobLost,
     RecordNotWritten,
     RetryHere,
+    ServiceFatal,
 )
 from anklet_worker.job import Event, Job, Outcome, Phase, advance, may_have_vm
 from anklet_worker.lease import LeaseKeeper
@@ -137,7 +138,11 @@ class Attempt:
         while True:
             try:
                 return effort()
-            except (InfrastructureError, Interrupted) as error:
+            except (InfrastructureError, Interrupted, ServiceFatal) as error:
+                if isinstance(error, ServiceFatal) and self.record.phase is Phase.STARTED:
+                    # A job runs that we may not ask about any more (a revoked token, say). It goes on without us, on record,
+                    # to be followed again when an operator has seen to it.
+                    raise
                 # Also before a stop removes the VM: once the registration is gone, no job can land in it.
                 landed = self._has_landed()
                 if not landed or isinstance(error, Interrupted):
@@ -223,7 +228,7 @@ class Attempt:
         with self._tools.orders.shield():
             try:
                 return self._tools.plugin.withdraw(self.record.job, self.record.vm) is Withdrawal.STARTED
-            except InfrastructureError as problem:
+            except (InfrastructureError, ServiceFatal) as problem:
                 self._tools.log.warning(
                     "the runner could not be withdrawn before its VM goes", extra={"err": str(problem)}
                 )
@@ -305,6 +310,9 @@ class Attempt:
                 problem = "the origin still counts it as busy"
             except InfrastructureError as error:
                 problem = str(error)
+            except ServiceFatal as error:
+                # Asking again would only be refused again.
+                problem, deadline = str(error), 0.0
             if time.monotonic() + pause >= deadline:
                 self._tools.log.warning(
                     "the runner could not be removed yet; kept on record as a debt", extra={"err": problem}

@@ -29,7 +29,7 @@ def new_mac(tmp_path, github):
         most, limit_refused = mac.anka.max_running(), mac.anka.events("limit-refused")
         mac.close()
         assert most <= 2
-        assert not limit_refused, "a third VM was tried"
+        assert mac.refusals_expected or not limit_refused, "a third VM was tried"
         assert not mac.anka.guest_processes()
 
 

@@ -261,7 +261,7 @@ def test_readiness_names_who_is_not_ready(new_mac, github):
 
 
 def test_a_worker_that_dies_in_the_middle_of_a_job_loses_nothing(mac, github):
-    """kill -9 of the worker: its successor finds the VM, follows the job to its end, and cleans up."""
+    """SIGKILL of the worker: its successor finds the VM, follows the job to its end, and cleans up."""
     job_id = running_job(mac, github)
     os.kill(mac.worker_pid(), signal.SIGKILL)
     assert finish(mac, github, [job_id]) == ["success"]
@@ -271,7 +271,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_job_loses_nothing(mac, github):
 
 
 def test_a_supervisor_that_dies_in_the_middle_of_a_job_loses_nothing(mac, github):
-    """kill -9 of the supervisor: the worker lets go, the next start follows the job to its end."""
+    """SIGKILL of the supervisor: the worker lets go, the next start follows the job to its end."""
     job_id = running_job(mac, github)
     worker = mac.worker_pid()
     mac.process.kill()
@@ -286,7 +286,7 @@ def test_a_supervisor_that_dies_in_the_middle_of_a_job_loses_nothing(mac, github
 @pytest.mark.parametrize("verb", ["clone", "start", "run", "cp", "delete"])
 @pytest.mark.parametrize("when", ["before", "middle", "after"])
 def test_a_worker_that_dies_during_a_vm_command_leaves_nothing(mac, github, verb, when):
-    """kill -9 of the worker while a VM command runs: the command is waited for, the job done once, nothing is left."""
+    """SIGKILL of the worker while a VM command runs: the command is waited for, the job done once, nothing is left."""
     if when == "middle" and verb == "cp":
         pytest.skip("the emulated cp has no middle")
     mac.anka.fault(verb, when=when, delay=1.5)

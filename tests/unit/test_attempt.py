@@ -10,7 +10,7 @@ from attempt_fakes import JOB, OUTCOME, FakeDriver, FakeLeases, FakeLink, FakePl
 
 from anklet_worker.attempt import Attempt, Tools, exports
 from anklet_worker.context import WorkerContext
-from anklet_worker.errors import Detached, Interrupted, JobLost, RetryElsewhere, RetryHere
+from anklet_worker.errors import Detached, Interrupted, JobLost, RetryElsewhere, RetryHere, RightsRefused
 from anklet_worker.job import Phase
 from anklet_worker.logs import ServiceLog
 from anklet_worker.messages import SlotRef
@@ -142,6 +142,30 @@ def test_a_failure_at_any_step_leaves_nothing(bench, step, error):
     bench.assert_nothing_left()
     assert bench.link.kinds().count("JobGivenBack") == 1
     assert "JobFinished" not in bench.link.kinds()
+
+
+def test_rights_that_are_refused_before_the_job_leave_nothing(bench):
+    """The service cannot go on, but its VM goes first; what cannot be removed outside stays on record."""
+    bench.script.plan("registered", RightsRefused("403"))
+    bench.script.plan("withdraw", RightsRefused("403"))
+    bench.script.plan("settle", RightsRefused("403"))
+    with pytest.raises(RightsRefused):
+        bench.begin().run()
+    assert bench.driver.vms == {}
+    assert bench.slots.state is SlotState.FREE
+    assert bench.records()[0].phase is Phase.VM_GONE
+
+
+def test_rights_that_are_refused_during_the_job_cost_no_job(bench):
+    """A token that is revoked while a job runs: the VM and the job go on, on record, for when an operator has seen to it."""
+    bench.script.plan("running", RightsRefused("401"))
+    with pytest.raises(RightsRefused):
+        bench.begin().run()
+    assert bench.driver.vms == {VM: True}
+    attempt = bench.hold(bench.records()[0])
+    assert attempt.take_up(vm_lives=True)
+    assert attempt.adopt() == OUTCOME
+    bench.assert_nothing_left()
 
 
 def test_a_registration_without_a_job_goes_before_its_vm(bench):
