@@ -1,25 +1,36 @@
-"""Every metric name; facts and states go in, an exposition comes out.
+"""Every metric name: figures go in, an exposition comes out.
 
-Workers report facts, never metrics: so counters survive their restarts, and no label is invented elsewhere. The loop is the only
-writer; scrapes read under a lock. The original's names are kept. Where such a name breaks Prometheus' rules for its type it is
-exposed as untyped: `total_*_since_start` are counters without the suffix `_total`, `host_cpu_*count` ends like a histogram's part.
+The loop is the only writer; scrapes read under a lock. The original's names are kept. Four of them break Prometheus' rules for
+the type that they have, and are exposed as untyped:
+
+- total_successful_runs_since_start, total_failed_runs_since_start: counters, but a counter's name must end in `_total`;
+- host_cpu_count, host_cpu_used_count: gauges, but `_count` is the ending of a part of a histogram.
+
+Its values that were no numbers have become some: the status is a label, times are Unix seconds.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import msgspec
-import psutil
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric, UntypedMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UntypedMetricFamily,
+)
 from prometheus_client.registry import Collector
 
+from anklet_supervisor.host_figures import HostFigures, HostSampler
 from anklet_supervisor.machine import Model, slots_in_use
 from anklet_supervisor.state import ServiceState
+from anklet_supervisor.tally import Distribution, ServiceTally, Tally
 from anklet_worker import __version__
 from anklet_worker import messages as m
 from anklet_worker.config import ServiceConfig
@@ -27,191 +38,118 @@ from anklet_worker.job import Conclusion
 from anklet_worker.plugin import Status
 from anklet_worker.slots import SlotState
 
-_SERVICE_LABELS = ("service_name", "plugin", "owner", "repo")
-_COMMAND_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600, 3600)
-_STAGE_BUCKETS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 4 * 3600)
+_SERVICE = ("service_name", "plugin", "owner", "repo")
 #: Go's zero time, which the original shows for "never".
 _NEVER = "0001-01-01T00:00:00Z"
-
-
-class HostFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU, memory and disk of `/`. Sizes are bytes. A figure that the system refuses is 0."""
-
-    cpu_count: int
-    cpu_percent: float
-    memory: tuple[int, int, int, float]
-    disk: tuple[int, int, int, float]
-
-    @property
-    def cpu_used(self) -> int:
-        """Cores in use, cut to whole ones, as the original shows it."""
-        return int(self.cpu_count * self.cpu_percent / 100)
-
-
-def read_host() -> HostFigures:
-    """Ask the system. The CPU percentage is the mean since the last call (psutil), whoever made it."""
-    try:
-        memory, disk = psutil.virtual_memory(), psutil.disk_usage("/")
-        return HostFigures(
-            cpu_count=psutil.cpu_count(logical=False) or psutil.cpu_count() or 0,
-            cpu_percent=psutil.cpu_percent(interval=None),
-            memory=(memory.total, memory.used, memory.available, memory.percent),
-            disk=(disk.total, disk.used, disk.free, disk.percent),
-        )
-    except (OSError, psutil.Error):
-        return HostFigures(cpu_count=0, cpu_percent=0.0, memory=(0, 0, 0, 0.0), disk=(0, 0, 0, 0.0))
-
-
-class _Run(msgspec.Struct, frozen=True):
-    """The last run of a kind: its job's URL and its end, Unix seconds (0: never)."""
-
-    job_url: str = ""
-    ended: float = 0.0
-
-
-class _ServiceFigures:
-    """What is shown of one service."""
-
-    def __init__(self, config: ServiceConfig, now: float) -> None:
-        self.labels = (config.name, config.plugin, config.owner, config.repo)
-        self.status = Status.IDLE
-        self.since = now
-        self.last_success = _Run()
-        self.last_failure = _Run()
+_SIZES = ("total", "used", "available")
 
 
 class Metrics:
-    """All figures of one supervisor, in a registry of its own."""
+    """All figures of one supervisor, in a registry of its own. `mono` is a monotonic clock, `read_host` asks the host."""
 
-    def __init__(self, services: tuple[ServiceConfig, ...], now: float) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's own omission
-        psutil.cpu_percent(interval=None)
+    def __init__(
+        self,
+        services: tuple[ServiceConfig, ...],
+        now: float,
+        *,
+        mono: Callable[[], float] = time.monotonic,
+        read_host: Callable[[], HostFigures] | None = None,
+    ) -> None:
+        self._mono = mono
+        self._read_host = HostSampler().read if read_host is None else read_host
         self._lock = threading.Lock()
-        self._services = {config.name: _ServiceFigures(config, now) for config in services}
-        self._model: Model | None = None
-        self._beat = time.monotonic()
-        self._successes = self._failures = 0
-        self._log_lines_dropped = 0
+        self._tally = Tally()
+        for config in services:
+            self._tally.add_service(config, now)
+        self._beat: float | None = None
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(_Exposition(self))
-        self._jobs = Counter("anklet_jobs", "Jobs that ended.", ("service_name", "conclusion"), registry=self.registry)
-        self._given_back = Counter(
-            "anklet_jobs_given_back", "Claimed jobs that did not run here.", ("service_name",), registry=self.registry
-        )
-        self._stages = Histogram(
-            "anklet_job_stage_seconds",
-            "Time that a stage of a job took.",
-            ("stage",),
-            buckets=_STAGE_BUCKETS,
-            registry=self.registry,
-        )
-        self._commands = Histogram(
-            "anklet_vm_command_seconds",
-            "Time that a VM command took, by command and class of outcome.",
-            ("command", "outcome"),
-            buckets=_COMMAND_BUCKETS,
-            registry=self.registry,
-        )
 
-    # ---- written by the loop ----
+    # ---- written by the loop; `now` is Unix seconds ----
+
+    def service_added(self, config: ServiceConfig, now: float) -> None:
+        """A service is new, or configured anew."""
+        with self._lock:
+            self._tally.add_service(config, now)
+
+    def service_removed(self, name: str) -> None:
+        """A service is no longer configured."""
+        with self._lock:
+            self._tally.remove_service(name)
 
     def fact(self, service: str, fact: m.Fact, now: float) -> None:
-        """Fold in what a worker reported; `now` is Unix seconds."""
-        match fact:
-            case m.JobFinished(conclusion=conclusion, job_url=url):
-                self._job_finished(service, conclusion, _Run(url, now))
-            case m.JobGivenBack():
-                self._given_back.labels(service).inc()
-            case m.StageTook(stage=stage, seconds=seconds) if stage in m.STAGES:
-                self._stages.labels(stage).observe(seconds)
-            case m.DriverCommandEnded(command=command, outcome=outcome, seconds=seconds):
-                self._commands.labels(command, outcome).observe(seconds)
-
-    def _job_finished(self, service: str, conclusion: Conclusion, run: _Run) -> None:
-        self._jobs.labels(service, conclusion.value).inc()
+        """Fold in what a worker reported."""
         with self._lock:
-            if conclusion is Conclusion.SUCCESS:
-                self._successes += 1
-                self._services[service].last_success = run
-            elif conclusion is Conclusion.FAILURE:
-                self._failures += 1
-                self._services[service].last_failure = run
+            self._tally.fold(service, fact, now)
 
     def update(self, model: Model, log_lines_dropped: int, now: float) -> None:
-        """Take over the supervisor's state. `now` is Unix seconds."""
+        """Take over the supervisor's state."""
         with self._lock:
-            self._model = model
-            self._log_lines_dropped = log_lines_dropped
-            for name, service in model.services.items():
-                figures = self._services[name]
-                if figures.status is not service.status:
-                    figures.status, figures.since = service.status, now
+            self._tally.log_lines_dropped = log_lines_dropped
+            self._tally.take_over(model, now)
 
     def beat(self, mono: float) -> None:
-        """The loop has turned."""
+        """The loop has turned, at this monotonic time."""
         self._beat = mono
 
-    # ---- read by the endpoint ----
+    # ---- read by the endpoint, from any thread ----
 
-    def seconds_since_beat(self) -> float:
-        """How long ago the loop turned."""
-        return time.monotonic() - self._beat
+    def seconds_since_beat(self) -> float | None:
+        """How long ago the loop turned; None when it has not yet."""
+        beat = self._beat
+        return None if beat is None else self._mono() - beat
 
     def not_ready(self) -> dict[str, str]:
         """The services that are not ready, each with its state and why."""
         with self._lock:
-            if self._model is None:
-                return dict.fromkeys(self._services, "starting")
-            return {
-                service.name: f"{service.state.value}: {service.reason}" if service.reason else service.state.value
-                for service in self._model.services.values()
-                if service.state is not ServiceState.READY
-            }
+            model = self._tally.model
+            if model is None:
+                return dict.fromkeys(self._tally.services, ServiceState.STARTING.value)
+        return {
+            service.name: f"{service.state.value}: {service.reason}" if service.reason else service.state.value
+            for service in model.services.values()
+            if service.state is not ServiceState.READY
+        }
 
     def prometheus(self) -> bytes:
         """The text exposition (version 0.0.4)."""
         return generate_latest(self.registry)
 
+    def families(self) -> Iterator[Metric]:
+        """Everything there is."""
+        host = self._read_host()
+        with self._lock:
+            # A list: nothing may be read from the tally after the lock is gone.
+            families = [
+                *_totals(self._tally),
+                *_services(list(self._tally.services.values())),
+                *_jobs(self._tally),
+                *_supervisor(self._tally),
+            ]
+        yield from families
+        yield from _host(host)
+
     def json(self) -> bytes:
-        """The original's document: its keys in its order, and of memory and disk both spellings of its README, side by side."""
-        host = read_host()
+        """The original's document: its keys in its order. Of memory and disk it has both spellings of the original's README; the
+        one without `Bytes` stands right behind the one that the original sent."""
+        host = self._read_host()
         with self._lock:
             document: dict[str, object] = {
-                "TotalRunningVMs": 0 if self._model is None else slots_in_use(self._model),
-                "TotalSuccessfulRunsSinceStart": self._successes,
-                "TotalFailedRunsSinceStart": self._failures,
+                "TotalRunningVMs": _running(self._tally),
+                "TotalSuccessfulRunsSinceStart": self._tally.successes,
+                "TotalFailedRunsSinceStart": self._tally.failures,
                 "HostCPUCount": host.cpu_count,
                 "HostCPUUsedCount": host.cpu_used,
                 "HostCPUUsagePercentage": host.cpu_percent,
             }
             for kind, figures in (("Memory", host.memory), ("Disk", host.disk)):
-                for word, value in zip(("Total", "Used", "Available"), figures[:3], strict=True):
-                    document[f"Host{kind}{word}Bytes"] = document[f"Host{kind}{word}"] = value
-                document[f"Host{kind}UsagePercentage"] = figures[3]
-            document["Services"] = [_service_json(service) for service in self._services.values()]
+                *sizes, percent = figures or (None,) * 4
+                for word, size in zip(_SIZES, sizes, strict=True):
+                    key = f"Host{kind}{word.capitalize()}"
+                    document[f"{key}Bytes"] = document[key] = size
+                document[f"Host{kind}UsagePercentage"] = percent
+            document["Services"] = [_service_json(service) for service in self._tally.services.values()]
         return msgspec.json.encode(document)
-
-    def families(self) -> Iterator[Metric]:
-        """All that is a snapshot rather than a counter of its own."""
-        host = read_host()
-        with self._lock:
-            yield from self._totals()
-            yield from _service_families(list(self._services.values()))
-            if self._model is not None:
-                yield from _model_families(self._model)
-            yield _single("anklet_log_lines_dropped", "Log lines lost since the start.", self._log_lines_dropped)
-        yield from _host_families(host)
-
-    def _totals(self) -> Iterator[Metric]:
-        running = 0 if self._model is None else slots_in_use(self._model)
-        yield _single("total_running_vms", "VMs of ours that run, or are about to.", running)
-        yield _untyped("total_successful_runs_since_start", "Jobs that succeeded since the start.", self._successes)
-        yield _untyped("total_failed_runs_since_start", "Jobs that failed since the start.", self._failures)
-        build = GaugeMetricFamily(
-            "anklet_build_info", "Always 1; the label says which version runs.", labels=("version",)
-        )
-        build.add_metric((__version__,), 1)
-        yield build
 
 
 class _Exposition(Collector):
@@ -222,76 +160,141 @@ class _Exposition(Collector):
         """Called at each scrape."""
         return self._metrics.families()
 
-
-def _single(name: str, doc: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, doc, value=value)
-
-
-def _untyped(name: str, doc: str, value: float) -> Metric:
-    return UntypedMetricFamily(name, doc, value=value)
+    def describe(self) -> Iterator[Metric]:
+        """Called at registration: nothing is to be read then."""
+        return iter(())
 
 
-def _service_families(services: list[_ServiceFigures]) -> Iterator[Metric]:
+def _running(tally: Tally) -> int:
+    return 0 if tally.model is None else slots_in_use(tally.model)
+
+
+def _totals(tally: Tally) -> Iterator[Metric]:
+    yield GaugeMetricFamily("total_running_vms", "VMs of ours that run, or are about to.", _running(tally))
+    yield UntypedMetricFamily(
+        "total_successful_runs_since_start", "Jobs that succeeded since the supervisor's start.", tally.successes
+    )
+    yield UntypedMetricFamily(
+        "total_failed_runs_since_start", "Jobs that failed since the supervisor's start.", tally.failures
+    )
+
+
+def _services(services: list[ServiceTally]) -> Iterator[Metric]:
     status = GaugeMetricFamily(
-        "service_status", "1 for what the service is doing now, else 0.", labels=(*_SERVICE_LABELS, "status")
+        "service_status", "1 for what the service is doing now, else 0.", labels=(*_SERVICE, "status")
     )
     since = GaugeMetricFamily(
-        "service_status_running_since", "Since when it is doing that, Unix seconds.", labels=_SERVICE_LABELS
+        "service_status_running_since", "Since when it has been doing that, Unix seconds.", labels=_SERVICE
     )
     success = GaugeMetricFamily(
         "service_last_successful_run",
-        "End of the last successful job, Unix seconds; 0 for never.",
-        labels=(*_SERVICE_LABELS, "job_url"),
+        "End of the service's last successful job, Unix seconds; 0 for never.",
+        labels=(*_SERVICE, "job_url"),
     )
     failure = GaugeMetricFamily(
         "service_last_failed_run",
-        "End of the last failed job, Unix seconds; 0 for never.",
-        labels=(*_SERVICE_LABELS, "job_url"),
+        "End of the service's last failed job, Unix seconds; 0 for never.",
+        labels=(*_SERVICE, "job_url"),
     )
     for service in services:
+        labels = (service.name, service.plugin, service.owner, service.repo)
         for word in Status:
-            status.add_metric((*service.labels, word.value), float(word is service.status))
-        since.add_metric(service.labels, service.since)
+            status.add_metric((*labels, word.value), float(word is service.status))
+        since.add_metric(labels, service.since)
         # One live series for each service: a new URL replaces the old one.
-        success.add_metric((*service.labels, service.last_success.job_url), service.last_success.ended)
-        failure.add_metric((*service.labels, service.last_failure.job_url), service.last_failure.ended)
+        success.add_metric((*labels, service.last_success.job_url), service.last_success.ended)
+        failure.add_metric((*labels, service.last_failure.job_url), service.last_failure.ended)
     yield from (status, since, success, failure)
 
 
-def _model_families(model: Model) -> Iterator[Metric]:
-    states = GaugeMetricFamily("anklet_services", "Services by the state of their worker.", labels=("state",))
+def _jobs(tally: Tally) -> Iterator[Metric]:
+    jobs = CounterMetricFamily(
+        "anklet_jobs", "Jobs that ended in VMs of this host.", labels=("service_name", "conclusion")
+    )
+    given_back = CounterMetricFamily(
+        "anklet_jobs_given_back", "Claimed jobs that did not run here, by no fault of theirs.", labels=("service_name",)
+    )
+    for service in tally.services.values():
+        for conclusion in Conclusion:
+            jobs.add_metric((service.name, conclusion.value), service.jobs[conclusion])
+        given_back.add_metric((service.name,), service.given_back)
+    stages = HistogramMetricFamily("anklet_job_stage_seconds", "Time that a stage of a job took.", labels=("stage",))
+    for stage, distribution in tally.stages.items():
+        _add_distribution(stages, (stage,), distribution)
+    commands = HistogramMetricFamily(
+        "anklet_vm_command_seconds",
+        "Time that a command of the VM tool took, by verb and class of outcome.",
+        labels=("command", "outcome"),
+    )
+    for labels, distribution in sorted(tally.commands.items()):
+        _add_distribution(commands, labels, distribution)
+    yield from (jobs, given_back, stages, commands)
+
+
+def _add_distribution(family: HistogramMetricFamily, labels: tuple[str, ...], distribution: Distribution) -> None:
+    buckets = [("+Inf" if bound == float("inf") else str(float(bound)), n) for bound, n in distribution.cumulative()]
+    family.add_metric(labels, buckets=buckets, sum_value=distribution.sum)
+
+
+def _supervisor(tally: Tally) -> Iterator[Metric]:
+    build = GaugeMetricFamily("anklet_build_info", "Always 1; the label says which version runs.", labels=("version",))
+    build.add_metric((__version__,), 1)
+    yield build
+    yield CounterMetricFamily("anklet_log_lines_dropped", "Log lines lost since the start.", tally.log_lines_dropped)
+    yield GaugeMetricFamily(
+        "anklet_host_degraded",
+        "1 while the host refuses VMs although it should have room: only a reboot helps.",
+        float(tally.degraded),
+    )
+    if tally.model is not None:
+        yield from _states(tally.model)
+
+
+def _states(model: Model) -> Iterator[Metric]:
+    services = GaugeMetricFamily("anklet_services", "Services by the state of their worker.", labels=("state",))
     for state in ServiceState:
-        states.add_metric((state.value,), sum(service.state is state for service in model.services.values()))
-    yield states
-    slots = GaugeMetricFamily("anklet_slots", "VM slots by state.", labels=("state",))
-    for slot_state in SlotState:
-        count = sum(slot.state is slot_state for slot in model.allocation.table.slots)
-        slots.add_metric((slot_state.name.lower(),), count)
-    yield slots
-    yield _single("anklet_foreign_vms", "Running VMs that are not ours, as last seen.", model.allocation.table.foreign)
-    restarts = Metric("anklet_worker_restarts", "Restarts of a service's worker.", "counter")
+        services.add_metric((state.value,), sum(one.state is state for one in model.services.values()))
+    state_of = GaugeMetricFamily(
+        "anklet_service_state", "1 for the state of the service's worker, else 0.", labels=("service_name", "state")
+    )
+    restarts = CounterMetricFamily(
+        "anklet_worker_restarts", "Restarts of a service's worker.", labels=("service_name",)
+    )
     for service in model.services.values():
-        restarts.add_sample("anklet_worker_restarts_total", {"service_name": service.name}, service.restarts)
-    yield restarts
+        for state in ServiceState:
+            state_of.add_metric((service.name, state.value), float(service.state is state))
+        restarts.add_metric((service.name,), service.restarts)
+    slots = GaugeMetricFamily("anklet_slots", "VM slots by state.", labels=("state",))
+    table = model.allocation.table
+    for slot_state in SlotState:
+        slots.add_metric((slot_state.name.lower(),), sum(slot.state is slot_state for slot in table.slots))
+    foreign = GaugeMetricFamily("anklet_foreign_vms", "Running VMs that are not ours, as last seen.", table.foreign)
+    yield from (services, state_of, restarts, slots, foreign)
 
 
-def _host_families(host: HostFigures) -> Iterator[Metric]:
-    yield _untyped("host_cpu_count", "Physical CPU cores.", host.cpu_count)
-    yield _untyped("host_cpu_used_count", "CPU cores in use, cut to whole ones.", host.cpu_used)
-    yield _single("host_cpu_usage_percentage", "CPU in use, percent.", host.cpu_percent)
+def _host(host: HostFigures) -> Iterator[Metric]:
+    """What the system refuses to tell is left out."""
+    if host.cpu_count is not None:
+        yield UntypedMetricFamily("host_cpu_count", "Physical CPU cores.", host.cpu_count)
+    if host.cpu_used is not None:
+        yield UntypedMetricFamily("host_cpu_used_count", "CPU cores in use, cut to whole ones.", host.cpu_used)
+    if host.cpu_percent is not None:
+        yield GaugeMetricFamily("host_cpu_usage_percentage", "CPU in use, percent.", host.cpu_percent)
     for kind, figures in (("memory", host.memory), ("disk", host.disk)):
-        for word, value in zip(("total", "used", "available"), figures[:3], strict=True):
-            yield _single(f"host_{kind}_{word}_bytes", f"{kind.capitalize()}, {word}.", value)
-        yield _single(f"host_{kind}_usage_percentage", f"{kind.capitalize()} in use, percent.", figures[3])
+        if figures is None:
+            continue
+        *sizes, percent = figures
+        for word, size in zip(_SIZES, sizes, strict=True):
+            yield GaugeMetricFamily(f"host_{kind}_{word}_bytes", f"{kind.capitalize()} of the host, {word}.", size)
+        yield GaugeMetricFamily(f"host_{kind}_usage_percentage", f"{kind.capitalize()} in use, percent.", percent)
 
 
-def _service_json(service: _ServiceFigures) -> dict[str, object]:
-    name, plugin, owner, repo = service.labels
+def _service_json(service: ServiceTally) -> dict[str, object]:
     return {
-        "Name": name,
-        "PluginName": plugin,
-        "RepoName": repo,
-        "OwnerName": owner,
+        "Name": service.name,
+        "PluginName": service.plugin,
+        "RepoName": service.repo,
+        "OwnerName": service.owner,
         "Status": service.status.value,
         "LastSuccessfulRunJobUrl": service.last_success.job_url,
         "LastFailedRunJobUrl": service.last_failure.job_url,

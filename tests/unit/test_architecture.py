@@ -24,7 +24,7 @@ ONLY_IN = {
     "setproctitle": {"main.py"},
 }
 #: files that decide and must not act -> modules that would let them.
-PURE = {"machine.py", "state.py", "allocator.py", "backoff.py", "job.py"}
+PURE = {"machine.py", "state.py", "allocator.py", "backoff.py", "job.py", "tally.py"}
 IMPURE = {
     "os",
     "signal",

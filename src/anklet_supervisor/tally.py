@@ -1,0 +1,149 @@
+"""What is counted of services, jobs and commands: plain figures, folded from the facts that workers report. Pure.
+
+Workers report facts, never figures: so counters survive their restarts, and no label is invented elsewhere. Every label is of a
+closed list but the configuration's own (a service's name, plugin, owner, repository) and the URL of each service's last job.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from anklet_supervisor.machine import Model, slots_in_use
+from anklet_worker import messages as m
+from anklet_worker.config import ServiceConfig
+from anklet_worker.job import Conclusion
+from anklet_worker.plugin import Status
+
+#: Upper bounds, in seconds. A job may take hours, a listing should take a tenth of a second.
+COMMAND_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600, 3600)
+STAGE_BOUNDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 4 * 3600)
+#: The verbs of all drivers, and the classes of outcome. Anything else is counted as `other`.
+COMMANDS = frozenset(
+    {"probe", "list", "get", "check", "pull", "clone", "set", "start", "run", "ip", "exec", "cp", "stop", "delete"}
+)
+OUTCOMES = frozenset({"done", "not_found", "name_exists", "limit_reached", "busy", "fatal", "transient"})
+OTHER = "other"
+#: The commands by which the drivers start a VM.
+_STARTS = frozenset({"start", "run"})
+
+
+class Distribution:
+    """How often a duration fell below each of some bounds, and the sum of all."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration. One that is none (negative, not a number) counts nowhere."""
+        if math.isfinite(seconds) and seconds >= 0:
+            self._counts[bisect.bisect_left(self._bounds, seconds)] += 1
+            self.sum += seconds
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """Each bound, and how many did not exceed it; the last bound is infinite."""
+        return list(zip((*self._bounds, math.inf), itertools.accumulate(self._counts), strict=True))
+
+
+class Run(msgspec.Struct, frozen=True):
+    """The last run of a kind: its job's URL and its end, Unix seconds (0: never)."""
+
+    job_url: str = ""
+    ended: float = 0.0
+
+
+class ServiceTally:
+    """One service. `since` is when it took on its status, Unix seconds."""
+
+    def __init__(self, config: ServiceConfig, now: float) -> None:
+        self.relabel(config)
+        self.status = Status.IDLE
+        self.since = now
+        self.last_success = Run()
+        self.last_failure = Run()
+        self.jobs = dict.fromkeys(Conclusion, 0)
+        self.given_back = 0
+
+    def relabel(self, config: ServiceConfig) -> None:
+        """Take over the labels of a configuration."""
+        self.name, self.plugin, self.owner, self.repo = config.name, config.plugin, config.owner, config.repo
+
+
+class Tally:
+    """The whole supervisor. Not for several threads."""
+
+    def __init__(self) -> None:
+        self.services: dict[str, ServiceTally] = {}
+        self.successes = self.failures = 0
+        self.stages = {stage: Distribution(STAGE_BOUNDS) for stage in m.STAGES}
+        self.commands: dict[tuple[str, str], Distribution] = {}
+        self.model: Model | None = None
+        self.log_lines_dropped = 0
+        #: The host refuses VMs although it should have room: a slot has leaked in the kernel, and only a reboot gives it back.
+        self.degraded = False
+
+    def add_service(self, config: ServiceConfig, now: float) -> None:
+        """A service that is new, or configured anew: what was counted under its name stays."""
+        known = self.services.get(config.name)
+        if known is None:
+            self.services[config.name] = ServiceTally(config, now)
+        else:
+            known.relabel(config)
+
+    def remove_service(self, name: str) -> None:
+        """A service is no longer configured: its series end; the totals stay."""
+        self.services.pop(name, None)
+
+    def take_over(self, model: Model, now: float) -> None:
+        """The supervisor's state as it is now."""
+        self.model = model
+        for name, service in model.services.items():
+            tally = self.services.get(name)
+            if tally is not None and tally.status is not service.status:
+                tally.status, tally.since = service.status, now
+
+    def fold(self, service: str, fact: m.Fact, now: float) -> None:
+        """What a worker reported."""
+        match fact:
+            case m.JobFinished(conclusion=conclusion, job_url=url):
+                self._job_finished(service, conclusion, Run(url, now))
+            case m.JobGivenBack() if service in self.services:
+                self.services[service].given_back += 1
+            case m.StageTook(stage=stage, seconds=seconds) if stage in self.stages:
+                self.stages[stage].add(seconds)
+            case m.DriverCommandEnded(command=command, outcome=outcome, seconds=seconds):
+                self._command_ended(command, outcome, seconds)
+
+    def _job_finished(self, service: str, conclusion: Conclusion, run: Run) -> None:
+        """Only success and failure count as runs, as with the original; a cancelled job was nobody's success or failure."""
+        self.successes += conclusion is Conclusion.SUCCESS
+        self.failures += conclusion is Conclusion.FAILURE
+        tally = self.services.get(service)
+        if tally is None:
+            return
+        tally.jobs[conclusion] += 1
+        if conclusion is Conclusion.SUCCESS:
+            tally.last_success = run
+        elif conclusion is Conclusion.FAILURE:
+            tally.last_failure = run
+
+    def _command_ended(self, command: str, outcome: str, seconds: float) -> None:
+        labels = (command if command in COMMANDS else OTHER, outcome if outcome in OUTCOMES else OTHER)
+        self.commands.setdefault(labels, Distribution(COMMAND_BOUNDS)).add(seconds)
+        if outcome == "limit_reached":
+            self.degraded = self._should_have_room()
+        elif outcome == "done" and command in _STARTS:
+            self.degraded = False
+
+    def _should_have_room(self) -> bool:
+        """The VM that was refused has a slot already, so even with all slots in use there was room for it."""
+        if self.model is None:
+            return False
+        table = self.model.allocation.table
+        return slots_in_use(self.model) + table.foreign <= len(table.slots)

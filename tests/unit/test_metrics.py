@@ -1,0 +1,443 @@
+"""Figures: names, types and labels as documented, valid for Prometheus, right after every fact."""
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+
+import msgspec
+import pytest
+from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
+
+from anklet_supervisor import allocator, machine
+from anklet_supervisor.host_figures import HostFigures
+from anklet_supervisor.metrics import Metrics
+from anklet_supervisor.state import ServiceState
+from anklet_worker import __version__
+from anklet_worker import messages as m
+from anklet_worker.config import ServiceConfig
+from anklet_worker.job import Conclusion
+from anklet_worker.plugin import Status
+from anklet_worker.slots import SlotState
+
+A = ServiceConfig(name="RUNNER1", plugin="github", owner="acme", repo="app")
+B = ServiceConfig(name="RUNNER2", plugin="github", owner="acme", repo="tools")
+LABELS = {"service_name": "RUNNER1", "plugin": "github", "owner": "acme", "repo": "app"}
+HOST = HostFigures(cpu_count=8, cpu_percent=30.0, memory=(100, 60, 40, 60.0), disk=(1000, 300, 700, 30.0))
+START = 1_700_000_000.0
+DOCUMENTED = {
+    "total_running_vms": "gauge",
+    "total_successful_runs_since_start": "unknown",
+    "total_failed_runs_since_start": "unknown",
+    "service_status": "gauge",
+    "service_last_successful_run": "gauge",
+    "service_last_failed_run": "gauge",
+    "service_status_running_since": "gauge",
+    "host_cpu_count": "unknown",
+    "host_cpu_used_count": "unknown",
+    "host_cpu_usage_percentage": "gauge",
+    "host_memory_total_bytes": "gauge",
+    "host_memory_used_bytes": "gauge",
+    "host_memory_available_bytes": "gauge",
+    "host_memory_usage_percentage": "gauge",
+    "host_disk_total_bytes": "gauge",
+    "host_disk_used_bytes": "gauge",
+    "host_disk_available_bytes": "gauge",
+    "host_disk_usage_percentage": "gauge",
+}
+
+
+def model_of(*services, limit=2):
+    """A supervisor's state with these services."""
+    allocation = allocator.build(limit, 1, [], START)
+    return machine.initial([service.name for service in services], allocation, once=False, drain_timeout=None)
+
+
+def with_service(model, name, **changes):
+    """The model with one service changed."""
+    service = msgspec.structs.replace(model.services[name], **changes)
+    return msgspec.structs.replace(model, services={**model.services, name: service})
+
+
+def with_slots(model, *states, foreign=0):
+    """The model with slots in these states."""
+    table = model.allocation.table
+    slots = tuple(msgspec.structs.replace(slot, state=state) for slot, state in zip(table.slots, states, strict=True))
+    table = msgspec.structs.replace(table, slots=slots, foreign=foreign)
+    return msgspec.structs.replace(model, allocation=msgspec.structs.replace(model.allocation, table=table))
+
+
+@pytest.fixture
+def metrics():
+    """Figures of two services that have just started."""
+    one = Metrics((A, B), START, read_host=lambda: HOST)
+    one.update(model_of(A, B), 0, START)
+    return one
+
+
+def families(metrics):
+    """The exposition, as Prometheus' own parser reads it."""
+    return {family.name: family for family in text_string_to_metric_families(metrics.prometheus().decode())}
+
+
+def samples(metrics, name):
+    """Labels and value of each sample of a name."""
+    family = families(metrics)[name.removesuffix("_total")]
+    return [(sample.labels, sample.value) for sample in family.samples if sample.name == name]
+
+
+def value(metrics, name, **labels):
+    """The value of the one sample of that name with these labels."""
+    (found,) = [number for has, number in samples(metrics, name) if labels.items() <= has.items()]
+    return found
+
+
+def finished(conclusion=Conclusion.SUCCESS, url="https://github.com/acme/app/actions/runs/1/job/2"):
+    """A job ended."""
+    return m.JobFinished(job_id="2", job_name="build", job_url=url, conclusion=conclusion)
+
+
+def command(verb="clone", outcome="done", seconds=1.0):
+    """A VM command ended."""
+    return m.DriverCommandEnded(command=verb, outcome=outcome, seconds=seconds)
+
+
+# ---- form ----
+
+
+def test_every_documented_name_is_there_with_its_type(metrics):
+    """The original's names; those that offend Prometheus' rules are untyped."""
+    found = families(metrics)
+    assert {name: found[name].type for name in DOCUMENTED} == DOCUMENTED
+
+
+def test_every_other_name_begins_with_anklet(metrics):
+    """Nothing of the library's own, nothing of strangers."""
+    assert all(name.startswith("anklet_") for name in set(families(metrics)) - set(DOCUMENTED))
+
+
+def test_every_name_has_a_line_of_help(metrics):
+    """A text for people of more than one word."""
+    assert all(" " in family.documentation for family in families(metrics).values())
+
+
+def test_no_name_is_in_the_librarys_global_registry(metrics):
+    """Two supervisors in one process (as in tests) do not meet."""
+    assert {family.name for family in REGISTRY.collect()}.isdisjoint(families(metrics))
+
+
+def full(metrics):
+    """Figures with something of everything."""
+    for service in (A, B):
+        for conclusion in Conclusion:
+            metrics.fact(service.name, finished(conclusion, 'https://x/"quoted"\\back\nbreak'), START)
+    for stage in m.STAGES:
+        metrics.fact("RUNNER1", m.StageTook(stage=stage, seconds=1.5), START)
+    metrics.fact("RUNNER1", m.JobGivenBack(job_id="1", reason="stop"), START)
+    metrics.fact("RUNNER1", command(), START)
+    return metrics
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool (Debian: apt-get install prometheus) is not here"
+)
+@pytest.mark.parametrize("state", ["fresh", "full"])
+def test_promtool_has_no_complaint(metrics, state):
+    """`promtool check metrics` accepts the exposition without a word."""
+    text = (full(metrics) if state == "full" else metrics).prometheus()
+    run = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+
+
+def test_the_rules_that_make_names_untyped_hold(metrics):
+    """What promtool checks of names, for where it is not installed: counters end in _total, others neither so nor like a
+    histogram's part."""
+    for name, family in families(metrics).items():
+        if family.type == "counter":
+            assert all(sample.name == f"{name}_total" for sample in family.samples)
+        elif family.type == "gauge":
+            assert not re.search(r"_(total|count|sum|bucket)$", name)
+
+
+def test_a_strange_job_url_is_quoted(metrics):
+    """Quotes, backslashes and line breaks in the one label from outside arrive as they were."""
+    url = 'https://x/"quoted"\\back\nbreak'
+    metrics.fact("RUNNER1", finished(url=url), START)
+    assert [has["job_url"] for has, _ in samples(metrics, "service_last_successful_run")] == [url, ""]
+
+
+# ---- services ----
+
+
+def test_a_service_has_one_status_at_a_time(metrics):
+    """1 for the current one of the closed list, 0 for each other."""
+    metrics.update(with_service(model_of(A, B), "RUNNER1", status=Status.PULLING), 0, START)
+    mine = {
+        has["status"]: number for has, number in samples(metrics, "service_status") if has["service_name"] == "RUNNER1"
+    }
+    assert mine == {
+        "idle": 0, "running": 0, "pulling": 1, "limit_paused": 0, "paused": 0, "stopped": 0, "failed": 0,
+    }  # fmt: skip
+    assert all(set(has) == {*LABELS, "status"} for has, _ in samples(metrics, "service_status"))
+
+
+def test_the_time_of_a_status_changes_with_the_status_only(metrics):
+    """Another fact, another turn of the loop: not another time."""
+    running = with_service(model_of(A, B), "RUNNER1", status=Status.RUNNING)
+    for now in (START + 5, START + 6, START + 7):
+        metrics.update(running, 0, now)
+    assert value(metrics, "service_status_running_since", **LABELS) == START + 5
+    assert value(metrics, "service_status_running_since", service_name="RUNNER2") == START
+
+
+def test_runs_are_counted_by_success_and_failure(metrics):
+    """Cancelled and other jobs count as neither."""
+    for conclusion in (
+        Conclusion.SUCCESS,
+        Conclusion.SUCCESS,
+        Conclusion.FAILURE,
+        Conclusion.CANCELLED,
+        Conclusion.OTHER,
+    ):
+        metrics.fact("RUNNER1", finished(conclusion), START + 1)
+    assert value(metrics, "total_successful_runs_since_start") == 2
+    assert value(metrics, "total_failed_runs_since_start") == 1
+    jobs = {
+        has["conclusion"]: n for has, n in samples(metrics, "anklet_jobs_total") if has["service_name"] == "RUNNER1"
+    }
+    assert jobs == {"success": 2, "failure": 1, "cancelled": 1, "other": 1}
+
+
+@pytest.mark.parametrize(
+    ("conclusion", "name"),
+    [(Conclusion.SUCCESS, "service_last_successful_run"), (Conclusion.FAILURE, "service_last_failed_run")],
+)
+def test_a_service_has_one_series_for_its_last_run(metrics, conclusion, name):
+    """After a thousand jobs the job_url label still has one live series for each service."""
+    for number in range(1000):
+        metrics.fact("RUNNER1", finished(conclusion, f"https://github.com/job/{number}"), START + number)
+    assert samples(metrics, name) == [
+        ({**LABELS, "job_url": "https://github.com/job/999"}, START + 999),
+        ({**LABELS, "service_name": "RUNNER2", "repo": "tools", "job_url": ""}, 0),
+    ]
+
+
+def test_only_the_two_last_runs_bear_a_url(metrics):
+    """No other metric has a label from outside."""
+    for family in families(full(metrics)).values():
+        labels = {label for sample in family.samples for label in sample.labels}
+        assert ("job_url" in labels) == (family.name in ("service_last_successful_run", "service_last_failed_run"))
+
+
+def test_counters_survive_the_restart_of_a_worker(metrics):
+    """The process is another one; the figures go on."""
+    metrics.fact("RUNNER1", finished(), START)
+    metrics.update(with_service(model_of(A, B), "RUNNER1", restarts=1, pid=2, state=ServiceState.STARTING), 0, START)
+    metrics.fact("RUNNER1", m.Ready(driver="anka", driver_version="3.9"), START)
+    metrics.fact("RUNNER1", finished(), START)
+    assert value(metrics, "total_successful_runs_since_start") == 2
+    assert value(metrics, "anklet_worker_restarts_total", service_name="RUNNER1") == 1
+
+
+def test_a_service_that_is_removed_ends_its_series_and_leaves_the_totals(metrics):
+    """A late fact of it still counts for the host, and disturbs nobody."""
+    metrics.fact("RUNNER1", finished(), START)
+    metrics.service_removed("RUNNER1")
+    for fact in (finished(), m.JobGivenBack(job_id="1", reason="stop")):
+        metrics.fact("RUNNER1", fact, START)
+    metrics.update(model_of(A, B), 0, START)
+    assert {has["service_name"] for has, _ in samples(metrics, "service_status")} == {"RUNNER2"}
+    assert value(metrics, "total_successful_runs_since_start") == 2
+
+
+def test_a_service_that_is_configured_anew_keeps_its_figures(metrics):
+    """Its labels are the new ones; a new service starts from zero."""
+    metrics.fact("RUNNER1", finished(), START)
+    metrics.service_added(msgspec.structs.replace(A, repo="other"), START + 9)
+    metrics.service_added(msgspec.structs.replace(A, name="RUNNER3"), START + 9)
+    assert value(metrics, "service_last_successful_run", service_name="RUNNER1", repo="other") == START
+    assert value(metrics, "service_last_successful_run", service_name="RUNNER3") == 0
+    assert value(metrics, "anklet_jobs_total", service_name="RUNNER1", conclusion="success") == 1
+
+
+# ---- the supervisor ----
+
+
+@pytest.mark.parametrize(
+    ("states", "running"),
+    [
+        ((SlotState.FREE, SlotState.FREE), 0),
+        ((SlotState.RESERVED, SlotState.FREE), 0),
+        ((SlotState.OCCUPIED, SlotState.FREE), 1),
+        ((SlotState.OCCUPIED, SlotState.ORPHANED), 2),
+    ],
+)
+def test_running_vms_are_the_slots_that_hold_one(metrics, states, running):
+    """Also one whose worker has just died; a slot that is only reserved holds none."""
+    metrics.update(with_slots(model_of(A, B), *states, foreign=1), 0, START)
+    assert value(metrics, "total_running_vms") == running
+    assert value(metrics, "anklet_foreign_vms") == 1
+    for state in SlotState:
+        assert value(metrics, "anklet_slots", state=state.name.lower()) == states.count(state)
+
+
+def test_services_are_counted_by_state(metrics):
+    """All six states are there, whether or not a service is in them."""
+    metrics.update(with_service(model_of(A, B), "RUNNER1", state=ServiceState.FATAL), 0, START)
+    assert {has["state"]: n for has, n in samples(metrics, "anklet_services")} == {
+        "starting": 1, "ready": 0, "backoff": 0, "stopping": 0, "stopped": 0, "fatal": 1,
+    }  # fmt: skip
+    assert value(metrics, "anklet_service_state", service_name="RUNNER1", state="fatal") == 1
+    assert value(metrics, "anklet_service_state", service_name="RUNNER2", state="fatal") == 0
+
+
+def test_version_drops_and_jobs_given_back(metrics):
+    """Build, lost log lines, and claimed jobs that went back."""
+    metrics.update(model_of(A, B), 7, START)
+    metrics.fact("RUNNER2", m.JobGivenBack(job_id="1", reason="stop"), START)
+    assert value(metrics, "anklet_build_info", version=__version__) == 1
+    assert value(metrics, "anklet_log_lines_dropped_total") == 7
+    assert value(metrics, "anklet_jobs_given_back_total", service_name="RUNNER2") == 1
+    assert value(metrics, "anklet_jobs_given_back_total", service_name="RUNNER1") == 0
+
+
+def test_stages_are_measured(metrics):
+    """Each of the closed list; one that nobody knows is not a label."""
+    for seconds in (0.1, 3.0, 10**6):
+        metrics.fact("RUNNER1", m.StageTook(stage="clone", seconds=seconds), START)
+    metrics.fact("RUNNER1", m.StageTook(stage="of a stranger", seconds=1), START)
+    metrics.fact("RUNNER1", m.StageTook(stage="clone", seconds=-1.0), START)
+    family = families(metrics)["anklet_job_stage_seconds"]
+    clone = {(s.name, s.labels.get("le")): s.value for s in family.samples if s.labels["stage"] == "clone"}
+    assert clone["anklet_job_stage_seconds_count", None] == 3
+    assert clone["anklet_job_stage_seconds_sum", None] == pytest.approx(10**6 + 3.1)
+    assert clone["anklet_job_stage_seconds_bucket", "0.1"] == 1
+    assert clone["anklet_job_stage_seconds_bucket", "5.0"] == 2
+    assert clone["anklet_job_stage_seconds_bucket", "+Inf"] == 3
+    assert {s.labels["stage"] for s in family.samples} == set(m.STAGES)
+
+
+def test_commands_are_measured_by_verb_and_outcome(metrics):
+    """What is on neither list is counted as `other`, so that nobody can invent labels."""
+    for fact in (command(), command(), command("clone", "transient"), *(command(f"x{n}", f"y{n}") for n in range(99))):
+        metrics.fact("RUNNER1", fact, START)
+    family = families(metrics)["anklet_vm_command_seconds"]
+    counts = {(s.labels["command"], s.labels["outcome"]): s.value for s in family.samples if s.name.endswith("_count")}
+    assert counts == {("clone", "done"): 2, ("clone", "transient"): 1, ("other", "other"): 99}
+
+
+def test_a_refusal_with_room_left_means_a_degraded_host(metrics):
+    """The host says that its limit is reached while we know of no more VMs than it allows; until a start succeeds."""
+    metrics.update(with_slots(model_of(A, B), SlotState.OCCUPIED, SlotState.FREE), 0, START)
+    metrics.fact("RUNNER1", command("start", "limit_reached"), START)
+    assert value(metrics, "anklet_host_degraded") == 1
+    metrics.fact("RUNNER1", command("list", "done"), START)
+    assert value(metrics, "anklet_host_degraded") == 1
+    metrics.fact("RUNNER1", command("start", "done"), START)
+    assert value(metrics, "anklet_host_degraded") == 0
+
+
+def test_a_refusal_because_of_foreign_vms_is_no_degraded_host(metrics):
+    """Somebody else's VM took the room: the host is right."""
+    metrics.update(with_slots(model_of(A, B), SlotState.OCCUPIED, SlotState.FREE, foreign=2), 0, START)
+    metrics.fact("RUNNER1", command("start", "limit_reached"), START)
+    assert value(metrics, "anklet_host_degraded") == 0
+
+
+# ---- host ----
+
+
+def test_host_figures_have_the_originals_names(metrics):
+    """Bytes, percent, whole cores."""
+    found = {name: value(metrics, name) for name in DOCUMENTED if name.startswith("host_")}
+    assert found == {
+        "host_cpu_count": 8, "host_cpu_used_count": 2, "host_cpu_usage_percentage": 30,
+        "host_memory_total_bytes": 100, "host_memory_used_bytes": 60, "host_memory_available_bytes": 40,
+        "host_memory_usage_percentage": 60,
+        "host_disk_total_bytes": 1000, "host_disk_used_bytes": 300, "host_disk_available_bytes": 700,
+        "host_disk_usage_percentage": 30,
+    }  # fmt: skip
+
+
+def test_what_the_system_refuses_is_left_out():
+    """No figure is better than a wrong one; in JSON, whose keys are fixed, it is null."""
+    metrics = Metrics((A,), START, read_host=HostFigures)
+    assert not [name for name in families(metrics) if name.startswith("host_")]
+    document = json.loads(metrics.json())
+    assert all(found is None for key, found in document.items() if key.startswith("Host"))
+
+
+# ---- JSON ----
+
+
+def test_the_json_document_has_the_originals_keys_in_its_order(metrics):
+    """To the letter, with the second spelling of sizes right behind the first."""
+    assert list(json.loads(metrics.json())) == [
+        "TotalRunningVMs", "TotalSuccessfulRunsSinceStart", "TotalFailedRunsSinceStart",
+        "HostCPUCount", "HostCPUUsedCount", "HostCPUUsagePercentage",
+        "HostMemoryTotalBytes", "HostMemoryTotal", "HostMemoryUsedBytes", "HostMemoryUsed",
+        "HostMemoryAvailableBytes", "HostMemoryAvailable", "HostMemoryUsagePercentage",
+        "HostDiskTotalBytes", "HostDiskTotal", "HostDiskUsedBytes", "HostDiskUsed",
+        "HostDiskAvailableBytes", "HostDiskAvailable", "HostDiskUsagePercentage",
+        "Services",
+    ]  # fmt: skip
+
+
+def test_the_json_document_of_a_service(metrics):
+    """Key by key; what never happened is Go's zero time."""
+    metrics.fact("RUNNER1", finished(), START + 1.25)
+    metrics.update(with_service(model_of(A, B), "RUNNER1", status=Status.RUNNING), 0, START + 2)
+    document = json.loads(metrics.json())
+    assert document["TotalSuccessfulRunsSinceStart"] == 1
+    assert document["HostMemoryUsed"] == document["HostMemoryUsedBytes"] == 60
+    assert document["HostDiskAvailable"] == document["HostDiskAvailableBytes"] == 700
+    assert list(document["Services"][0].items()) == [
+        ("Name", "RUNNER1"),
+        ("PluginName", "github"),
+        ("RepoName", "app"),
+        ("OwnerName", "acme"),
+        ("Status", "running"),
+        ("LastSuccessfulRunJobUrl", "https://github.com/acme/app/actions/runs/1/job/2"),
+        ("LastFailedRunJobUrl", ""),
+        ("LastSuccessfulRun", "2023-11-14T22:13:21.250000Z"),
+        ("LastFailedRun", "0001-01-01T00:00:00Z"),
+        ("StatusRunningSince", "2023-11-14T22:13:22Z"),
+    ]
+    assert [service["Name"] for service in document["Services"]] == ["RUNNER1", "RUNNER2"]
+
+
+# ---- threads ----
+
+
+def test_scrapes_see_whole_states_while_the_loop_writes(metrics):
+    """In each exposition exactly one status of a service is the current one, and its time belongs to it."""
+    states = [
+        (START + number, with_service(model_of(A, B), "RUNNER1", status=status))
+        for number, status in enumerate((Status.RUNNING, Status.PULLING, Status.IDLE))
+    ]
+    times = {Status.RUNNING.value: START, Status.PULLING.value: START + 1, Status.IDLE.value: START + 2}
+    metrics.update(states[0][1], 0, START)
+    over = threading.Event()
+
+    def write():
+        while not over.is_set():
+            for now, model in states:
+                metrics.update(model, 0, now)
+                metrics.fact("RUNNER1", finished(), now)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(40):
+            document = json.loads(metrics.json())["Services"][0]
+            text = metrics.prometheus().decode()
+            current = re.findall(r'service_status\{.*service_name="RUNNER1",status="(\w+)"\} 1\.0', text)
+            (since,) = re.findall(r'service_status_running_since\{.*service_name="RUNNER1"\} (\S+)', text)
+            assert len(current) == 1
+            assert float(since) == times[current[0]]
+            assert document["Status"] in times
+    finally:
+        over.set()
+        writer.join()
