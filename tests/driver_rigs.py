@@ -59,8 +59,7 @@ class AnkaRig:
         service = ServiceConfig(
             name="RUNNER1", plugin="github", vm_driver=self.name, **{"deadlines": Deadlines(vm_start=20.0), **changes}
         )
-        log = logging.LoggerAdapter(logger)
-        return open_driver(service, self.folder / "state", CommandRunner(orders, settings), orders, log)
+        return open_driver(service, self.folder / "state", CommandRunner(orders, settings), orders, logger)
 
     def vm(self, attempt=1):
         """Name of a VM of ours."""

@@ -37,7 +37,7 @@ _TEXTS: tuple[tuple[re.Pattern[str], type[VMError]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE | re.MULTILINE), outcome)
     for pattern, outcome in (
         # The registry's or the network's fault, whatever follows: `request failed with result <curl's code>: ...`.
-        (r"^(?:[^:\n]*: )?request failed with result \d+", VMTransient),
+        (r"request failed with result \d+", VMTransient),
         (r"already exists[.!]?\s*$", VMNameExists),
         (r"(?:not found|does not exist)[.!]?\s*$", VMNotFound),
         (r"did not find any versions with tag ", VMNotFound),

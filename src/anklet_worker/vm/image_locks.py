@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -41,10 +41,11 @@ class PullHold(msgspec.Struct, frozen=True):
 
 
 class ImageLocks:
-    """The locks of one host, kept in `folder`. An image is locked by all the names that it is known by."""
+    """The locks of one host, kept in `folder`. An image is locked by all the names that it is known by. `now`: Unix seconds."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, now: Callable[[], float] = time.time) -> None:
         make_private_dir(folder)
+        self._now = now
         self._folder = folder
         self._pull_path = folder / "pull.lock"
         self._note_path = folder / "pull.json"
@@ -79,7 +80,7 @@ class ImageLocks:
             note = msgspec.json.decode(self._note_path.read_bytes(), type=InFlight)
         except (OSError, msgspec.MsgspecError):
             return
-        if time.time() - note.created > _OVERDUE:
+        if self._now() - note.created > _OVERDUE:
             settle_in_flight(note, 0.0)
             with contextlib.suppress(OSError):
                 remove(self._note_path)

@@ -1,0 +1,551 @@
+"""The anka driver on its own ground: probe, labels, templates and their registry, and the exact words of its commands."""
+
+import json
+import threading
+import time
+
+import pytest
+from driver_rigs import AnkaRig, executable
+from emulators.anka.bench import eventually
+
+from anklet_worker.config import ServiceConfig
+from anklet_worker.errors import CliUnavailable, ConfigError, Detached, Interrupted, RightsRefused, TemporaryError
+from anklet_worker.orders import Orders
+from anklet_worker.vm import PullBusy, VMFatal, VMNotFound, VMSpec, VMState, VMTransient
+from anklet_worker.vm import anka as module
+from anklet_worker.vm.drivers import names, open_driver
+
+UNTAGGED = VMSpec(template="macos")
+
+
+@pytest.fixture
+def rig(tmp_path):
+    """An emulated host with the local template `macos`, tag v1, and a driver on it."""
+    made = AnkaRig(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def driver(rig):
+    """A driver as a worker has it."""
+    return rig.driver()
+
+
+def ensure(driver, spec, pulls=None):
+    """Have an image, and let it go; the id."""
+    with driver.image(spec, lambda: None if pulls is None else pulls.append(1)) as source:
+        return source
+
+
+# ---- probe ----
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("3.9.1", "3.9.1"), ("3.9.0 (build 200)", "3.9.0"), ("2.5.7", "2.5.7")]
+)
+def test_probe_cuts_the_version(rig, driver, version, expected):
+    """Some versions of Anka append their build to the version."""
+    rig.host.set(version=version)
+    assert driver.probe().version == expected
+
+
+def test_probe_needs_anka(rig):
+    """Without `anka` on PATH the service cannot run, and the message says where it was looked for."""
+    rig.host.environ = lambda **_: {"PATH": "/nowhere"}
+    with pytest.raises(CliUnavailable, match=r"anka is not on PATH \(/nowhere\); is it installed"):
+        rig.driver().probe()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo dyld: no such library >&2; exit 134", "dyld: no such library"),
+        ("exit 0", "answers what cannot be understood: nothing"),
+        ("echo Anka 3.9.1", "answers what cannot be understood: Anka 3.9.1"),
+        ('echo \'{"status":"OK","body":"3.9.1"}\'', "answers what cannot be understood: 3.9.1"),
+    ],
+)
+def test_probe_refuses_what_it_does_not_understand(rig, tmp_path, script, said):
+    """An `anka` that does not start, or answers garbage, makes the service unfit, and is quoted."""
+    env = executable(tmp_path / "odd" / "anka", script)
+    rig.host.environ = lambda **_: env
+    with pytest.raises(CliUnavailable, match=said):
+        rig.driver().probe()
+
+
+def test_probe_that_hangs_is_worth_another_start(rig, driver, monkeypatch):
+    """Anka may take its time on a host that just booted: the service is tried again."""
+    monkeypatch.setattr(module, "_PROBE", 1.0)
+    rig.hang("version")
+    with pytest.raises(TemporaryError, match="did not end within 1 s"):
+        driver.probe()
+
+
+@pytest.mark.parametrize("status", ["expired", "invalid", ""])
+def test_probe_refuses_a_licence_that_is_not_valid(rig, driver, status):
+    """The licence's status is named."""
+    rig.host.set(license_status=status)
+    with pytest.raises(RightsRefused, match=status or "unknown"):
+        driver.probe()
+
+
+@pytest.mark.parametrize("kind", ["com.veertu.anka.run", "com.veertu.anka.develop"])
+def test_probe_refuses_a_licence_that_cannot_do_this(rig, driver, kind):
+    """Licences for one VM, without registry, are refused by name."""
+    rig.host.set(license_type=kind)
+    with pytest.raises(RightsRefused, match=kind):
+        driver.probe()
+
+
+def test_probe_tells_of_a_licence_command_that_fails(rig, driver):
+    """An error of the licence command is a refusal, in Anka's words."""
+    rig.host.fault("license", code=1, message="EULA needs to be accepted")
+    with pytest.raises(RightsRefused, match="EULA needs to be accepted"):
+        driver.probe()
+
+
+# ---- labels ----
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["anka", "anka-template:macos"], VMSpec(template="macos")),
+        (["anka-template-tag:v1", "self-hosted", "anka-template:a b", "anka"], VMSpec(template="a b", tag="v1")),
+        (["Anka", "ANKA-Template:MacOS", "Anka-Template-Tag:V1"], VMSpec(template="MacOS", tag="V1")),
+        (["anka", "anka-template:one", "anka-template:two"], VMSpec(template="one")),
+        (["anka", "anka-template:x:y", "anka-template-tag:"], VMSpec(template="x:y")),
+        (["anka", "anka-template:"], VMSpec(template="")),
+        (["anka"], None),
+        (["anka", "anka-template-tag:v1"], None),
+        (["anka-template:macos"], None),
+        (["ankara", "anka-template:macos"], None),
+    ],
+)
+def test_labels(driver, labels, expected):
+    """Label and prefixes are compared without regard to case, values are kept; the first match counts."""
+    assert driver.spec_from_labels(labels) == expected
+
+
+# ---- templates that are here ----
+
+
+@pytest.mark.parametrize("tag", ["v1", None])
+def test_template_is_found_by_name_and_by_uuid(rig, driver, tag):
+    """Both name the same template; its uuid is what is cloned."""
+    for template in ("macos", rig.uuid):
+        assert ensure(driver, VMSpec(template=template, tag=tag)) == rig.uuid
+
+
+def test_present_tag_asks_no_registry(rig, driver):
+    """With a tag that is here, one listing is all."""
+    ensure(driver, rig.spec)
+    assert rig.argvs() == ["-j list macos"]
+
+
+def test_registry_that_is_down_hinders_no_present_tag(rig, driver):
+    """A tag that is here needs no registry."""
+    rig.host.set(registry_down=True)
+    assert ensure(driver, rig.spec) == rig.uuid
+    assert rig.log.warnings() == []
+
+
+def test_vm_of_a_job_is_no_template(rig, driver):
+    """A job cannot name another job's VM, by name or uuid, and so look into it."""
+    vm = rig.started(driver)
+    uuid = next(row.uuid for row in driver.listing() if row.name == vm)
+    for template in (vm, uuid):
+        with pytest.raises(VMNotFound, match="no template"):
+            ensure(driver, VMSpec(template=template))
+
+
+def test_local_template_that_was_never_pushed_is_used(rig, driver):
+    """Without a tag, a template that the registry does not know is what it is, without a warning."""
+    assert ensure(driver, UNTAGGED) == rig.uuid
+    assert rig.log.warnings() == []
+
+
+# ---- templates that are pulled ----
+
+
+def test_missing_template_is_pulled_by_tag(rig, driver):
+    """A template that is not here is pulled with its tag; the pull is announced once."""
+    uuid = rig.host.add_registry_template("ventura", tags=["a", "b"])
+    pulls = []
+    assert ensure(driver, VMSpec(template="ventura", tag="a"), pulls) == uuid
+    assert pulls == [1]
+    assert "-j registry pull --shrink ventura --tag a" in rig.argvs()
+    assert rig.argvs("--check-download-size") == []
+    assert next(row.tag for row in driver.listing() if row.uuid == uuid) == "a"
+    assert ensure(driver, VMSpec(template=uuid, tag="a"), pulls) == uuid
+    assert pulls == [1]
+
+
+def test_other_tag_is_pulled_and_replaces_the_first(rig, driver):
+    """A tag that is not here is pulled, also when another one is; only one is kept."""
+    uuid = rig.host.add_registry_template("ventura", tags=["a", "b"])
+    for tag in ("a", "b", "a"):
+        ensure(driver, VMSpec(template="ventura", tag=tag))
+        assert next(row.tag for row in driver.listing() if row.uuid == uuid) == tag
+    assert len(rig.argvs("pull")) == 3
+    assert list(next(vm for vm in rig.host.vms() if vm["uuid"] == uuid)["tags"]) == ["a"]
+
+
+def test_untagged_local_template_does_not_do_for_a_tag(rig, driver):
+    """A local template without a tag is not taken for the one that is wanted."""
+    rig.host.add_template("bare")
+    with pytest.raises(VMNotFound):
+        ensure(driver, VMSpec(template="bare", tag="v1"))
+    assert rig.argvs("pull") == ["-j registry pull --shrink bare --tag v1"]
+
+
+def test_registry_of_the_configuration_is_used(rig):
+    """A registry_url goes with each question to the registry."""
+    rig.host.set(registry_url="http://registry:8089")
+    rig.host.add_registry_template("ventura")
+    ensure(rig.driver(registry_url="http://registry:8089"), VMSpec(template="ventura"))
+    assert rig.argvs("pull") == ["-j registry --remote http://registry:8089 pull --shrink ventura"]
+
+
+def test_newest_is_pulled_only_when_it_is_not_here(rig, driver):
+    """Without a tag the registry is asked, and only what is new is pulled."""
+    uuid = rig.host.add_registry_template("ventura", tags=["a"])
+    pulls = []
+    spec = VMSpec(template="ventura")
+    ensure(driver, spec, pulls)
+    ensure(driver, spec, pulls)
+    assert pulls == [1]
+    rig.host.add_registry_template("ventura", uuid, tags=["a", "b"])
+    ensure(driver, spec, pulls)
+    assert pulls == [1, 1]
+    assert next(row.tag for row in driver.listing() if row.uuid == uuid) == "b"
+    assert rig.argvs("--check-download-size") == ["-j registry pull --check-download-size ventura"] * 2
+
+
+@pytest.mark.parametrize("body", [{}, {"size": 5, "cached": 5, "available": 9}])
+def test_answer_that_all_is_here_pulls_nothing(rig, driver, body):
+    """Both forms of the answer are understood."""
+    rig.host.fault("pull", when="before", stdout=json.dumps({"status": "OK", "body": body}), exit_status=0)
+    pulls = []
+    assert ensure(driver, UNTAGGED, pulls) == rig.uuid
+    assert pulls == []
+
+
+def test_registry_that_is_down_leaves_the_local_copy(rig, driver):
+    """Without a tag and without a registry the local copy is used, with a warning."""
+    rig.host.set(registry_down=True)
+    assert ensure(driver, UNTAGGED) == rig.uuid
+    [(level, _, err)] = rig.log.warnings()
+    assert level == "WARNING"
+    assert "request failed with result 7" in err
+
+
+def test_registry_that_hangs_leaves_the_local_copy(rig, driver, monkeypatch):
+    """A registry that does not answer in time counts as down."""
+    monkeypatch.setattr(module, "_CHECK_SIZE", 1.0)
+    rig.host.fault("pull", when="before", hang=True)
+    assert ensure(driver, UNTAGGED) == rig.uuid
+    assert "did not end within 1 s" in rig.log.warnings()[0][2]
+
+
+def test_newest_that_cannot_be_pulled_leaves_the_local_copy(rig, driver):
+    """When the pull of something newer fails, what is here is used, with a warning."""
+    uuid = rig.host.add_registry_template("ventura", tags=["a"])
+    ensure(driver, VMSpec(template="ventura"))
+    rig.host.add_registry_template("ventura", uuid, tags=["a", "b"])
+    rig.host.fault("pull", match="--shrink", when="before", message="No space left on device", code=28)
+    assert ensure(driver, VMSpec(template="ventura")) == uuid
+    assert "No space left" in rig.log.warnings()[0][2]
+
+
+def test_registry_that_is_down_and_no_local_copy_is_transient(rig, driver):
+    """A template that cannot be had for the moment is worth another try: nobody's run is condemned for it."""
+    rig.host.set(registry_down=True)
+    rig.host.add_registry_template("ventura")
+    for spec in (VMSpec(template="ventura"), VMSpec(template="ventura", tag="v1"), VMSpec(template="macos", tag="v2")):
+        with pytest.raises(VMTransient, match="request failed"):
+            ensure(driver, spec)
+
+
+@pytest.mark.parametrize("template", ["ventura", "nowhere"])
+def test_what_the_registry_does_not_have_is_not_found(rig, driver, template):
+    """A template or a tag that the registry lacks is told from a registry that fails."""
+    rig.host.add_registry_template("ventura", tags=["a"])
+    with pytest.raises(VMNotFound):
+        ensure(driver, VMSpec(template=template, tag="zzz"))
+
+
+def test_registrys_own_words_for_a_missing_tag(rig, driver):
+    """An error text of the registry without a code is understood, too."""
+    rig.host.fault("pull", message="400 Did not find any versions with tag v9")
+    with pytest.raises(VMNotFound):
+        ensure(driver, VMSpec(template="macos", tag="v9"))
+
+
+def test_failed_template_is_pulled_once(rig, driver):
+    """A local copy in state failed is replaced by a pull."""
+    uuid = rig.host.add_registry_template("ventura", tags=["a"])
+    spec = VMSpec(template="ventura", tag="a")
+    ensure(driver, spec)
+    failed = {"name": "ventura", "uuid": uuid, "version": "a", "status": "failed"}
+    answer = json.dumps({"status": "OK", "body": [failed]})
+    rig.host.fault("list", when="before", stdout=answer, exit_status=0)
+    assert ensure(driver, spec) == uuid
+    assert len(rig.argvs("--shrink")) == 2
+
+
+def test_template_that_stays_failed_is_fatal(rig, driver):
+    """When the pull does not help, the operator is told what to remove."""
+    uuid = rig.host.add_registry_template("ventura", tags=["a"])
+    answer = json.dumps(
+        {"status": "OK", "body": [{"name": "ventura", "uuid": uuid, "version": "a", "status": "failed"}]}
+    )
+    rig.host.fault("list", when="before", stdout=answer, exit_status=0, times=None)
+    with pytest.raises(VMFatal, match=f"anka delete {uuid}"):
+        ensure(driver, VMSpec(template="ventura", tag="a"))
+
+
+def test_pull_with_progress_and_without_newline_is_understood(rig, driver):
+    """Progress in JSON before the result, and a missing newline after it, are no trouble."""
+    rig.host.set(pull_progress_lines=200, pull_newline=False)
+    rig.host.add_registry_template("ventura")
+    assert ensure(driver, VMSpec(template="ventura"))
+
+
+def test_pull_that_hangs_is_ended(rig, driver, monkeypatch):
+    """A pull has a time limit, after which its locks are free."""
+    monkeypatch.setattr(module, "_PULL", 1.0)
+    rig.host.add_registry_template("ventura")
+    rig.host.fault("pull", when="middle", hang=True)
+    with pytest.raises(VMTransient, match="anka pull did not end within 1 s"):
+        ensure(driver, VMSpec(template="ventura"))
+    assert rig.host.command_pids() == []
+    assert ensure(driver, VMSpec(template="ventura"))
+
+
+# ---- who may pull, who may clone ----
+
+
+class Pulling:
+    """A pull that takes until `release`, by a driver of its own, in a thread."""
+
+    def __init__(self, rig, spec):
+        self.rig = rig
+        self.orders = Orders()
+        self.error = None
+        rig.host.fault("pull", match="--shrink", when="middle", hang=True)
+        self.thread = threading.Thread(target=self._pull, args=(rig.driver(self.orders), spec))
+        self.thread.start()
+        eventually(rig.host.command_pids)
+        eventually(lambda: rig.argvs("--shrink"))
+
+    def _pull(self, driver, spec):
+        try:
+            ensure(driver, spec)
+        except (Detached, Interrupted) as error:
+            self.error = error
+
+    def end(self, order):
+        """Give the order and wait for the driver to obey; the exception that it raised."""
+        order()
+        self.thread.join()
+        return self.error
+
+
+def test_second_pull_is_refused_while_one_runs(rig, driver):
+    """Never two pulls on one host, of whatever templates; what is here is used all the same."""
+    rig.host.add_registry_template("ventura")
+    rig.host.add_registry_template("sonoma")
+    pulling = Pulling(rig, VMSpec(template="ventura"))
+    announced = []
+    with pytest.raises(PullBusy):
+        ensure(driver, VMSpec(template="sonoma"), announced)
+    assert announced == []
+    assert ensure(driver, rig.spec) == rig.uuid
+    assert isinstance(pulling.end(pulling.orders.stop), Interrupted)
+    assert ensure(driver, VMSpec(template="sonoma"))
+    assert rig.host.events("pull-overlap", "corruption") == []
+
+
+def test_stop_ends_a_pull(rig):
+    """A stop does not wait for gigabytes; the pull's process is gone, and nothing of it is noted."""
+    rig.host.add_registry_template("ventura")
+    pulling = Pulling(rig, VMSpec(template="ventura"))
+    pulling.end(pulling.orders.stop)
+    assert rig.host.command_pids() == []
+    assert not (rig.folder / "state" / "locks" / "pull.json").exists()
+
+
+def test_detached_pull_goes_on_and_keeps_its_locks(rig, driver):
+    """A detach leaves a pull running: nobody else pulls, nobody clones its template, and it reaches its end."""
+    uuid = rig.host.add_registry_template("ventura")
+    rig.host.set(delays={"pull": 2.0}, pull_progress_lines=50)
+    orders = Orders()
+    thread = threading.Thread(target=lambda: (rig.wait_for_command("--shrink"), orders.detach()))
+    thread.start()
+    with pytest.raises(Detached):
+        ensure(rig.driver(orders), VMSpec(template="ventura"))
+    thread.join()
+    with pytest.raises(PullBusy):
+        ensure(driver, VMSpec(template="macos", tag="v2"))
+    assert rig.notes[-1] is None or rig.notes[-1].verb != "registry"
+
+    def available():
+        try:
+            return ensure(driver, VMSpec(template="ventura")) == uuid
+        except PullBusy:
+            return False
+
+    eventually(available)
+    assert len(rig.argvs("--shrink")) == 1
+    assert rig.host.events("pull-interrupted", "pull-overlap", "corruption") == []
+
+
+def test_nobody_pulls_over_an_image_in_use(rig, driver):
+    """While an image is held for a clone, another worker cannot switch its tag."""
+    rig.host.add_registry_template("macos", rig.uuid, tags=["v1", "v2"])
+    other = rig.driver(Orders())
+    with driver.image(rig.spec, lambda: None) as source:
+        with pytest.raises(PullBusy, match="is being cloned"):
+            ensure(other, VMSpec(template="macos", tag="v2"))
+        driver.clone(source, rig.vm())
+    assert ensure(other, VMSpec(template="macos", tag="v2")) == rig.uuid
+    assert rig.host.events("corruption") == []
+
+
+def test_pull_of_an_unknown_name_keeps_others_from_cloning_it_by_uuid(rig, driver):
+    """A template is locked by name and by uuid: one that is being pulled by name cannot be cloned by uuid."""
+    uuid = rig.host.add_registry_template("ventura", tags=["a"])
+    pulling = Pulling(rig, VMSpec(template="ventura", tag="a"))
+    listed = json.dumps(
+        {"status": "OK", "body": [{"name": "ventura", "uuid": uuid, "version": "a", "status": "stopped"}]}
+    )
+    rig.host.fault("list", when="before", stdout=listed, exit_status=0, match=uuid)
+    with pytest.raises(PullBusy, match="is being pulled"):
+        ensure(driver, VMSpec(template=uuid, tag="a"))
+    pulling.end(pulling.orders.stop)
+
+
+def test_image_that_changed_while_it_was_looked_for_is_not_used(rig, driver):
+    """A pull that comes between listing and lock is noticed."""
+    uuid = rig.host.add_registry_template("macos", rig.uuid, tags=["v1", "v2"])
+    other = rig.driver(Orders())
+    listing = driver._list
+    switched = []
+
+    def list_then_switch(*names):
+        rows = listing(*names)
+        if not switched:
+            switched.append(ensure(other, VMSpec(template="macos", tag="v2")))
+        return rows
+
+    driver._list = list_then_switch
+    with pytest.raises(PullBusy, match="a pull came between"):
+        ensure(driver, rig.spec)
+    assert switched == [uuid]
+
+
+def test_pull_of_something_else_meanwhile_does_not_matter(rig, driver):
+    """A pull of another template between listing and lock is no reason to give up."""
+    rig.host.add_registry_template("ventura")
+    other = rig.driver(Orders())
+    listing = driver._list
+    switched = []
+
+    def list_then_pull(*names):
+        rows = listing(*names)
+        if not switched:
+            switched.append(ensure(other, VMSpec(template="ventura")))
+        return rows
+
+    driver._list = list_then_pull
+    assert ensure(driver, rig.spec) == rig.uuid
+
+
+# ---- answers in other shapes ----
+
+
+@pytest.mark.parametrize("shape", ["raw", "append", "wrap"])
+def test_guest_output_in_every_shape(rig, driver, shape):
+    """However this version of Anka hands over a guest's output, it is found."""
+    rig.host.set(run_json=shape)
+    vm = rig.started(driver)
+    result = driver.run(vm, "echo 'a \"b\" \\n'; exit 4", 20)
+    assert (result.status, result.output) == (4, 'a "b" \\n')
+
+
+@pytest.mark.parametrize("shape", ["[]", "null", "missing", "nothing"])
+def test_host_without_vms(tmp_path, shape):
+    """An empty listing in any of its shapes is empty, and proves that a VM is gone."""
+    rig = AnkaRig(tmp_path)
+    driver = rig.driver()
+    vm = rig.started(driver)
+    rig.host.stop_foreign("macos")
+    rig.host.set(empty_list=shape)
+    driver.delete(vm)
+    assert driver.listing() == []
+    rig.close()
+
+
+def test_silent_listing_proves_nothing(rig, driver):
+    """A listing that prints nothing is not believed when a VM is to be gone."""
+    vm = rig.started(driver)
+    rig.host.fault("list", when="before", stdout="", exit_status=0, match="list$")
+    rig.host.fault("delete", when="before", stdout='{"status":"OK"}', exit_status=0)
+    with pytest.raises(VMTransient, match="still there"):
+        driver.delete(vm)
+
+
+def test_eula_that_was_not_accepted_is_fatal(rig, driver):
+    """An error with an object for a body is an error, not an empty listing."""
+    rig.host.set(eula_accepted=False)
+    with pytest.raises(VMFatal, match="EULA"):
+        driver.listing()
+
+
+def test_unknown_codes_do_not_matter(rig, driver):
+    """The limit is told by its text, whatever its code and the exit status."""
+    rig.host.set(limit_always=True, limit_code=3, error_exit=77)
+    with pytest.raises(Exception, match="maximum number of running instances") as caught:
+        rig.started(driver)
+    assert type(caught.value).__name__ == "VMLimitReached"
+
+
+# ---- the words of the commands ----
+
+
+def test_commands_of_a_whole_life(rig, driver, tmp_path):
+    """One job's commands, word for word."""
+    script = tmp_path / "start-runner.bash"
+    script.write_text("true\n")
+    vm = rig.started(driver)
+    driver.copy_in(vm, script)
+    driver.run(vm, "true", 20)
+    driver.delete(vm)
+    assert rig.argvs() == [
+        "-j list macos",
+        f"-j clone {rig.uuid} {vm}",
+        f"-j start {vm}",
+        f"-j run {vm} true",
+        f"-j cp -a {script.resolve()} {vm}:",
+        f"-j run {vm} bash -s",
+        f"-j delete --yes {vm}",
+        "-j list",
+    ]
+
+
+def test_unknown_driver_is_a_configuration_error(rig, tmp_path):
+    """A driver that this program does not have is refused by name."""
+    assert "anka" in names()
+    service = ServiceConfig(name="a", plugin="github", vm_driver="magic")
+    with pytest.raises(ConfigError, match="'magic'"):
+        open_driver(service, tmp_path, None, rig.orders, None)
+
+
+def test_start_does_not_wait_for_longer_than_it_says(rig, driver):
+    """A start that is done takes about as long as the guest needs."""
+    began = time.monotonic()
+    rig.started(driver)
+    assert time.monotonic() - began < 10
+    assert {row.name: row.state for row in driver.listing()}[rig.vm()] is VMState.RUNNING

@@ -1,0 +1,159 @@
+"""Who may pull and who may clone: locks between processes of one host, and a pull that nobody watches."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+
+import msgspec
+import psutil
+import pytest
+
+from anklet_worker.errors import Detached
+from anklet_worker.orders import Orders
+from anklet_worker.vm import PullBusy
+from anklet_worker.vm.command import InFlight
+from anklet_worker.vm.image_locks import ImageLocks
+
+
+@pytest.fixture
+def one(tmp_path):
+    """The locks as one worker has them."""
+    return ImageLocks(tmp_path / "locks")
+
+
+@pytest.fixture
+def other(tmp_path):
+    """The same locks as another worker has them."""
+    return ImageLocks(tmp_path / "locks")
+
+
+def test_one_pull_at_once(one, other):
+    """Two pulls never run at once, of whatever images; the next one may after the first."""
+    with one.pulling("a"), pytest.raises(PullBusy, match="another pull"), other.pulling("b"):
+        pass
+    with other.pulling("b"):
+        pass
+
+
+def test_no_clone_during_the_pull_of_the_same_image(one, other):
+    """An image that is being pulled is not cloned, by any of its names; others are."""
+    with one.pulling("name", "uuid"):
+        with pytest.raises(PullBusy, match="is being pulled"), other.cloning("uuid"):
+            pass
+        with pytest.raises(PullBusy), other.cloning("x", "name"):
+            pass
+        with other.cloning("another"):
+            pass
+
+
+def test_no_pull_during_a_clone_of_the_same_image(one, other):
+    """An image that is being cloned is not pulled; several may clone it at once; a refused pull leaves nothing locked."""
+    with one.cloning("a"), other.cloning("a"):
+        with pytest.raises(PullBusy, match="is being cloned"), other.pulling("b", "a"):
+            pass
+        with other.pulling("b"):
+            pass
+
+
+def test_begun_pulls_are_counted(one, other):
+    """Each pull that begins is seen by all, also while it runs; one that was refused is none."""
+    assert other.pulls_begun() == 0
+    with one.pulling("a"):
+        assert other.pulls_begun() == 1
+        with pytest.raises(PullBusy), other.pulling("a"):
+            pass
+    assert other.pulls_begun() == 1
+
+
+def test_lock_of_a_killed_holder_is_free(one, tmp_path):
+    """A worker that dies in the middle leaves no lock."""
+    script = (
+        "import sys; from pathlib import Path; from anklet_worker.vm.image_locks import ImageLocks\n"
+        "with ImageLocks(Path(sys.argv[1])).pulling('a'):\n print('held', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "locks")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(PullBusy), one.pulling("a"):
+            pass
+        process.kill()
+    with one.pulling("a"):
+        pass
+
+
+def child_with(fds, argv=("cat",)):
+    """A process that holds descriptors; `cat` until its input ends."""
+    return subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=fds, start_new_session=True
+    )
+
+
+def detach_from_pull(locks, argv):
+    """A pull's process that goes on after the detach of its worker."""
+    orders = Orders()
+    orders.detach()
+    with contextlib.suppress(Detached), locks.pulling("a") as hold:
+        process = child_with(hold.fds, argv)
+        hold.note(InFlight(pid=process.pid, created=psutil.Process(process.pid).create_time(), verb="registry"))
+        orders.check()
+    return process
+
+
+def test_pull_keeps_its_locks_after_a_detach(one, other):
+    """After a detach the locks live as long as the pull's process."""
+    process = detach_from_pull(one, ["cat"])
+    with process:
+        with pytest.raises(PullBusy), other.pulling("b"):
+            pass
+        with pytest.raises(PullBusy), other.cloning("a"):
+            pass
+        process.stdin.close()
+    with other.pulling("a"), pytest.raises(PullBusy), one.cloning("a"):
+        pass
+
+
+def test_what_a_pull_leaves_behind_holds_no_lock(one, other):
+    """A daemon that the pull has started inherits the descriptors, and yet does not block pulls for ever."""
+    with one.pulling("a") as hold:
+        process = child_with(hold.fds)
+    with process:
+        with other.pulling("a"):
+            pass
+        process.stdin.close()
+
+
+@pytest.mark.parametrize(("age", "ends"), [(60.0, False), (4 * 3600.0, True)])
+def test_pull_that_nobody_watches_is_ended_when_overdue(one, tmp_path, age, ends):
+    """A pull that a dead worker left is let go on, unless it has run for hours: then it is ended, and its locks are free."""
+    process = detach_from_pull(one, ["sleep", "300"])
+    other = ImageLocks(tmp_path / "locks", lambda: time.time() + age)
+    try:
+        if ends:
+            with other.pulling("a"):
+                pass
+            assert process.wait(10) < 0
+        else:
+            with pytest.raises(PullBusy), other.pulling("a"):
+                pass
+            assert process.poll() is None
+    finally:
+        process.kill()
+        process.stdin.close()
+        process.wait()
+
+
+def test_note_of_a_pull_comes_and_goes(one, tmp_path):
+    """A pull's process is noted while it runs; a damaged note is ignored."""
+    path = tmp_path / "locks" / "pull.json"
+    with one.pulling("a") as hold:
+        hold.note(InFlight(pid=os.getpid(), created=1.0, verb="registry"))
+        assert msgspec.json.decode(path.read_bytes(), type=InFlight).pid == os.getpid()
+        hold.note(None)
+        assert not path.exists()
+    path.write_text("{")
+    with one.pulling("a"):
+        pass
