@@ -405,12 +405,12 @@ def _verb(arguments: Sequence[str]) -> str:
 
 #: The braces make bash read it all before it does any of it: input that breaks off does nothing at all. The script is a file,
 #: so that no command in it can read the rest as its input. Its output is one, too, so that what it leaves running in the
-#: background does not hold our stream; and no more of it crosses than is kept.
+#: background does not hold our stream; and no more of it crosses than is kept. Both are in the home, which goes with the VM.
 _WRAPPER = """\
 {{
 cd ~ || exit
 export HOME="${{HOME:-$PWD}}"
-folder=$(mktemp -d "${{TMPDIR:-/tmp}}/anklet.XXXXXXXX") || exit
+folder=$(mktemp -d "$PWD/.anklet.XXXXXXXX") || exit
 base64 --decode >"$folder/script" <<'anklet-{nonce}' || exit
 {encoded}\
 anklet-{nonce}
