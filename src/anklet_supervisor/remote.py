@@ -21,10 +21,12 @@ from anklet_supervisor.state import Mode
 from anklet_worker.errors import ExitCode
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from anklet_supervisor.status_view import StatusView
 
 _PAUSE = 0.05
 _WATCH_PAUSE = 0.5
+#: Seconds in which a supervisor that has just started writes its first status.
+_STATUS_PATIENCE = 3.0
 
 
 def signal_and_wait(config: Path, number: signal.Signals, wait: float | None) -> int:
@@ -55,56 +57,48 @@ def show_status(config: Path, *, as_json: bool, watch: bool) -> int:
     """Print what the supervisor does; 3 when none runs."""
     state_dir = _state_dir(config)
     pid = running_supervisor(state_dir)
-    document = status_file.read(state_dir)
-    if pid is None or document is None:
+    if pid is None:
         _say(f"no supervisor is running (state directory {state_dir})", error=True)
         return int(ExitCode.NOT_RUNNING)
+    document = _document_of(state_dir, pid)
+    if document is None:
+        _say(f"the supervisor (pid {pid}) has not said its status within {_STATUS_PATIENCE:g} s", error=True)
+        return int(ExitCode.TEMPFAIL)
     if as_json:
         _say(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-    elif watch:
-        _watch(state_dir, pid)
-    else:
-        from rich.console import Console
+        return int(ExitCode.OK)
+    from anklet_supervisor import status_view
 
-        Console().print(_view(document))
+    if watch:
+        status_view.watch(lambda: _view(state_dir, pid), lambda: time.sleep(_WATCH_PAUSE))
+    else:
+        status_view.show(_drawn(state_dir, document))
     return int(ExitCode.OK)
 
 
-def _watch(state_dir: Path, pid: int) -> None:
-    """Show the status until Ctrl-C, or until the supervisor ends."""
-    from rich.live import Live
-
-    with Live(screen=False, auto_refresh=False) as live:
-        try:
-            while running_supervisor(state_dir) == pid:
-                document = status_file.read(state_dir)
-                if document is not None:
-                    live.update(_view(document), refresh=True)
-                time.sleep(_WATCH_PAUSE)
-        except KeyboardInterrupt:
-            return
+def _document_of(state_dir: Path, pid: int) -> status_file.StatusDocument | None:
+    """The document of this very supervisor: one that has just started may not have replaced its predecessor's yet."""
+    deadline = time.monotonic() + _STATUS_PATIENCE
+    while True:
+        document = status_file.read(state_dir)
+        if document is not None and document.pid == pid:
+            return document
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(_PAUSE)
 
 
-def _view(document: status_file.StatusDocument) -> Group:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+def _view(state_dir: Path, pid: int) -> StatusView | None:
+    """What to draw now; None once the supervisor has ended."""
+    document = _document_of(state_dir, pid) if running_supervisor(state_dir) == pid else None
+    return None if document is None else _drawn(state_dir, document)
 
-    services = Table("service", "state", "status", "pid", "restarts", "job", "VM", box=None, pad_edge=False)
-    for service in document.services:
-        job, vm = ("-", "-") if service.job is None else (service.job.name, service.job.vm)
-        services.add_row(
-            *map(
-                Text,
-                (service.name, service.state, service.status, str(service.pid or "-"), str(service.restarts), job, vm),
-            )
-        )
-    slots = Table("slot", "state", "service", "VM", "since", box=None, pad_edge=False)
-    for slot in document.slots:
-        slots.add_row(*map(Text, (str(slot.index), slot.state, slot.service or "-", slot.vm or "-", slot.since or "-")))
-    reasons = [Text(f"\n{service.name}: {service.reason}") for service in document.services if service.reason]
-    head = Text(f"{document.mode}, pid {document.pid}, version {document.version}, since {document.started_at}")
-    return Group(head, "", services, "", slots, *reasons)
+
+def _drawn(state_dir: Path, document: status_file.StatusDocument) -> StatusView:
+    from anklet_supervisor.status_view import StatusView
+
+    now = time.time()
+    return StatusView(document, now=now, age=now - status_file.written_at(state_dir, now))
 
 
 def _state_dir(config: Path) -> Path:

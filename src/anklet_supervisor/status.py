@@ -126,5 +126,13 @@ def read(state_dir: Path) -> StatusDocument | None:
         return None
 
 
+def written_at(state_dir: Path, default: float) -> float:
+    """When the last document was written, Unix seconds; `default` when nobody can tell."""
+    try:
+        return (state_dir / _FILE_NAME).stat().st_mtime
+    except OSError:
+        return default
+
+
 def _rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,138 @@
+"""The status document for people: tables where there is room, one line after the other where there is not.
+
+The only file that draws, and so the only importer of rich; commands import it when they draw.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from anklet_supervisor.status import ServiceStatus, SlotStatus, StatusDocument
+
+#: Columns below which a table would be more breaks than text.
+_NARROW = 100
+#: Columns for what is not a terminal: `status | grep` wants whole lines.
+_PIPED = 500
+#: Seconds; the file is written at least every 5.
+_STALE_AFTER = 15.0
+_STYLES = {
+    "ready": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow", "fatal": "bold red",
+    "orphaned": "yellow", "failed": "red", "limit_paused": "yellow", "paused": "yellow",
+}  # fmt: skip
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+#: Names of jobs are not ours; a terminal must not take them for orders.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class StatusView:
+    """One document, drawn for the width that there is. `now` is Unix seconds, `age` the seconds since it was written."""
+
+    def __init__(self, document: StatusDocument, *, now: float, age: float) -> None:
+        self._document = document
+        self._now = now
+        self._age = age
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        document = self._document
+        yield Text(
+            f"{document.mode}, pid {document.pid}, version {document.version}, up {self._since(document.started_at)}"
+        )
+        if self._age > _STALE_AFTER:
+            yield Text(
+                f"written {_duration(self._age)} ago: the supervisor hangs, or its disk is full", style="bold red"
+            )
+        yield Text()
+        yield from self._lines() if options.max_width < _NARROW else self._tables()
+        for service in document.services:
+            if service.reason:
+                reason = _plain(f"{service.name}: {service.reason}")
+                reason.stylize(_STYLES.get(service.state, ""))
+                yield reason
+
+    def _tables(self) -> Iterator[Table | Text]:
+        services = Table("SERVICE", "STATE", "STATUS", "PID", "RESTARTS", "JOB", "VM", "FOR", box=None, pad_edge=False)
+        for service in self._document.services:
+            services.add_row(
+                _plain(service.name),
+                _word(service.state),
+                _word(service.status),
+                str(service.pid or "-"),
+                str(service.restarts),
+                *self._job(service),
+            )
+        slots = Table("SLOT", "STATE", "SERVICE", "VM", "FOR", box=None, pad_edge=False)
+        for slot in self._document.slots:
+            slots.add_row(str(slot.index), _word(slot.state), *self._holder(slot))
+        yield from (services, Text(), slots)
+
+    def _lines(self) -> Iterator[Text]:
+        for service in self._document.services:
+            pid = f", pid {service.pid}" if service.pid else ""
+            yield Text.assemble(_plain(service.name), ": ", _word(service.state), ", ", _word(service.status), pid)
+            if service.job is not None:
+                name, vm, since = self._job(service)
+                yield Text.assemble("  job ", name, f", for {since}, in ", vm)
+        yield Text()
+        for slot in self._document.slots:
+            name, vm, since = self._holder(slot)
+            held = "" if slot.service is None else Text.assemble(", ", name, ", ", vm, f", for {since}")
+            yield Text.assemble(f"slot {slot.index}: ", _word(slot.state), held)
+
+    def _job(self, service: ServiceStatus) -> tuple[Text, Text, str]:
+        if service.job is None:
+            return Text("-"), Text("-"), "-"
+        return _plain(service.job.name), _plain(service.job.vm), self._since(service.job.since)
+
+    def _holder(self, slot: SlotStatus) -> tuple[Text, Text, str]:
+        return _plain(slot.service or "-"), _plain(slot.vm or "-"), self._since(slot.since)
+
+    def _since(self, moment: str | None) -> str:
+        return "-" if moment is None else _duration(self._now - datetime.fromisoformat(moment).timestamp())
+
+
+def show(view: StatusView) -> None:
+    """Draw once, on standard output."""
+    _console().print(view)
+
+
+def watch(look: Callable[[], StatusView | None], wait: Callable[[], None]) -> None:
+    """Draw what `look` gives, again and again, until it gives None or Ctrl-C is pressed; `wait` is the pause in between."""
+    with Live(console=_console(), auto_refresh=False) as live:
+        try:
+            while (view := look()) is not None:
+                live.update(view, refresh=True)
+                wait()
+        except KeyboardInterrupt:
+            return
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _PIPED, highlight=False)
+
+
+def _word(word: str) -> Text:
+    return Text(word, style=_STYLES.get(word, ""))
+
+
+def _plain(text: str) -> Text:
+    return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
+def _duration(seconds: float) -> str:
+    """In the two largest units that count; a clock that was set back makes 0s."""
+    whole = max(0, int(seconds))
+    if whole >= _DAY:
+        return f"{whole // _DAY}d{whole % _DAY // _HOUR:02d}h"
+    if whole >= _HOUR:
+        return f"{whole // _HOUR}h{whole % _HOUR // _MINUTE:02d}m"
+    if whole >= _MINUTE:
+        return f"{whole // _MINUTE}m{whole % _MINUTE:02d}s"
+    return f"{whole}s"
