@@ -96,7 +96,7 @@ def _make_state_dir(path: Path) -> None:
 
 def _open_log_file(config: SupervisorConfig) -> LogWriter:
     try:
-        return LogWriter(config.log.file_dir)
+        return LogWriter(config.log.file_dir, config.log.level)
     except OSError as error:
         raise ConfigError(f"log.file_dir {config.log.file_dir} cannot be written: {error.strerror}") from None
 
