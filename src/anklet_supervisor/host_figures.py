@@ -66,7 +66,8 @@ class HostSampler:
         self._lock = threading.Lock()
         self._before = self._read_cpu_times()
         self._read_at = mono()
-        self._percent: float | None = None
+        # Until a second has passed: the mean since boot.
+        self._percent = None if self._before is None else _busy_percent(None, self._before)
 
     def read(self) -> HostFigures:
         """Ask the system; each of the four by itself, so that one refusal does not hide the others."""
@@ -80,7 +81,6 @@ class HostSampler:
     def _cpu_percent(self) -> float | None:
         with self._lock:
             now = self._mono()
-            # The first answers are for a shorter time: better than none.
             if self._percent is not None and now - self._read_at < _CPU_SPAN:
                 return self._percent
             times = self._read_cpu_times()
@@ -94,10 +94,12 @@ class HostSampler:
         return _or_none(self._cpu_times)
 
 
-def _busy_percent(before: CpuTimes, after: CpuTimes) -> float | None:
-    """How much of the time between two readings was not idle; None when no time has passed. Single counters may run back a
-    little; those count as not having moved."""
-    spent = {kind: max(0.0, getattr(after, kind) - getattr(before, kind)) for kind in _kinds(after)}
+def _busy_percent(before: CpuTimes | None, after: CpuTimes) -> float | None:
+    """How much of the time between two readings (None: since boot) was not idle; None when no time has passed.
+
+    Single counters may run back a little; those count as not having moved.
+    """
+    spent = {kind: max(0.0, getattr(after, kind) - getattr(before, kind, 0.0)) for kind in _kinds(after)}
     total: float = sum(spent.values())
     if total <= 0:
         return None

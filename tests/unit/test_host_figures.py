@@ -58,6 +58,18 @@ def test_every_thread_sees_the_same_percentage():
     assert seen == [50.0] * 4
 
 
+def test_the_first_second_is_answered_by_the_mean_since_boot():
+    """There is a figure from the first scrape on."""
+    cpu = Cpu()
+    cpu.pass_time(100, user=25.0, idle=75.0)
+    sampler = cpu.sampler()
+    assert sampler.read().cpu_percent == 25.0
+    cpu.pass_time(0.9, user=0.9)
+    assert sampler.read().cpu_percent == 25.0
+    cpu.pass_time(0.1, user=0.1)
+    assert sampler.read().cpu_percent == 100.0
+
+
 def test_two_questions_at_once_have_one_answer():
     """A mean over a few milliseconds says nothing; the last one stands for a second."""
     cpu = Cpu()

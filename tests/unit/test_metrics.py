@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import threading
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -23,7 +22,6 @@ from anklet_worker.job import Conclusion
 from anklet_worker.plugin import Status
 from anklet_worker.slots import SlotState
 
-ROOT = Path(__file__).parents[2]
 A = ServiceConfig(name="RUNNER1", plugin="github", owner="acme", repo="app")
 B = ServiceConfig(name="RUNNER2", plugin="github", owner="acme", repo="tools")
 LABELS = {"service_name": "RUNNER1", "plugin": "github", "owner": "acme", "repo": "app"}
@@ -168,22 +166,6 @@ def test_a_strange_job_url_is_quoted(metrics):
     url = 'https://x/"quoted"\\back\nbreak'
     metrics.fact("RUNNER1", finished(url=url), START)
     assert [has["job_url"] for has, _ in samples(metrics, "service_last_successful_run")] == [url, ""]
-
-
-def test_the_documentation_has_every_name_with_its_type_and_labels(metrics):
-    """docs/metrics.md is complete, and names nothing that is not there."""
-    rows = re.findall(r"^\| (`.*?`) \| (\w+) \| ([\w, ]*)\|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
-    documented = {
-        name: (kind, set(filter(None, re.split(r"[, ]+", labels))))
-        for names, kind, labels in rows
-        for name in re.findall(r"`(\w+)`", names)
-    }
-    exposed = {}
-    for family in families(full(metrics)).values():
-        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        exposed[name] = ("untyped" if family.type == "unknown" else family.type, labels)
-    assert documented == exposed
 
 
 # ---- services ----

@@ -194,12 +194,10 @@ def test_the_cpu_percentage_is_seen_by_every_scrape():
     server = MetricsServer("127.0.0.1", 0, Metrics(SERVICES, 0.0))
     server.start()
     try:
-        end = time.monotonic() + 10
-        seen = 0.0
-        while not seen and time.monotonic() < end:
-            sum(range(200_000))
-            seen = json.loads(get(server, "/metrics?format=json")[2])["HostCPUUsagePercentage"]
-        assert seen > 0
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            sum(range(100_000))
+            assert json.loads(get(server, "/metrics?format=json")[2])["HostCPUUsagePercentage"] > 0
     finally:
         server.close()
 
