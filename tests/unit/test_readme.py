@@ -1,0 +1,98 @@
+"""The README says what the program does: its generated tables are those of the code, and its links lead somewhere.
+
+`python tests/unit/test_readme.py` writes the tables anew.
+"""
+
+import plistlib
+import re
+import sys
+from pathlib import Path
+
+from anklet_supervisor import allocator, config_schema, machine
+from anklet_supervisor.metrics import Metrics
+from anklet_worker import messages as m
+from anklet_worker.config import ServiceConfig
+from anklet_worker.errors import ExitCode
+from anklet_worker.job import Conclusion
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+SERVICE = ServiceConfig(name="RUNNER1", plugin="github", owner="o", repo="r")
+
+
+def metrics_table():
+    """Every metric by name, type, labels and meaning."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for family in sorted(
+        filled().registry.collect(), key=lambda family: not family.name.startswith(("total", "service", "host"))
+    ):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        kind = "untyped" if family.type == "unknown" else family.type
+        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+        rows.append(f"| `{name}` | {kind} | {', '.join(labels)} | {family.documentation} |")
+    return "\n".join(rows)
+
+
+def _complete(metrics):
+    """The families, once the CPU's share is known: the system tells it from the second look on."""
+    families = list(metrics.registry.collect())
+    return families if "host_cpu_usage_percentage" in {family.name for family in families} else None
+
+
+def filled():
+    """Metrics in which every family has a sample."""
+    metrics = Metrics((SERVICE,), 1.0)
+    for fact in (
+        m.JobFinished(job_id="1", job_name="j", job_url="u", conclusion=Conclusion.SUCCESS),
+        m.JobGivenBack(job_id="1", reason="r"),
+        m.StageTook(stage="clone", seconds=1.0),
+        m.DriverCommandEnded(command="clone", outcome="done", seconds=1.0),
+    ):
+        metrics.fact("RUNNER1", fact, 1.0)
+    model = machine.initial(["RUNNER1"], allocator.build(2, 1, (), 1.0), once=False, drain_timeout=None)
+    metrics.update(model, 0, 1.0)
+    return metrics
+
+
+def put(text, marker, table):
+    """The text with the table behind its marker replaced."""
+    return re.sub(rf"<!-- {marker} -->\n\n(?:\|.*\n)*\n?", lambda _: f"<!-- {marker} -->\n\n{table.strip()}\n\n", text)
+
+
+def generated():
+    """The README with its tables made anew."""
+    return put(put(README.read_text(), "keys", config_schema.markdown()), "metrics", metrics_table())
+
+
+def test_the_generated_tables_are_up_to_date():
+    """Keys and metrics in the README are those of the code."""
+    assert README.read_text() == generated(), "run: python tests/unit/test_readme.py"
+
+
+def test_every_exit_code_is_explained():
+    """But for the worker's own, which no user sees."""
+    text = README.read_text()
+    for code in ExitCode:
+        assert f"| {int(code)} |" in text or code is ExitCode.NOPERM
+
+
+def test_links_lead_to_files():
+    """In the README and in docs/, relative links exist."""
+    for page in (README, *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_launchd_agent_keeps_launchds_rules():
+    """Foreground, restarted unless it ended by intention, time for a drain, no throttling, no secret."""
+    plist = plistlib.loads((ROOT / "etc" / "com.anklet.supervisor.plist").read_bytes())
+    assert plist["ProgramArguments"][1:] == ["-m", "anklet_supervisor", "start", "--agent"]
+    assert plist["KeepAlive"] == {"SuccessfulExit": False}
+    assert plist["ProcessType"] == "Interactive"
+    assert plist["ExitTimeOut"] >= 6 * 3600
+    assert not any("token" in key.lower() for key in plist["EnvironmentVariables"])
+
+
+if __name__ == "__main__":
+    README.write_text(generated())
+    sys.exit(0)
