@@ -79,7 +79,9 @@ class SpoolPlugin:
 
     def _job(self, script: Path) -> Job:
         first_line = script.read_text(errors="replace").partition("\n")[0]
-        template = first_line.removeprefix("# template:").strip() if first_line.startswith("# template:") else self._template
+        template = (
+            first_line.removeprefix("# template:").strip() if first_line.startswith("# template:") else self._template
+        )
         return Job(
             id=script.stem,
             name=script.name,

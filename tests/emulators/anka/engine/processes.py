@@ -57,7 +57,7 @@ def commands(home):
             found.append(pid)
     if os.path.isdir("/proc/self"):
         return found
-    with os.popen("ps -axEww -o pid=,stat=,command=") as listing:  # noqa: S605, S607  fixed text, no input
+    with os.popen("ps -axEww -o pid=,stat=,command=") as listing:  # noqa: S605  fixed text, no input
         lines = [line.split(None, 2) for line in listing if f"FAKE_ANKA_HOME={home}" in line and "/anka " in line]
     return [int(pid) for pid, state, _ in lines if not state.startswith("Z")]
 
@@ -146,7 +146,7 @@ def _by_directory(pid, guests):
 
 def _from_ps():
     """The same from `ps`, for hosts without /proc (macOS hides the environment of some system programs: descent covers those)."""
-    with os.popen("ps -axEww -o pid=,ppid=,stat=,command=") as listing:  # noqa: S605, S607  fixed text, no input
+    with os.popen("ps -axEww -o pid=,ppid=,stat=,command=") as listing:  # noqa: S605  fixed text, no input
         return parse_ps(listing.read())
 
 
