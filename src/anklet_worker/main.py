@@ -107,7 +107,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         book = RecordBook(setup.service_dir)
         left = book.in_flight()
         if left is not None:
-            settle_in_flight(left, _COMMAND_PATIENCE)
+            settle_in_flight(left, _COMMAND_PATIENCE, orders.wait)
             book.note_in_flight(None)
         driver = _driver(setup, orders, link, book, log)
         product = driver.probe()

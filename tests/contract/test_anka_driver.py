@@ -389,7 +389,8 @@ def test_detached_pull_goes_on_and_keeps_its_locks(rig, driver):
     thread.join()
     with pytest.raises(PullBusy):
         ensure(driver, VMSpec(template="macos", tag="v2"))
-    assert rig.notes[-1] is None or rig.notes[-1].verb != "registry"
+    assert (rig.folder / "state" / "locks" / "pull.json").exists()
+    assert "registry" not in [note.verb for note in rig.notes if note]
 
     def available():
         try:
@@ -444,6 +445,27 @@ def test_image_that_changed_while_it_was_looked_for_is_not_used(rig, driver):
     with pytest.raises(PullBusy, match="a pull came between"):
         ensure(driver, rig.spec)
     assert switched == [uuid]
+
+
+def test_image_that_came_meanwhile_is_not_pulled_again(rig, driver):
+    """Who finds, with the right to pull in hand, that somebody else has just pulled, looks again instead."""
+    rig.host.add_registry_template("ventura", tags=["a"])
+    spec = VMSpec(template="ventura", tag="a")
+    other = rig.driver(Orders())
+    listing = driver._list
+    pulled = []
+
+    def find_nothing_then_others_pull(*names):
+        if pulled:
+            return listing(*names)
+        pulled.append(ensure(other, spec))
+        return []
+
+    driver._list = find_nothing_then_others_pull
+    with pytest.raises(PullBusy, match="a pull came between"):
+        ensure(driver, spec)
+    assert ensure(driver, spec) == pulled[0]
+    assert len(rig.argvs("--shrink")) == 1
 
 
 def test_pull_of_something_else_meanwhile_does_not_matter(rig, driver):

@@ -250,7 +250,8 @@ def test_timeout_ends_the_whole_group(bench):
 def test_timeout_kills_who_ignores_sigterm(bench, monkeypatch):
     """A command, or a child of it in a group of its own, that ignores SIGTERM gets SIGKILL after the grace."""
     monkeypatch.setattr(module, "_TERM_GRACE", 0.3)
-    script = "trap '' TERM; echo $$ >leader; set -m; sh -c 'echo $$ >child; sleep 300; :' & wait; wait; sleep 300"
+    own_group = f"{sys.executable} -c 'import os,time; os.setpgid(0, 0); print(os.getpid(), flush=True); time.sleep(300)' >child"
+    script = f"trap '' TERM; echo $$ >leader; {own_group} & while :; do wait; sleep 1; done"
     result = bench.sh(script, timeout=1.0)
     assert result.timed_out
     assert result.status == -signal.SIGKILL

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import selectors
 import shlex
@@ -318,12 +317,10 @@ class _Child:
 
 
 class _Scratch:
-    """One output of a command, in a file without a name that the command appends to."""
+    """One output of a command, in a file without a name."""
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed by its child
-        flags = fcntl.fcntl(self.file, fcntl.F_GETFL)
-        fcntl.fcntl(self.file, fcntl.F_SETFL, flags | os.O_APPEND)
 
     def size(self) -> int:
         """Bytes so far."""
