@@ -1,17 +1,24 @@
-"""Fixtures of whole-program tests: a GitHub, and Macs that are taken down for certain and judged at the end."""
+"""Fixtures of whole-program tests: a GitHub, and Macs that are taken down for certain and judged at the end.
+
+Every request that the program made of GitHub is measured against GitHub's own OpenAPI description.
+"""
 
 import pytest
+from emulators.github.openapi import check_request
 from stage import Mac, new_github
 
 
 @pytest.fixture
 def github():
-    """An emulated GitHub; at the end it must have seen nothing that GitHub's rules exclude."""
+    """An emulated GitHub; at the end it must have seen nothing that GitHub's rules or its description exclude."""
     server = new_github()
     yield server
-    anomalies = server.anomalies()
+    anomalies, requests = server.anomalies(), server.requests()
     server.stop()
     assert anomalies == []
+    for request in requests:
+        if not request["path"].startswith("/actions/runner/"):  # downloads are no API
+            check_request(request["method"], request["path"], request["query"], request["body"])
 
 
 @pytest.fixture
