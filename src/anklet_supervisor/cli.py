@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         command(name, run, summary).add_argument(
             "--wait", type=float, metavar="SECONDS", help="wait for the exit, else return 75"
         )
+    command("restart", _restart, "let go of VMs and jobs and exit 75; the next start (launchd's) goes on with them")
     status = command("status", _status, "what the services, slots and jobs are doing")
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON, in a stable form")
@@ -142,6 +143,12 @@ def _stop(options: argparse.Namespace) -> int:
     from anklet_supervisor.remote import signal_and_wait
 
     return signal_and_wait(_config_path(options), signal.SIGINT, options.wait)
+
+
+def _restart(options: argparse.Namespace) -> int:
+    from anklet_supervisor.remote import signal_and_wait
+
+    return signal_and_wait(_config_path(options), signal.SIGUSR2, None)
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -35,6 +35,7 @@ _SIGNALS: dict[signal.Signals, Event] = {
     signal.SIGTERM: machine.Terminated(),
     signal.SIGQUIT: machine.DrainAsked(),
     signal.SIGINT: machine.InterruptedBy(),
+    signal.SIGUSR2: machine.RestartAsked(),
 }
 
 
@@ -98,6 +99,9 @@ class Loop:
                 self._start(name)
             case machine.Tell(service=name, command=command):
                 self._tell(name, command)
+            case machine.DetachWorker(service=name):
+                if name in self._processes:
+                    self._processes[name].detach()
             case machine.KillWorker(service=name):
                 if name in self._processes:
                     self._processes[name].kill()
@@ -142,6 +146,8 @@ class Loop:
             self._inbox.put(_SIGNALS[signal.Signals(number)])
 
         previous = {number: signal.signal(number, record) for number in _SIGNALS}
+        # A terminal that closes is no reason to end.
+        previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             yield
         finally:

@@ -64,6 +64,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     #: Whether SIGTERM, SIGINT have come once: the second one means more.
     terminated: bool = False
     interrupted: bool = False
+    #: Ending in order to be started again: workers have let go of their VMs and jobs.
+    restarting: bool = False
     drain_timeout: float | None = None
     #: When a drain becomes a stop; when workers that still live are killed.
     drain_deadline: float | None = None
@@ -88,6 +90,10 @@ class Terminated(msgspec.Struct, frozen=True):
 
 class InterruptedBy(msgspec.Struct, frozen=True):
     """SIGINT: a stop; the second one exits at once."""
+
+
+class RestartAsked(msgspec.Struct, frozen=True):
+    """SIGUSR2: let go of VMs and jobs, and end, to be started again; the next start goes on with them."""
 
 
 class WorkerStarted(msgspec.Struct, frozen=True):
@@ -115,7 +121,9 @@ class Tick(msgspec.Struct, frozen=True):
     """Time has passed."""
 
 
-Event = Began | DrainAsked | Terminated | InterruptedBy | WorkerStarted | WorkerSaid | WorkerExited | Tick
+Event = (
+    Began | DrainAsked | Terminated | InterruptedBy | RestartAsked | WorkerStarted | WorkerSaid | WorkerExited | Tick
+)
 
 
 # ---- effects ----
@@ -132,6 +140,12 @@ class Tell(msgspec.Struct, frozen=True):
 
     service: str
     command: m.Command
+
+
+class DetachWorker(msgspec.Struct, frozen=True):
+    """SIGTERM the process of a service: it leaves VM, runner and claim as they are, and ends."""
+
+    service: str
 
 
 class KillWorker(msgspec.Struct, frozen=True):
@@ -158,7 +172,7 @@ class Finish(msgspec.Struct, frozen=True):
     exit_code: int
 
 
-Effect = StartWorker | Tell | KillWorker | PublishSlots | Report | Finish
+Effect = StartWorker | Tell | DetachWorker | KillWorker | PublishSlots | Report | Finish
 
 
 def initial(services: list[str], allocation: Allocation, *, once: bool, drain_timeout: float | None) -> Model:
@@ -190,6 +204,8 @@ def step(model: Model, event: Event, now: Moment) -> tuple[Model, list[Effect]]:
             turn.terminated()
         case InterruptedBy():
             turn.interrupted()
+        case RestartAsked():
+            turn.restart()
         case WorkerStarted(service=name, pid=pid):
             turn.worker_started(name, pid)
         case WorkerSaid(service=name, fact=fact):
@@ -241,6 +257,18 @@ class _Turn:
         self._report("INFO", "stopping: interrupting jobs and cleaning up")
         self._order_all(m.Stop())
 
+    def restart(self) -> None:
+        if self.model.mode is Mode.STOPPING:
+            return
+        self._set(mode=Mode.STOPPING, restarting=True, drain_deadline=None, stop_deadline=self.now.mono + STOP_PATIENCE)
+        self._report("INFO", "restarting: VMs and their jobs go on; the next start follows them")
+        for service in self.model.services.values():
+            self._trigger(service.name, Trigger.ORDERED)
+            if service.state in ALIVE:
+                self.effects.append(DetachWorker(service.name))
+            elif service.state is ServiceState.BACKOFF:
+                self._trigger(service.name, Trigger.ENDED, due=None)
+
     def _order_all(self, command: m.Command) -> None:
         for service in self.model.services.values():
             self._trigger(service.name, Trigger.ORDERED)
@@ -256,7 +284,10 @@ class _Turn:
         if self.model.mode is not Mode.RUNNING:
             # It was started to clean up what its predecessor left, and for nothing else.
             self._trigger(name, Trigger.ORDERED)
-            self.effects.append(Tell(name, m.Drain() if self.model.mode is Mode.DRAINING else m.Stop()))
+            if self.model.restarting:
+                self.effects.append(DetachWorker(name))
+            else:
+                self.effects.append(Tell(name, m.Drain() if self.model.mode is Mode.DRAINING else m.Stop()))
 
     def worker_said(self, name: str, fact: m.Fact) -> None:
         service = self.model.services[name]
@@ -312,6 +343,8 @@ class _Turn:
         if code == ExitCode.OK:
             return service.state is ServiceState.STOPPING or self.model.once
         ordered = service.state is ServiceState.STOPPING
+        if self.model.restarting:
+            return ordered
         return ordered and not allocator.owes(self.model.allocation, service.name)
 
     def _crashed(self, service: Service, code: int) -> None:
@@ -387,6 +420,8 @@ class _Turn:
 
     def _final_code(self) -> int:
         services = self.model.services.values()
+        if self.model.restarting:
+            return int(ExitCode.TEMPFAIL)
         if services and all(service.exit_code == ExitCode.UNAVAILABLE for service in services):
             return int(ExitCode.UNAVAILABLE)
         return int(ExitCode.OK)

@@ -70,6 +70,10 @@ class WorkerProcess:
         except queue.Full:
             self.kill()
 
+    def detach(self) -> None:
+        """SIGTERM; it lets go of its VM and job, and ends."""
+        self._process.terminate()
+
     def kill(self) -> None:
         """SIGKILL; its VM and job stay, for a successor."""
         self._process.kill()

@@ -160,6 +160,32 @@ def test_the_drain_file_pauses_and_resumes(mac, github):
     assert finish(mac, github, [job_id]) == ["success"]
 
 
+@pytest.mark.parametrize("verb", [None, "clone", "start", "cp", "run"])
+def test_a_restart_costs_no_job(mac, github, verb):
+    """SIGUSR2, also in the middle of a VM command: exit 75, the VM stays, the next start follows the job; an upgrade is this."""
+    if verb is not None:
+        mac.anka.fault(verb, when="before", delay=1.0)
+    (job_id,) = queue(github, job("long", steps=["sleep 2"]))
+    mac.start()
+    if verb is None:
+        eventually(lambda: github.job(job_id)["status"] == "in_progress", "the job runs", 20)
+    else:
+        eventually(lambda: any(verb in call["argv"] for call in mac.anka.calls()), f"anka {verb} runs", 20)
+    assert mac.command("restart").returncode == 0
+    assert mac.wait(15) == 75
+    mac.start()
+    assert finish(mac, github, [job_id], 60) == ["success"]
+    assert github.job(job_id)["starts"] == 1
+
+
+def test_a_terminal_that_closes_ends_nothing(mac):
+    """SIGHUP is not the end of a daemon."""
+    mac.start()
+    mac.send(signal.SIGHUP)
+    eventually(lambda: mac.get("/healthz")[0] == 200, "it lives", 5)
+    assert mac.drain() == 0
+
+
 # ---- who may start ----
 
 

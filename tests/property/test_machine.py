@@ -21,6 +21,7 @@ class Host:
         self.now = 1000.0
         self.alive = {}
         self.told = []
+        self.detached = set()
         self.finished = None
         allocation = allocator.build(2, 11, left, 1.0)
         self.model = machine.initial(SERVICES, allocation, once=once, drain_timeout=drain_timeout)
@@ -48,6 +49,8 @@ class Host:
                     self.told.append((name, command))
                     if name in self.alive and isinstance(command, m.GrantSlot):
                         self.alive[name] = command.slot
+                case machine.DetachWorker(service=name):
+                    self.detached.add(name)
                 case machine.KillWorker(service=name):
                     if name in self.alive:
                         del self.alive[name]
@@ -111,7 +114,11 @@ class Supervision(RuleBasedStateMachine):
         if self.running:
             self.host.exit(name, code)
 
-    @rule(event=st.sampled_from([machine.DrainAsked(), machine.Terminated(), machine.InterruptedBy()]))
+    @rule(
+        event=st.sampled_from(
+            [machine.DrainAsked(), machine.Terminated(), machine.InterruptedBy(), machine.RestartAsked()]
+        )
+    )
     def ordered(self, event):
         """A signal arrives."""
         if self.running:
