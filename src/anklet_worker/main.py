@@ -24,10 +24,11 @@ from anklet_worker.errors import (
     AnkletError,
     Detached,
     ExitCode,
-    InfrastructureError,
     Interrupted,
     ServiceFatal,
+    StoreUnavailable,
 )
+from anklet_worker.lazy_store import LazyStore
 from anklet_worker.lease import LeaseKeeper
 from anklet_worker.logs import ServiceLog, open_log
 from anklet_worker.messages import DriverCommandEnded, Failed
@@ -37,7 +38,7 @@ from anklet_worker.recovery import recover
 from anklet_worker.runner import Runner
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotReader
-from anklet_worker.store import Store, open_store
+from anklet_worker.store import open_store
 from anklet_worker.vm import VMDriver
 from anklet_worker.vm.command import CommandRunner, CommandSettings, settle_in_flight
 from anklet_worker.vm.drivers import open_driver
@@ -46,7 +47,6 @@ from anklet_worker.vm.drivers import open_driver
 _PREDECESSOR_PATIENCE = 10.0
 #: Seconds that a VM command of a predecessor may still run.
 _COMMAND_PATIENCE = 60.0
-_OUTAGE_PAUSE_FIRST, _OUTAGE_PAUSE_LONGEST = 1.0, 60.0
 
 
 def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> None:
@@ -116,7 +116,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         )
     context = WorkerContext(setup, orders, link, driver, log)
     plugin = plugins.load(setup.service.plugin, setup.plugins_path)(context)
-    store = _open_store(setup, orders, log)
+    store = LazyStore(lambda: open_store(setup.service.database, setup.state_dir, setup.owner, log))
     leases = LeaseKeeper(store, setup.owner, setup.service.lease_ttl, log)
     try:
         tools = Tools(
@@ -132,6 +132,9 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         )
         with orders.shield():
             left_running = recover(setup, tools, context)
+        # A store that is away is missed when a job is to be claimed; one that refuses us is told at once.
+        with contextlib.suppress(StoreUnavailable):
+            store.open()
         Runner(setup, tools, context, store).serve(product, left_running)
     finally:
         leases.close()
@@ -151,19 +154,3 @@ def _driver(setup: WorkerSetup, orders: Orders, link: SupervisorLink, book: Reco
         ended=ended,
     )
     return open_driver(setup.service, setup.state_dir, CommandRunner(orders, settings), orders, log)
-
-
-def _open_store(setup: WorkerSetup, orders: Orders, log: ServiceLog) -> Store:
-    """Open the store, however long it takes: one WARN, then back-off. A stop or a drain ends the wait."""
-    pause = _OUTAGE_PAUSE_FIRST
-    while True:
-        try:
-            return open_store(setup.service.database, setup.state_dir, setup.owner, log)
-        except InfrastructureError as error:
-            if pause == _OUTAGE_PAUSE_FIRST:
-                log.warning(
-                    "the store of claims is out of reach; no job is taken until it answers", extra={"err": str(error)}
-                )
-            if orders.wait_for(lambda: orders.draining, pause):
-                raise Interrupted("drained before the store answered") from None
-            pause = min(pause * 2, _OUTAGE_PAUSE_LONGEST)

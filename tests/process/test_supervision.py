@@ -431,3 +431,27 @@ def test_nothing_is_claimed_twice_by_two_hosts_on_one_redis(new_mac, github, red
     keys = redis_server.client().keys("*:claim:*")
     assert keys == []
     assert github.runners(OWNER, REPO) == []
+
+
+def test_redis_away_at_the_start_takes_no_job_but_cleans_up(new_mac, github, redis_server):
+    """What an earlier life left is removed without Redis; one WARN; jobs are taken when it answers again."""
+    mac = new_mac()
+    mac.config["services"][0]["database"] = {"enabled": True, "url": f"127.0.0.1:{redis_server.port}"}
+    mac.anka.set(delays={"start": 1.5})
+    (job_id,) = queue(github, job("patient"))
+    mac.start()
+    eventually(mac.vms, "the VM is cloned", 10)
+    worker = mac.worker_pid()
+    mac.process.kill()
+    mac.process.wait()
+    eventually(lambda: gone(worker), "the worker lets go", 10)
+    redis_server.stop()
+    mac.anka.set(delays={})
+    mac.start()
+    eventually(lambda: not mac.vms(), "the VM is removed", 20)
+    eventually(lambda: mac.log_lines(level="WARN", msg="cannot look for jobs now; trying again"), "it is told", 30)
+    assert github.job(job_id)["status"] == "queued"
+    redis_server.start()
+    assert finish(mac, github, [job_id], 60) == ["success"]
+    assert len(mac.log_lines(level="WARN", msg="cannot look for jobs now; trying again")) == 1
+    assert mac.log_lines(level="ERROR") == []
