@@ -28,17 +28,6 @@ _LOOK_PAUSE = 1.0
 _PATIENCE = 5.0
 
 
-def check_log_dir(directory: Path) -> str | None:
-    """What keeps the log from being written there, for people; None when nothing does. Leaves the log as it is."""
-    if not directory.is_dir():
-        return f"{directory} is no directory"
-    try:
-        os.close(_open(directory / _FILE_NAME))
-    except OSError as error:
-        return f"{directory / _FILE_NAME} cannot be written: {error.strerror}"
-    return None
-
-
 class LogWriter:
     """Appends whole lines to `<directory>/anklet.log`, or to standard output without a directory. Safe for several threads.
 
@@ -53,7 +42,6 @@ class LogWriter:
         self._dropped_lock = threading.Lock()
         self._dropped = 0
         self._told = 0
-        self._reopen = False
         self._thread = threading.Thread(target=self._write_lines, name="log writer", daemon=True)
         self._thread.start()
 
@@ -69,10 +57,6 @@ class LogWriter:
         except queue.Full:
             self._drop("the disk does not keep up")
 
-    def reopen(self) -> None:
-        """Open the file by its name again, before the next line."""
-        self._reopen = True
-
     def close(self) -> None:
         """Write what waits, and close; gives up on a disk that hangs."""
         with contextlib.suppress(queue.Full):
@@ -84,8 +68,7 @@ class LogWriter:
     def _write_lines(self) -> None:
         while (line := self._lines.get()) is not None:
             try:
-                self._file.follow_its_name(at_once=self._reopen)
-                self._reopen = False
+                self._file.follow_its_name()
                 self._tell_of_drops()
                 self._file.append(line)
             except OSError as error:
@@ -121,12 +104,12 @@ class _File:
         self._looked = time.monotonic()
         self._torn = False
 
-    def follow_its_name(self, *, at_once: bool) -> None:
+    def follow_its_name(self) -> None:
         """See to it that the name still leads to the open file, else open it anew. Raises `OSError`."""
         now = time.monotonic()
-        if self._path is None or (now - self._looked < _LOOK_PAUSE and self._fd >= 0 and not at_once):
+        if self._path is None or (now - self._looked < _LOOK_PAUSE and self._fd >= 0):
             return
-        if self._fd >= 0 and not at_once and self._is_where_it_was(self._path):
+        if self._fd >= 0 and self._is_where_it_was(self._path):
             self._looked = now
             return
         self.close()

@@ -67,16 +67,6 @@ class Metrics:
 
     # ---- written by the loop; `now` is Unix seconds ----
 
-    def service_added(self, config: ServiceConfig, now: float) -> None:
-        """A service is new, or configured anew."""
-        with self._lock:
-            self._tally.add_service(config, now)
-
-    def service_removed(self, name: str) -> None:
-        """A service is no longer configured."""
-        with self._lock:
-            self._tally.remove_service(name)
-
     def fact(self, service: str, fact: m.Fact, now: float) -> None:
         """Fold in what a worker reported."""
         with self._lock:

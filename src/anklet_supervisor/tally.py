@@ -96,10 +96,6 @@ class Tally:
         else:
             known.relabel(config)
 
-    def remove_service(self, name: str) -> None:
-        """A service is no longer configured: its series end; the totals stay."""
-        self.services.pop(name, None)
-
     def take_over(self, model: Model, now: float) -> None:
         """The supervisor's state as it is now."""
         self.model = model

@@ -66,7 +66,7 @@ class RenewalSchedule:
 
 
 class LeaseKeeper:
-    """The leases of one owner, each renewed every third of `ttl` seconds by one daemon thread, until given back or forgotten.
+    """The leases of one owner, each renewed every third of `ttl` seconds by one daemon thread, until given back.
 
     The thread sleeps while nothing is held. While the store does not answer it tries again with a growing pause: one WARN when
     that begins, one INFO when it is over. Safe to call from several threads.
@@ -115,11 +115,6 @@ class LeaseKeeper:
             except StoreUnavailable as error:
                 self._failed(error)
                 return False
-
-    def forget(self, key: str) -> None:
-        """Renew it no more and leave it to expire, or to the next process of the same owner."""
-        with self._changed:
-            self._leases.pop(key, None)
 
     def lost(self, key: str) -> bool:
         """True when a lease that was taken here is known to be another owner's now. Answers at once."""

@@ -148,18 +148,6 @@ def test_a_renewal_under_way_does_not_bring_back_a_released_lease(store, keeper)
     assert store.leases == {"other": HERE}
 
 
-def test_a_forgotten_lease_is_left_as_it_is(store, keeper):
-    """To detach is neither to release nor to renew."""
-    keeper.take("job")
-    keeper.take("other")
-    keeper.forget("job")
-    eventually(lambda: [key for key, _, _ in store.renewals].count("other") >= 1)
-    store.renewals.clear()
-    eventually(lambda: len(store.renewals) >= 3)
-    assert {key for key, _, _ in store.renewals} == {"other"}
-    assert store.leases["job"] == HERE
-
-
 def test_nothing_held_nothing_asked(store, keeper):
     """The keeper's thread sleeps while no lease is held, and wakes for the next one."""
     keeper.take("job")

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from anklet_supervisor.logs import LogWriter, check_log_dir
+from anklet_supervisor.logs import LogWriter
 
 
 def line(**fields):
@@ -81,22 +81,17 @@ def test_many_threads_write_whole_lines(writer, path):
         assert [record["number"] for record in found if record["who"] == who] == list(range(200))
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_file_that_was_moved_away_is_made_anew(writer, path, told):
-    """Rotation by moving: told by `reopen` at once, else noticed within a second or so."""
+def test_a_file_that_was_moved_away_is_made_anew(writer, path):
+    """Rotation by moving is noticed within a second or so."""
     writer.write(line(number=1))
     eventually(lambda: path.stat().st_size > 0)
     path.rename(path.with_suffix(".1"))
-    if told:
-        writer.reopen()
+
+    def arrives():
         writer.write(line(number=2))
-    else:
+        return path.exists()
 
-        def arrives():
-            writer.write(line(number=2))
-            return path.exists()
-
-        eventually(arrives)
+    eventually(arrives)
     writer.close()
     assert records(path.with_suffix(".1"))[0] == {"number": 1}
     assert records(path)[0] == {"number": 2}
@@ -233,22 +228,6 @@ def test_a_closed_standard_output_ends_nothing():
     first, count = err.splitlines()
     assert "the log cannot be written (Broken pipe)" in first
     assert count == "100"
-
-
-def test_a_directory_that_is_fit_has_no_problem(tmp_path):
-    """And the look leaves a log that is there as it is."""
-    (tmp_path / "anklet.log").write_bytes(line(before=1))
-    assert check_log_dir(tmp_path) is None
-    assert records(tmp_path / "anklet.log") == [{"before": 1}]
-
-
-def test_an_unfit_directory_is_named_with_its_reason(tmp_path):
-    """Missing, or with something else in the log's place."""
-    assert check_log_dir(tmp_path / "missing") == f"{tmp_path / 'missing'} is no directory"
-    (tmp_path / "anklet.log").mkdir()
-    assert check_log_dir(tmp_path) == f"{tmp_path / 'anklet.log'} cannot be written: Is a directory"
-    with pytest.raises(IsADirectoryError):
-        LogWriter(tmp_path)
 
 
 def open_files():

@@ -241,27 +241,6 @@ def test_counters_survive_the_restart_of_a_worker(metrics):
     assert value(metrics, "anklet_worker_restarts_total", service_name="RUNNER1") == 1
 
 
-def test_a_service_that_is_removed_ends_its_series_and_leaves_the_totals(metrics):
-    """A late fact of it still counts for the host, and disturbs nobody."""
-    metrics.fact("RUNNER1", finished(), START)
-    metrics.service_removed("RUNNER1")
-    for fact in (finished(), m.JobGivenBack(job_id="1", reason="stop")):
-        metrics.fact("RUNNER1", fact, START)
-    metrics.update(model_of(A, B), 0, START)
-    assert {has["service_name"] for has, _ in samples(metrics, "service_status")} == {"RUNNER2"}
-    assert value(metrics, "total_successful_runs_since_start") == 2
-
-
-def test_a_service_that_is_configured_anew_keeps_its_figures(metrics):
-    """Its labels are the new ones; a new service starts from zero."""
-    metrics.fact("RUNNER1", finished(), START)
-    metrics.service_added(msgspec.structs.replace(A, repo="other"), START + 9)
-    metrics.service_added(msgspec.structs.replace(A, name="RUNNER3"), START + 9)
-    assert value(metrics, "service_last_successful_run", service_name="RUNNER1", repo="other") == START
-    assert value(metrics, "service_last_successful_run", service_name="RUNNER3") == 0
-    assert value(metrics, "anklet_jobs_total", service_name="RUNNER1", conclusion="success") == 1
-
-
 # ---- the supervisor ----
 
 
