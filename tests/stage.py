@@ -5,8 +5,10 @@ Used by process tests, the demo and the benchmark. Waits poll a condition with a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -23,6 +25,7 @@ from emulators.github.control import GitHubServer
 OWNER, REPO = "acme", "app"
 TOKEN = "github_pat_11TESTTESTTESTTESTTEST_bait"
 TEMPLATE, TAG = "macos-15", "v1"
+_PORTS = (20_000, 32_000)
 PERMISSIONS = {"administration": "write", "actions": "read"}
 
 
@@ -39,10 +42,13 @@ def eventually(condition, what, deadline=30.0, pause=0.02):
 
 
 def free_port():
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port that nobody listens on now, below those that the system gives to outgoing connections."""
+    for _ in range(200):
+        port = random.randrange(*_PORTS)  # noqa: S311  a port, not a secret
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port found")
 
 
 class Mac:
