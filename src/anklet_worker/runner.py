@@ -169,7 +169,11 @@ class Runner:
         """Take the job's lease, ask the plugin whether it is still to be had, and put the attempt on record."""
         began = time.monotonic()
         key = job.key("claim")
-        if self._store.holder(job.key("given-up")) is not None or not self._tools.leases.take(key):
+        if self._store.holder(job.key("given-up")) is not None:
+            # No slot and no listing need be asked for it again for a while.
+            self._backoff.put_off(job.id, _LONGEST)
+            return None
+        if not self._tools.leases.take(key):
             return None
         try:
             if not self._tools.plugin.claim(job):
