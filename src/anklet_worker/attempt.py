@@ -269,7 +269,9 @@ class Attempt:
                 self._tools.driver.delete(self.record.vm)
             except VMError as error:
                 if time.monotonic() + pause >= deadline:
-                    self._tools.log.error(
+                    # Told once; the tries that follow, without patience, are no news.
+                    tell = self._tools.log.error if patience else self._tools.log.debug
+                    tell(
                         "cannot delete the VM; its slot stays occupied and the deletion is tried again",
                         extra={"err": str(error), "vmName": self.record.vm},
                     )
@@ -314,9 +316,8 @@ class Attempt:
                 # Asking again would only be refused again.
                 problem, deadline = str(error), 0.0
             if time.monotonic() + pause >= deadline:
-                self._tools.log.warning(
-                    "the runner could not be removed yet; kept on record as a debt", extra={"err": problem}
-                )
+                tell = self._tools.log.warning if patience else self._tools.log.debug
+                tell("the runner could not be removed yet; kept on record as a debt", extra={"err": problem})
                 return False
             self._tools.orders.wait(pause)
             pause = min(pause * 2, _DELETE_PAUSE_LONGEST)

@@ -158,7 +158,10 @@ class Plugin(Protocol):
         ...
 
     def settle(self, job: Job, guest_name: str) -> bool:
-        """After the VM is gone: remove what was registered for it outside. Idempotent, bounded; False: a debt, ask again."""
+        """After the VM is gone: remove what was registered for it outside. Idempotent, bounded; False: a debt, ask again.
+
+        Asked when the plugin has remembered anything about the attempt: what it changes outside, it announces so.
+        """
         ...
 
     def abandoned(self, guest_name: str) -> bool:

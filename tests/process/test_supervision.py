@@ -384,10 +384,14 @@ def test_the_example_plugin_of_the_documentation_runs(new_mac, github):
     mac.config["services"] = [
         {"name": "SPOOL", "plugin": "spool", "folder": str(spool), "template": "macos-15", "sleep_interval": 0.2}
     ]
+    mac.anka.fault(
+        "run", times=1, match="bash -s", exit_status=125
+    )  # one guest is lost: its script goes back to the inbox
     mac.start()
     eventually(lambda: len(list((spool / "done").glob("*.sh"))) == 2, "two scripts are done", 20)
     eventually((spool / "failed" / "bad.sh").exists, "one has failed", 20)
     assert (spool / "done" / "good.log").read_text() == "from good"
+    assert len(mac.log_lines(msg="the job goes back to the queue")) == 1
     assert mac.drain() == 0
 
 

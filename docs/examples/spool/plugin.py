@@ -51,7 +51,8 @@ class SpoolPlugin:
         return self._in("inbox", job).is_file()
 
     def drive(self, job: Job, guest: Guest) -> Outcome:
-        """The VM runs: run the script in it. Whatever is made outside is remembered first; here nothing is."""
+        """The VM runs: run the script in it. What is changed outside is remembered first, so that `settle` is asked about it."""
+        self._context.remember(taken=job.id)
         self._in("inbox", job).rename(self._in("running", job))
         self._context.job_started(job)
         return self._run(job, guest)
