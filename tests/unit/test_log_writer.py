@@ -168,6 +168,11 @@ def test_a_disk_that_hangs_stops_nobody(tmp_path, capfd):
     """When lines come faster than they go, `write` still returns at once, and what is too much is counted."""
     os.mkfifo(tmp_path / "anklet.log")
     reader = os.open(tmp_path / "anklet.log", os.O_RDONLY | os.O_NONBLOCK)
+    filler = os.open(tmp_path / "anklet.log", os.O_WRONLY | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:  # hang it from the first line on, so that there is one outage and no second
+            os.write(filler, b"\n" * 4096)
+    os.close(filler)
     writer = LogWriter(tmp_path)
     began = time.monotonic()
     for number in range(6000):
