@@ -41,11 +41,6 @@ class Orders:
         """True after a stop."""
         return self._stopping
 
-    @property
-    def detaching(self) -> bool:
-        """True after a detach."""
-        return self._detaching
-
     def drain(self) -> None:
         """Take no new job."""
         with self._changed:

@@ -290,6 +290,17 @@ def test_a_job_that_stays_unknown_while_its_runner_is_busy_is_waited_for():
     assert following.to_the_end().conclusion is Conclusion.SUCCESS
 
 
+def test_an_outage_on_top_of_a_missing_job_does_not_end_the_watch():
+    """404 for the job and no answer about the runner prove nothing: the VM must not go from under a running job."""
+    following, _, runners = watch([running(), *[NotFound("404")] * 300, ended("success")], BUSY)
+    runners.find = _no_answer
+    assert following.to_the_end().conclusion is Conclusion.SUCCESS
+
+
+def _no_answer(_name):
+    raise ApiTrouble("502")
+
+
 def test_a_job_cancelled_before_its_runner_had_it_is_given_up():
     """The registration goes first, so that no other job lands."""
     following, context, runners = watch([workflow_job(1), ended("cancelled", runner_name=None)])

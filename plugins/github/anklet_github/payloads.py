@@ -12,7 +12,6 @@ class Run(msgspec.Struct, frozen=True):
     status: str | None = None
     name: str | None = None
     display_title: str | None = None
-    run_attempt: int = 1
 
 
 class Runs(msgspec.Struct, frozen=True):
@@ -40,7 +39,6 @@ class WorkflowJob(msgspec.Struct, frozen=True):
     html_url: str | None = None
     runner_name: str | None = None
     workflow_name: str | None = None
-    run_attempt: int | None = None
 
 
 class Jobs(msgspec.Struct, frozen=True):

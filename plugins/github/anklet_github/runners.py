@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anklet_github.api import Api, Conflict, NotFound, Unprocessable
+from anklet_github.api import Api, Conflict, Unprocessable
 from anklet_github.payloads import JitConfig, RegistrationToken, Runner, Runners
 from anklet_github.scope import Scope
 from anklet_worker.errors import RetryHere
@@ -41,13 +41,6 @@ class RunnerRegistry:
         """The runner of this name."""
         rows = self._api.get_all(self._path, Runners, name=name)
         return next((runner for runner in rows if runner.name == name), None)
-
-    def get(self, runner_id: int) -> Runner | None:
-        """The runner of this id; None when it is gone."""
-        try:
-            return self._api.get(f"{self._path}/{runner_id}", Runner)
-        except NotFound:
-            return None
 
     def remove(self, runner: Runner | int | None) -> None:
         """Remove a registration; none is removed already. Raises `RunnerBusy`."""

@@ -161,7 +161,11 @@ class Watch:
             self._missing_since = now
             self._w.context.log.warning("GitHub does not know the job (404); looking on")
         elif now - self._missing_since >= _VANISHED_AFTER:
-            runner = self._w.runners.find(self._runner_name)
+            try:
+                runner = self._w.runners.find(self._runner_name)
+            except ApiTrouble as error:
+                self._trouble(error)
+                return
             if runner is None or not runner.busy:
                 raise JobLost(f"job {self._job.id} has vanished from GitHub")
             self._missing_since = now
