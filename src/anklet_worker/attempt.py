@@ -104,6 +104,12 @@ class Attempt:
         self._tools = tools
         self._slot_released = False
 
+    @classmethod
+    def of(cls, record: Record, tools: Tools) -> Attempt:
+        """The attempt of a record, with a log whose lines bear the job's fields."""
+        log = tools.log.bind(**record.job.log_fields, vmName=record.vm)
+        return cls(record, msgspec.structs.replace(tools, log=log))
+
     # ---- forward ----
 
     def run(self) -> Outcome:

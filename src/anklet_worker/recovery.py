@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from anklet_worker.attempt import Attempt, Tools
 from anklet_worker.context import WorkerContext
 from anklet_worker.errors import InfrastructureError
@@ -35,9 +33,7 @@ def recover(setup: WorkerSetup, tools: Tools, context: WorkerContext) -> list[Re
                 "a record of another host is left alone; was the state directory copied?", extra={"vmName": record.vm}
             )
             continue
-        attempt = Attempt(
-            record, msgspec.structs.replace(tools, log=tools.log.bind(**record.job.log_fields, vmName=record.vm))
-        )
+        attempt = Attempt.of(record, tools)
         context.attempt = attempt
         try:
             lives = record.boot_id == setup.boot_id and record.vm in running

@@ -10,8 +10,6 @@ import random
 import time
 from collections.abc import Callable
 
-import msgspec
-
 from anklet_worker.attempt import Attempt, Tools
 from anklet_worker.context import WorkerContext
 from anklet_worker.errors import (
@@ -180,7 +178,7 @@ class Runner:
                 self._tools.leases.give_back(key)
                 return None
             number = self._store.count(job.key("attempts"), _FORGET_JOB_AFTER)
-            attempt = self._attempt(self._new_record(job, slot, number))
+            attempt = Attempt.of(self._new_record(job, slot, number), self._tools)
             self._tools.book.save(attempt.record)
         except InfrastructureError:
             self._tools.leases.give_back(key)
@@ -204,10 +202,6 @@ class Runner:
             claimed_at=time.time(),
         )
 
-    def _attempt(self, record: Record) -> Attempt:
-        log = self._tools.log.bind(**record.job.log_fields, vmName=record.vm)
-        return Attempt(record, msgspec.structs.replace(self._tools, log=log))
-
     def _announce(self, attempt: Attempt) -> None:
         job = attempt.record.job
         self._tools.link.tell(JobClaimed(job_id=job.id, job_name=job.name, job_url=job.url, vm=attempt.record.vm))
@@ -221,7 +215,7 @@ class Runner:
 
     def _adopt(self, record: Record) -> None:
         """A job that an earlier process started still runs in its VM."""
-        attempt = self._attempt(record)
+        attempt = Attempt.of(record, self._tools)
         try:
             self._tools.leases.take(record.job.key("claim"))
         except StoreUnavailable as error:
@@ -276,7 +270,7 @@ class Runner:
         for problem in problems:
             self._tools.log.error("a record cannot be read", extra={"err": problem})
         for record in records:
-            attempt = self._attempt(record)
+            attempt = Attempt.of(record, self._tools)
             self._context.attempt = attempt
             try:
                 attempt.retry_cleanup()
