@@ -71,10 +71,13 @@ class FakeDriver:
         self.vms[vm] = True
         self.script.reach("started")
 
-    def run(self, vm, script, timeout):
+    def run(self, vm, script, timeout, *, looks_only=False):
         raise NotImplementedError
 
     def copy_in(self, vm, source):
+        raise NotImplementedError
+
+    def copy_out(self, vm, path, target):
         raise NotImplementedError
 
     def delete(self, vm):
@@ -134,6 +137,10 @@ class FakePlugin:
             return False
         self.registered.discard(guest_name)
         return True
+
+    def collect(self, job, guest, folder):
+        self.script.reach("collect")
+        (folder / "log").write_text(guest.name)
 
     def abandoned(self, guest_name):
         answer = self.script.reach("abandoned")

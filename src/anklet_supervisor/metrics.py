@@ -35,7 +35,7 @@ from anklet_worker import __version__
 from anklet_worker import messages as m
 from anklet_worker.config import ServiceConfig
 from anklet_worker.job import Conclusion
-from anklet_worker.plugin import Status
+from anklet_worker.plugin import Figure, Status
 from anklet_worker.slots import SlotState
 
 _SERVICE = ("service_name", "plugin", "owner", "repo")
@@ -114,6 +114,7 @@ class Metrics:
                 *_totals(self._tally),
                 *_services(list(self._tally.services.values())),
                 *_jobs(self._tally),
+                *_origins(list(self._tally.services.values())),
                 *_supervisor(self._tally),
             ]
         yield from families
@@ -219,6 +220,41 @@ def _jobs(tally: Tally) -> Iterator[Metric]:
     for labels, distribution in sorted(tally.commands.items()):
         _add_distribution(commands, labels, distribution)
     yield from (jobs, given_back, stages, commands)
+
+
+#: What a plugin reports, in the words of people who read a dashboard.
+_FIGURES = {
+    Figure.API_CALLS_LEFT: "Calls of the API that the credentials have left until the limit is reset.",
+    Figure.API_LIMIT_RESETS_AT: "When the API's limit is reset, Unix seconds.",
+    Figure.QUEUED_JOBS: "Queued jobs that the service could run, as last seen.",
+    Figure.OLDEST_QUEUED_JOB: "Age of the oldest of these, as last seen.",
+    Figure.STALE_JOBS: "Of these, those that have waited for long and that nobody has claimed.",
+    Figure.LEFT_RUNNERS: "Runners of this host that are registered, offline and without a VM, as last seen.",
+}
+
+
+def _origins(services: list[ServiceTally]) -> Iterator[Metric]:
+    """What plugins tell about where the jobs come from."""
+    calls = CounterMetricFamily(
+        "anklet_api_requests",
+        "Calls of the API of the jobs' origin; status 304 is free of GitHub's limit.",
+        labels=("service_name", "route", "status"),
+    )
+    swept = CounterMetricFamily(
+        "anklet_swept_runners", "Registered runners without a VM that were removed.", labels=("service_name",)
+    )
+    gauges = {
+        figure: GaugeMetricFamily(f"anklet_{figure.value}", words, labels=("service_name",))
+        for figure, words in _FIGURES.items()
+    }
+    for service in services:
+        for (route, outcome), number in sorted(service.api_calls.items()):
+            calls.add_metric((service.name, route, outcome), number)
+        swept.add_metric((service.name,), service.figures.get(Figure.SWEPT_RUNNERS, 0.0))
+        for figure, gauge in gauges.items():
+            if figure in service.figures:
+                gauge.add_metric((service.name,), service.figures[figure])
+    yield from (calls, swept, *gauges.values())
 
 
 def _add_distribution(family: HistogramMetricFamily, labels: tuple[str, ...], distribution: Distribution) -> None:

@@ -17,7 +17,7 @@ from anklet_supervisor.machine import Model, slots_in_use
 from anklet_worker import messages as m
 from anklet_worker.config import ServiceConfig
 from anklet_worker.job import Conclusion
-from anklet_worker.plugin import Status
+from anklet_worker.plugin import Figure, Status
 
 #: Upper bounds, in seconds. A job may take hours, a listing should take a tenth of a second.
 COMMAND_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600, 3600)
@@ -28,6 +28,8 @@ COMMANDS = frozenset(
 )
 OUTCOMES = frozenset({"done", "not_found", "name_exists", "limit_reached", "busy", "fatal", "transient"})
 OTHER = "other"
+#: Pairs of route and outcome that are told apart, for each service; a plugin that invents routes cannot flood the endpoint.
+_MOST_ROUTES = 200
 #: The commands by which the drivers start a VM.
 _STARTS = frozenset({"start", "run"})
 
@@ -69,6 +71,8 @@ class ServiceTally:
         self.last_failure = Run()
         self.jobs = dict.fromkeys(Conclusion, 0)
         self.given_back = 0
+        self.figures: dict[Figure, float] = {}
+        self.api_calls: dict[tuple[str, str], int] = {}
 
     def relabel(self, config: ServiceConfig) -> None:
         """Take over the labels of a configuration."""
@@ -113,8 +117,19 @@ class Tally:
                 self.services[service].given_back += 1
             case m.StageTook(stage=stage, seconds=seconds) if stage in self.stages:
                 self.stages[stage].add(seconds)
+            case m.ApiCalled(route=route, outcome=outcome) if service in self.services:
+                self._api_called(self.services[service].api_calls, route, outcome)
+            case m.FigureReported(figure=figure, value=value) if service in self.services:
+                figures = self.services[service].figures
+                figures[figure] = value + (figures.get(figure, 0.0) if figure is Figure.SWEPT_RUNNERS else 0.0)
             case m.DriverCommandEnded(command=command, outcome=outcome, seconds=seconds):
                 self._command_ended(command, outcome, seconds)
+
+    def _api_called(self, calls: dict[tuple[str, str], int], route: str, outcome: str) -> None:
+        labels = (route, outcome)
+        if labels not in calls and len(calls) >= _MOST_ROUTES:
+            labels = (OTHER, OTHER)
+        calls[labels] = calls.get(labels, 0) + 1
 
     def _job_finished(self, service: str, conclusion: Conclusion, run: Run) -> None:
         """Only success and failure count as runs, as with the original; a cancelled job was nobody's success or failure."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from anklet_worker.archive import Archive
 from anklet_worker.channel import SupervisorLink
 from anklet_worker.errors import (
     InfrastructureError,
@@ -62,6 +63,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     plugin: Plugin
     leases: LeaseKeeper
     log: ServiceLog
+    archive: Archive
     cleanup_deadline: float
 
 
@@ -77,13 +79,17 @@ class AttemptGuest:
         """The VM's name."""
         return self._vm
 
-    def run(self, script: str, *, env: Mapping[str, str], timeout: float) -> GuestResult:
+    def run(self, script: str, *, env: Mapping[str, str], timeout: float, looks_only: bool = False) -> GuestResult:
         """Run a bash script in the guest's home."""
-        return self._driver.run(self._vm, exports(env) + script, timeout)
+        return self._driver.run(self._vm, exports(env) + script, timeout, looks_only=looks_only)
 
     def copy_in(self, source: Path) -> None:
         """Copy a host file to the guest's home."""
         self._driver.copy_in(self._vm, source)
+
+    def copy_out(self, path: str, target: Path) -> None:
+        """Copy a file of the guest to the host."""
+        self._driver.copy_out(self._vm, path, target)
 
 
 def exports(env: Mapping[str, str]) -> str:
@@ -103,6 +109,8 @@ class Attempt:
         self.record = record
         self._tools = tools
         self._slot_released = False
+        #: The VM of the attempt, once the plugin has had its hands on it.
+        self._guest: AttemptGuest | None = None
 
     @classmethod
     def of(cls, record: Record, tools: Tools) -> Attempt:
@@ -152,13 +160,14 @@ class Attempt:
                 # Also before a stop removes the VM: once the registration is gone, no job can land in it.
                 landed = self._has_landed()
                 if not landed or isinstance(error, Interrupted):
-                    self._give_up(str(error))
+                    self._give_up(str(error), collects=not isinstance(error, Interrupted))
                     raise
                 self._tools.log.info("a job has landed in the VM after all; following it", extra={"err": str(error)})
                 effort = self._adopt
 
     def _adopt(self) -> Outcome:
-        return self._tools.plugin.adopt(self.record.job, AttemptGuest(self._tools.driver, self.record.vm))
+        self._guest = AttemptGuest(self._tools.driver, self.record.vm)
+        return self._tools.plugin.adopt(self.record.job, self._guest)
 
     def conclude(self, outcome: Outcome) -> None:
         """The job is over: put its outcome on record, report it, and clean up."""
@@ -169,6 +178,7 @@ class Attempt:
             )
         )
         self._log_outcome(outcome)
+        self._collect()
         self.clean()
 
     def _make_and_drive(self) -> Outcome:
@@ -190,7 +200,8 @@ class Attempt:
             raise JobLost(f"the lease on job {job.id} went to another host while the VM started")
         self._advance(Event.DRIVE)
         tools.orders.check()
-        return tools.plugin.drive(job, AttemptGuest(tools.driver, vm))
+        self._guest = AttemptGuest(tools.driver, vm)
+        return tools.plugin.drive(job, self._guest)
 
     def job_started(self, job: Job) -> None:
         """The plugin says that a job runs in our VM."""
@@ -240,11 +251,23 @@ class Attempt:
                 )
                 return False
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, *, collects: bool = True) -> None:
         """The job did not run to its end here: say so, and undo what was made."""
         self._tools.link.tell(JobGivenBack(job_id=self.record.job.id, reason=reason))
         self._advance(Event.END)
+        if collects:
+            self._collect()
         self.clean()
+
+    def _collect(self) -> None:
+        """Save what somebody will want to read of the guest. A stop skips it, and trouble ends it."""
+        if self._guest is None or self._tools.orders.stopping:
+            return
+        try:
+            with self._stage("collect"):
+                self._tools.plugin.collect(self.record.job, self._guest, self._tools.archive.folder(self.record.vm))
+        except (InfrastructureError, Interrupted, OSError) as problem:
+            self._tools.log.info("the guest's logs could not be saved", extra={"err": str(problem)})
 
     def clean(self) -> None:
         """Remove what is left, in order: VM, slot, registration, claim, record. Idempotent, bounded; not cut by a stop.

@@ -9,29 +9,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from anklet_worker.attempt import Attempt
 from anklet_worker.channel import SupervisorLink
 from anklet_worker.config import ServiceConfig
 from anklet_worker.job import Job
 from anklet_worker.logs import ServiceLog
-from anklet_worker.messages import StatusChanged
+from anklet_worker.messages import ApiCalled, FigureReported, StatusChanged
 from anklet_worker.orders import Orders
-from anklet_worker.plugin import Status
+from anklet_worker.plugin import Board, Figure, Status
 from anklet_worker.setup import WorkerSetup
-from anklet_worker.vm import VMDriver, VMSpec
+from anklet_worker.vm import NAME_PREFIX, VMDriver, VMSpec
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the worker stands behind the context."""
+
+    driver: VMDriver
+    board: Board
+    log: ServiceLog
 
 
 class WorkerContext:
     """One for the life of a worker. `attempt` is set by the runner while an attempt is in hand."""
 
-    def __init__(
-        self, setup: WorkerSetup, orders: Orders, link: SupervisorLink, driver: VMDriver, log: ServiceLog
-    ) -> None:
+    def __init__(self, setup: WorkerSetup, orders: Orders, link: SupervisorLink, surroundings: Surroundings) -> None:
         self._setup = setup
         self._orders = orders
         self._link = link
-        self._driver = driver
-        self._log = log
+        self._driver = surroundings.driver
+        self._board = surroundings.board
+        self._log = surroundings.log
         self.attempt: Attempt | None = None
 
     @property
@@ -55,6 +64,22 @@ class WorkerContext:
         return self._setup.service_dir
 
     @property
+    def board(self) -> Board:
+        """What services with the same store tell each other."""
+        return self._board
+
+    @property
+    def vm_prefix(self) -> str:
+        """What the names of this host's VMs begin with."""
+        return f"{NAME_PREFIX}{self._setup.install_id}-"
+
+    def known_vms(self) -> set[str]:
+        """Names of VMs of ours that exist, or that are on record."""
+        # Records first: a VM is on record before it exists.
+        names = {path.stem for path in self._setup.state_dir.glob("services/*/records/*.json")}
+        return names | {vm.name for vm in self._driver.listing() if vm.name.startswith(self.vm_prefix)}
+
+    @property
     def draining(self) -> bool:
         """True when no new job may be taken."""
         return self._orders.draining
@@ -73,6 +98,14 @@ class WorkerContext:
         self._link.tell(StatusChanged(status=Status.LIMIT_PAUSED))
         yield
         self._link.tell(StatusChanged(status=Status.IDLE if self.attempt is None else Status.RUNNING))
+
+    def api_called(self, route: str, outcome: str) -> None:
+        """Count a call of the origin's API."""
+        self._link.tell(ApiCalled(route=route, outcome=outcome))
+
+    def report(self, figure: Figure, value: float) -> None:
+        """Report a figure that the plugin alone can know."""
+        self._link.tell(FigureReported(figure=figure, value=value))
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
         """What these labels ask of this service's VM driver."""

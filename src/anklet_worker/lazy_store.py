@@ -45,9 +45,17 @@ class LazyStore:
         """See `Store`."""
         return self.open().holder(key)
 
-    def count(self, key: str, ttl: float) -> int:
+    def count(self, key: str, ttl: float, amount: int = 1) -> int:
         """See `Store`."""
-        return self.open().count(key, ttl)
+        return self.open().count(key, ttl, amount)
+
+    def post(self, key: str, value: str, ttl: float) -> None:
+        """See `Store`."""
+        self.open().post(key, value, ttl)
+
+    def read(self, key: str) -> str | None:
+        """See `Store`."""
+        return self.open().read(key)
 
     def close(self) -> None:
         """Close what has been opened."""

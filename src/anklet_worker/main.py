@@ -17,9 +17,11 @@ from multiprocessing.connection import Connection
 import setproctitle
 
 from anklet_worker import plugin as plugins
+from anklet_worker.archive import Archive
 from anklet_worker.attempt import Tools
+from anklet_worker.board import StoreBoard
 from anklet_worker.channel import Channel, SupervisorLink
-from anklet_worker.context import WorkerContext
+from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.errors import (
     AnkletError,
     Detached,
@@ -114,9 +116,11 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         log.info(
             "VM driver found", extra={"driver": driver.name, "product": product.product, "version": product.version}
         )
-    context = WorkerContext(setup, orders, link, driver, log)
-    plugin = plugins.load(setup.service.plugin, setup.plugins_path)(context)
     store = LazyStore(lambda: open_store(setup.service.database, setup.state_dir, setup.owner, log))
+    context = WorkerContext(
+        setup, orders, link, Surroundings(driver=driver, board=StoreBoard(store, setup.owner), log=log)
+    )
+    plugin = plugins.load(setup.service.plugin, setup.plugins_path)(context)
     leases = LeaseKeeper(store, setup.owner, setup.service.lease_ttl, log)
     try:
         tools = Tools(
@@ -128,6 +132,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
             plugin=plugin,
             leases=leases,
             log=log,
+            archive=Archive(setup.state_dir),
             cleanup_deadline=setup.service.deadlines.cleanup,
         )
         with orders.shield():

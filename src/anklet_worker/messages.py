@@ -12,7 +12,7 @@ import msgspec
 
 from anklet_worker.errors import ProtocolError
 from anklet_worker.job import Conclusion
-from anklet_worker.plugin import Status
+from anklet_worker.plugin import Figure, Status
 
 T = TypeVar("T")
 
@@ -165,6 +165,20 @@ class DriverCommandEnded(Message, frozen=True, kw_only=True, tag=True):
     seconds: float
 
 
+class ApiCalled(Message, frozen=True, kw_only=True, tag=True):
+    """One call of the origin's API. `route` is a template of the plugin's; `outcome` a status code, or a word for none."""
+
+    route: str
+    outcome: str
+
+
+class FigureReported(Message, frozen=True, kw_only=True, tag=True):
+    """A figure that only the plugin knows, as it is now."""
+
+    figure: Figure
+    value: float
+
+
 class Failed(Message, frozen=True, kw_only=True, tag=True):
     """This service cannot run until an operator acts; the worker exits next. `reason` is one line for people."""
 
@@ -172,7 +186,7 @@ class Failed(Message, frozen=True, kw_only=True, tag=True):
 
 
 #: The stages of a job that `StageTook` may name.
-STAGES = ("claim", "template", "clone", "start", "register", "wait", "run", "cleanup")
+STAGES = ("claim", "template", "clone", "start", "register", "wait", "run", "collect", "cleanup")
 
 Fact = (
     Ready
@@ -191,6 +205,8 @@ Fact = (
     | AttemptOver
     | StageTook
     | DriverCommandEnded
+    | ApiCalled
+    | FigureReported
     | Failed
 )
 

@@ -43,6 +43,23 @@ class Status(Enum):
     FAILED = "failed"
 
 
+class Figure(Enum):
+    """What a plugin may report beside facts about jobs. The values are the endings of metrics' names."""
+
+    #: Calls of the API that the credentials have left until the limit is reset, and Unix time of that.
+    API_CALLS_LEFT = "api_calls_left"
+    API_LIMIT_RESETS_AT = "api_limit_resets_at_timestamp_seconds"
+    #: Queued jobs that this service could run, and the age of the oldest.
+    QUEUED_JOBS = "queued_jobs"
+    OLDEST_QUEUED_JOB = "oldest_queued_job_seconds"
+    #: Those that have waited for long and that nobody has claimed.
+    STALE_JOBS = "stale_jobs"
+    #: Runners (or the like) of this host that are registered, offline, and without a VM.
+    LEFT_RUNNERS = "left_runners"
+    #: How many of these were removed just now; summed up.
+    SWEPT_RUNNERS = "swept_runners"
+
+
 class Withdrawal(Enum):
     """The answer to: can a job still land in this VM?"""
 
@@ -60,15 +77,48 @@ class Guest(Protocol):
         """The VM's name, unique for ever; fit to be a runner's name (at most 63 characters of [a-z0-9-])."""
         ...
 
-    def run(self, script: str, *, env: Mapping[str, str], timeout: float) -> GuestResult:
+    def run(self, script: str, *, env: Mapping[str, str], timeout: float, looks_only: bool = False) -> GuestResult:
         """Run a bash script in the guest's home; `env` is exported first. Both travel on standard input, never in an argv.
 
+        A script that `looks_only` waits for something and changes nothing: an order ends it, and nobody waits for it.
         Raises `VMError` when its end was not seen within `timeout` seconds.
         """
         ...
 
     def copy_in(self, source: Path) -> None:
         """Copy a host file to the guest's home. Raises `VMError`."""
+        ...
+
+    def copy_out(self, path: str, target: Path) -> None:
+        """Copy a file of the guest, named relative to its home, to the host file `target`. Raises `VMError`."""
+        ...
+
+
+class Board(Protocol):
+    """What services with the same store (of a host, or with Redis of many) tell each other, so that one finds out for all.
+
+    Keys begin with the keyspace of what they are about. Never raises: while the store is away the board is empty, and each
+    service finds out for itself. Nothing on it is a secret.
+    """
+
+    def turn(self, key: str, seconds: float) -> bool:
+        """True for one service at a time, which has the turn for so many seconds (asking again prolongs it)."""
+        ...
+
+    def holder(self, key: str) -> str | None:
+        """Who has a turn, or the lease `Job.key("claim")` of a job; None: nobody, or it cannot be told."""
+        ...
+
+    def count(self, key: str, seconds: float, amount: int = 1) -> int | None:
+        """Add to a counter of all and return it; it is forgotten so many seconds after the last addition. None: not to be had."""
+        ...
+
+    def post(self, key: str, text: str, seconds: float) -> None:
+        """Leave a note for all, instead of an earlier one, for so many seconds."""
+        ...
+
+    def read(self, key: str) -> str | None:
+        """The note, if there is one."""
         ...
 
 
@@ -96,8 +146,22 @@ class Context(Protocol):
         ...
 
     @property
+    def board(self) -> Board:
+        """What services with the same store tell each other."""
+        ...
+
+    @property
+    def vm_prefix(self) -> str:
+        """What the names of this host's VMs begin with, and those of no other host's."""
+        ...
+
+    @property
     def draining(self) -> bool:
         """True when no new job may be taken."""
+        ...
+
+    def known_vms(self) -> set[str]:
+        """Names of all VMs of ours that exist, or that a record of any service announces. Raises `VMError`."""
         ...
 
     def check(self) -> None:
@@ -110,6 +174,15 @@ class Context(Protocol):
 
     def limit_paused(self) -> AbstractContextManager[None]:
         """While the `with` lasts, the service's status is `limit_paused`; the core tells all others."""
+        ...
+
+    def api_called(self, route: str, outcome: str) -> None:
+        """Count a call of the origin's API. `route` is a template of a closed list ("GET /repos/{owner}/{repo}"), `outcome` a
+        status code, or a word for none."""
+        ...
+
+    def report(self, figure: Figure, value: float) -> None:
+        """Report a figure that the plugin alone can know."""
         ...
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
@@ -162,6 +235,10 @@ class Plugin(Protocol):
 
         Asked when the plugin has remembered anything about the attempt: what it changes outside, it announces so.
         """
+        ...
+
+    def collect(self, job: Job, guest: Guest, folder: Path) -> None:
+        """Before a VM that was driven goes: save into `folder` what somebody will want to read of it. Bounded in time and size."""
         ...
 
     def abandoned(self, guest_name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Leases on Redis, shared by many hosts. The only importer of redis; imported only where a database is enabled.
+"""Leases, counters and notes on Redis, shared by many hosts. The only importer of redis; imported only where a database is enabled.
 
 Time is Redis' own: a lease ends when Redis says so, whatever the clocks of the hosts say. Every operation is one script, so it is
 atomic, and each is safe to send again when its answer was lost.
@@ -53,7 +53,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
 """
 _COUNT = """
-local value = redis.call('INCR', KEYS[1])
+local value = redis.call('INCRBY', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return value
 """
@@ -103,9 +103,17 @@ class RedisStore:
         found = self._ask(lambda: self._client.get(key))
         return None if found is None else str(found)
 
-    def count(self, key: str, ttl: float) -> int:
+    def count(self, key: str, ttl: float, amount: int = 1) -> int:
         """See `Store.count`."""
-        return self._run(self._count, key, _milliseconds(ttl))
+        return self._run(self._count, key, _milliseconds(ttl), amount)
+
+    def post(self, key: str, value: str, ttl: float) -> None:
+        """See `Store.post`."""
+        self._ask(lambda: self._client.set(key, value, px=_milliseconds(ttl)))
+
+    def read(self, key: str) -> str | None:
+        """See `Store.read`."""
+        return self.holder(key)
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -147,7 +155,7 @@ class RedisStore:
         self._client.script_load(self._claim.script)
         for script in (self._claim, self._renew, self._release):
             script(keys=["anklet:rehearsal"], args=[self._client_name, milliseconds])
-        self._count(keys=["anklet:rehearsals"], args=[milliseconds])
+        self._count(keys=["anklet:rehearsals"], args=[milliseconds, 1])
         self._client.get("anklet:rehearsal")
 
     def _tell(self, error: RedisError) -> str:

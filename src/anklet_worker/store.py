@@ -1,6 +1,7 @@
-"""The store of leases: its contract, and the embedded store on sqlite3.
+"""The store: its contract, and the embedded store on sqlite3.
 
-Owns what hosts or services must agree on: who holds a job, and how often it was tried. Knows no job system and no VM.
+Owns what services or hosts share: who holds what (leases), how often something was done (counters), and what one has found out for
+all (notes). Knows no job system and no VM.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from anklet_worker.config import Database
 from anklet_worker.errors import ServiceFatal, StoreUnavailable
 
 #: Version of the embedded store's tables (sqlite's user_version).
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _FILE_NAME = "leases.db"
 #: Seconds to wait for another process that writes, and for one that opens or repairs the file.
 _BUSY_PATIENCE, _OPENING_PATIENCE = 5.0, 10.0
@@ -34,7 +35,7 @@ _CLOCK_SLACK = 5.0
 # A row counts while now lies between the moment it was written and its end. The first half is for a clock that is set back:
 # without it, a lease written before would outlive its time by as much as the clock went back, for hours or for ever.
 _LIVE = "written_at <= :now + :slack AND :now < expires_at"
-_SCHEMA = """
+_LEASES_AND_COUNTERS = """
 CREATE TABLE lease (
   key TEXT PRIMARY KEY, owner TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL NOT NULL
 ) WITHOUT ROWID;
@@ -42,6 +43,11 @@ CREATE TABLE counter (
   key TEXT PRIMARY KEY, value INTEGER NOT NULL, written_at REAL NOT NULL, expires_at REAL NOT NULL
 ) WITHOUT ROWID;
 """
+_NOTES = """
+CREATE TABLE note (key TEXT PRIMARY KEY, value TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL NOT NULL);
+"""
+#: What leads from each version to the next, so that a file of an older program is taken over.
+_STEPS = (_LEASES_AND_COUNTERS, _NOTES)
 _CLAIM = f"""
 INSERT INTO lease (key, owner, written_at, expires_at) VALUES (:key, :owner, :now, :now + :ttl)
 ON CONFLICT (key) DO UPDATE
@@ -54,15 +60,19 @@ UPDATE lease SET written_at = :now, expires_at = :now + :ttl WHERE key = :key AN
 _RELEASE = f"DELETE FROM lease WHERE key = :key AND owner = :owner AND {_LIVE}"  # noqa: S608  put together from constants
 _HOLDER = f"SELECT owner FROM lease WHERE key = :key AND {_LIVE}"  # noqa: S608  put together from constants
 _COUNT = f"""
-INSERT INTO counter (key, value, written_at, expires_at) VALUES (:key, 1, :now, :now + :ttl)
+INSERT INTO counter (key, value, written_at, expires_at) VALUES (:key, :amount, :now, :now + :ttl)
 ON CONFLICT (key) DO UPDATE
-  SET value = CASE WHEN {_LIVE} THEN value + 1 ELSE 1 END,
+  SET value = CASE WHEN {_LIVE} THEN value + :amount ELSE :amount END,
       written_at = excluded.written_at, expires_at = excluded.expires_at
 RETURNING value
 """  # noqa: S608  put together from constants
+_POST = """
+INSERT OR REPLACE INTO note (key, value, written_at, expires_at) VALUES (:key, :value, :now, :now + :ttl)
+"""
+_READ = f"SELECT value FROM note WHERE key = :key AND {_LIVE}"  # noqa: S608  put together from constants
 _FORGET_EXPIRED = tuple(
     f"DELETE FROM {table} WHERE NOT ({_LIVE})"  # noqa: S608  put together from constants
-    for table in ("lease", "counter")
+    for table in ("lease", "counter", "note")
 )
 
 _Answer = TypeVar("_Answer")
@@ -70,7 +80,7 @@ _Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 class Store(Protocol):
-    """Leases and small counters, atomic across processes (and hosts, where the store is shared).
+    """Leases, counters and notes, atomic across processes (and hosts, where the store is shared).
 
     Methods raise `StoreUnavailable` when the store does not answer (or is closed), in one line without a secret; they are safe
     to call from several threads. A store that was out of reach serves again by itself. Times to live are seconds, at least 1 ms.
@@ -92,11 +102,19 @@ class Store(Protocol):
         """Who holds the lease now, or None."""
         ...
 
-    def count(self, key: str, ttl: float) -> int:
-        """Add one to the counter `key` and return its new value; it is forgotten `ttl` seconds after the last addition.
+    def count(self, key: str, ttl: float, amount: int = 1) -> int:
+        """Add `amount` to the counter `key` and return its new value; it is forgotten `ttl` seconds after the last addition.
 
         Where an answer is lost on its way, a second try may add twice.
         """
+        ...
+
+    def post(self, key: str, value: str, ttl: float) -> None:
+        """Leave a note for all, instead of an earlier one; it is gone after `ttl` seconds."""
+        ...
+
+    def read(self, key: str) -> str | None:
+        """The note, or None."""
         ...
 
     def close(self) -> None:
@@ -156,10 +174,21 @@ class SqliteStore:
         rows = self._transact(lambda connection: connection.execute(_HOLDER, self._facts(key=key)).fetchall())
         return str(rows[0][0]) if rows else None
 
-    def count(self, key: str, ttl: float) -> int:
+    def count(self, key: str, ttl: float, amount: int = 1) -> int:
         """See `Store.count`."""
-        rows = self._transact(lambda connection: connection.execute(_COUNT, self._facts(key=key, ttl=ttl)).fetchall())
+        facts = self._facts(key=key, ttl=ttl, amount=amount)
+        rows = self._transact(lambda connection: connection.execute(_COUNT, facts).fetchall())
         return int(rows[0][0])
+
+    def post(self, key: str, value: str, ttl: float) -> None:
+        """See `Store.post`. Removes what has expired, now and then."""
+        self._transact(self._forget_expired)
+        self._change(_POST, key=key, value=value, ttl=ttl)
+
+    def read(self, key: str) -> str | None:
+        """See `Store.read`."""
+        rows = self._transact(lambda connection: connection.execute(_READ, self._facts(key=key)).fetchall())
+        return str(rows[0][0]) if rows else None
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -260,8 +289,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode = WAL").fetchone()
     # After a power failure the last claims may be missing, but so are the VMs that they were for.
     connection.execute("PRAGMA synchronous = NORMAL")
-    if version == 0:
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+    if version < SCHEMA_VERSION:
+        steps = "".join(_STEPS[version:])
+        connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise _damaged(verdict)

@@ -22,7 +22,7 @@ from anklet_worker.redis_store import RedisStore
 KEY, TRIES = "anklet:{octo/app}:claim:4711", "anklet:{octo/app}:attempts:4711"
 HERE = "host-a:builds"
 USER, PASSWORD = "fleet-operator", "correct-horse-battery"
-RIGHTS = ("ping", "get", "set", "del", "incr", "pexpire", "evalsha", "script|load", "client|setname")
+RIGHTS = ("ping", "get", "set", "del", "incrby", "pexpire", "evalsha", "script|load", "client|setname")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from anklet_worker.store import open_store as open_as_configured
 
 KEY = "anklet:{octo/app}:claim:4711"
 TRIES = "anklet:{octo/app}:attempts:4711"
+NOTE = "anklet:{octo/app}:queue"
 HERE, THERE = "host-a:builds", "host-b:builds"
 LOG = logging.getLogger("store")
 LONG, SHORT = 60.0, 0.15
@@ -68,7 +69,7 @@ class RedisBackend:
                     "+get",
                     "+set",
                     "+del",
-                    "+incr",
+                    "+incrby",
                     "+pexpire",
                     "+evalsha",
                     "+script|load",
@@ -227,6 +228,26 @@ def test_a_counter_is_forgotten_after_the_last_addition(store):
     assert store.count(TRIES, LONG) == 1
 
 
+def test_counting_by_more_than_one(store):
+    """Points are counted, not calls."""
+    assert [store.count(TRIES, LONG, 5), store.count(TRIES, LONG), store.count(TRIES, LONG, 5)] == [5, 6, 11]
+
+
+def test_a_note_is_for_all(store, open_store):
+    """What one leaves the others read; a later note replaces it; it is apart from leases and counters of its name."""
+    assert store.read(KEY) is None
+    store.claim(f"{KEY}:lease", HERE, LONG)
+    store.post(KEY, "first", LONG)
+    store.post(KEY, "größer\n" * 100_000, LONG)
+    assert open_store().read(KEY) == "größer\n" * 100_000
+
+
+def test_a_note_is_gone_in_time(store):
+    """Nobody acts on what was found out long ago."""
+    store.post(KEY, "text", SHORT)
+    eventually(lambda: store.read(KEY) is None)
+
+
 def racer(database, directory, name, pipe):
     """Run in a process of its own: claims each key that it is sent, tells whether it got it."""
     store = open_as_configured(database, directory, name, LOG)
@@ -297,6 +318,8 @@ def operations(store):
         "release": lambda: store.release(KEY, HERE),
         "holder": lambda: store.holder(KEY),
         "count": lambda: store.count(TRIES, LONG),
+        "post": lambda: store.post(NOTE, "text", LONG),
+        "read": lambda: store.read(NOTE),
     }
 
 

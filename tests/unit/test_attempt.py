@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from attempt_fakes import JOB, OUTCOME, FakeDriver, FakeLeases, FakeLink, FakePlugin, FakeSlots, Script
 
+from anklet_worker.archive import Archive
 from anklet_worker.attempt import Attempt, Tools, exports
-from anklet_worker.context import WorkerContext
+from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.errors import Detached, Interrupted, JobLost, RetryElsewhere, RetryHere, RightsRefused
 from anklet_worker.job import Phase
 from anklet_worker.logs import ServiceLog
@@ -24,7 +25,19 @@ VM = "anklet-vm-00000001-0000aa-77-1"
 REF = SlotRef(index=0, generation=1, nonce=7)
 CLAIM = JOB.key("claim")
 #: Every step of a job that goes well, in order.
-STEPS = ["image", "clone", "cloned", "start", "started", "drive", "registered", "running", "delete", "settle"]
+STEPS = [
+    "image",
+    "clone",
+    "cloned",
+    "start",
+    "started",
+    "drive",
+    "registered",
+    "running",
+    "collect",
+    "delete",
+    "settle",
+]
 
 
 class Bench:
@@ -48,9 +61,12 @@ class Bench:
             plugin=self.plugin,
             leases=self.leases,
             log=ServiceLog(logging.getLogger("test"), {}),
+            archive=Archive(folder),
             cleanup_deadline=0.0,
         )
-        self.context = WorkerContext(None, self.orders, self.link, self.driver, self.tools.log)
+        self.context = WorkerContext(
+            None, self.orders, self.link, Surroundings(driver=self.driver, board=None, log=self.tools.log)
+        )
         self.plugin.context = self.context
 
     def begin(self):

@@ -5,9 +5,10 @@ import logging
 import pytest
 from attempt_fakes import JOB, FakeDriver, FakeLeases, FakeLink, FakePlugin, FakeSlots, Script
 
+from anklet_worker.archive import Archive
 from anklet_worker.attempt import Tools
 from anklet_worker.config import ServiceConfig
-from anklet_worker.context import WorkerContext
+from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.errors import Interrupted, RetryElsewhere, RetryHere, StoreUnavailable
 from anklet_worker.logs import ServiceLog
 from anklet_worker.messages import SlotRef
@@ -87,9 +88,12 @@ class Bench:
             plugin=self.plugin,
             leases=self.leases,
             log=log,
+            archive=Archive(folder),
             cleanup_deadline=0.0,
         )
-        self.context = WorkerContext(self.setup, self.orders, self.link, self.driver, log)
+        self.context = WorkerContext(
+            self.setup, self.orders, self.link, Surroundings(driver=self.driver, board=None, log=log)
+        )
         self.plugin.context = self.context
         self.runner = Runner(self.setup, self.tools, self.context, self.store)
 

@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from anklet_worker import store as store_module
 from anklet_worker.errors import ExitCode, ServiceFatal, StoreUnavailable
 from anklet_worker.store import SqliteStore
 
@@ -296,3 +297,16 @@ def test_a_directory_that_is_missing_is_an_outage(tmp_path):
     """A state directory that is not there (yet, or any more) can come back: try again later."""
     with pytest.raises(StoreUnavailable, match=r"leases\.db"):
         SqliteStore(tmp_path / "missing" / "leases.db")
+
+
+def test_a_file_of_the_previous_version_is_taken_over(open_store, path):
+    """Leases and counters stay; what is new works."""
+    connection = sqlite3.connect(path)
+    connection.executescript(store_module._LEASES_AND_COUNTERS + "PRAGMA user_version = 1;")
+    connection.execute("INSERT INTO lease VALUES ('k', 'me', 0, 9e9)")
+    connection.commit()
+    connection.close()
+    store = open_store()
+    assert store.holder("k") == "me"
+    store.post("n", "text", 60)
+    assert store.read("n") == "text"

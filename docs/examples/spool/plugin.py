@@ -71,6 +71,9 @@ class SpoolPlugin:
             self._in("running", job).rename(self._in("inbox", job))
         return True
 
+    def collect(self, job: Job, guest: Guest, folder: Path) -> None:
+        """Nothing in the guest is worth keeping beside the output that was filed already."""
+
     def abandoned(self, guest_name: str) -> bool:
         """A VM of ours that no record explains runs nothing that anybody waits for."""
         return True

@@ -1,117 +1,217 @@
-"""Finds the queued jobs that ask for a VM of this service, best first. A look: it changes nothing."""
+"""Finds the queued jobs that ask for a VM of this service, best first. A look: it changes nothing.
+
+Owns which jobs are ours, in which order, and how they are described to the core. How GitHub's queue is asked is in `runs.py`, which
+repositories there are in `repos.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
-from anklet_github.api import Api
-from anklet_github.payloads import Jobs, Run, Runs, WorkflowJob
-from anklet_github.scope import Scope
+from anklet_github.api import ApiTrouble, NotFound
+from anklet_github.payloads import Run, WorkflowJob
+from anklet_github.repos import Repos
+from anklet_github.runs import RunQueue, Waiting
+from anklet_github.scope import Repo
+from anklet_worker.errors import RightsRefused
 from anklet_worker.job import Job
-from anklet_worker.plugin import Context
+from anklet_worker.plugin import Context, Figure
 from anklet_worker.vm import VMSpec
 
-#: A run in progress can still hold queued jobs (matrix, needs), so both are looked through.
-RUN_STATUSES = ("queued", "in_progress")
-#: How many ended runs are searched for the job of a runner that has come and gone.
-_LATEST_RUNS = 20
 _SELF_HOSTED = "self-hosted"
 _RUN_LABEL, _UNIQUE_LABEL = "run-id:", "unique-id:"
+#: After a job, what is known of the queue serves for so long instead of a new look: the oldest jobs are in it, and each is asked
+#: about before it is taken.
+_BACKLOG_GOOD_FOR = 120.0
+#: A job that was seen queued so lately need not be asked about again.
+_FRESH = 2.0
+#: A job that has waited so long, and that nobody has claimed, is reported.
+STALE_AFTER = 600.0
 
 
 class Discovery:
-    """Looks through one repository's runs."""
+    """Looks through the queues of one service's repositories."""
 
-    def __init__(self, api: Api, scope: Scope, context: Context) -> None:
-        self._api = api
-        self._scope = scope
+    def __init__(self, repos: Repos, context: Context) -> None:
+        self._repos = repos
         self._context = context
-        self._warned: set[int] = set()
+        self._warned: set[tuple[str, int]] = set()
+        self._just_worked = False
+        self._taken: set[str] = set()
+        self._looked_at: float | None = None
 
     def look(self) -> list[Job]:
-        """Jobs that may be run now: the oldest first, and of the same age by name."""
-        found = [(job, run) for run in self.runs() if self._serves(run) for job in self.jobs(run)]
-        candidates = [(job, run, self.spec(job)) for job, run in found]
-        jobs = [(job, run, spec) for job, run, spec in candidates if spec is not None]
-        jobs.sort(key=lambda found: (found[0].created_at or "", found[0].name, found[0].id))
-        return [describe(job, run, spec, self._scope) for job, run, spec in jobs]
+        """Jobs that may be run now: the oldest first, and of the same age by name. Raises `ApiTrouble`."""
+        if self._just_worked:
+            self._just_worked = False
+            self._looked_at = None
+            known = self._ours((queue, queue.last(_BACKLOG_GOOD_FOR)) for queue in self._repos.queues())
+            if backlog := [job for job in known if job.id not in self._taken]:
+                return backlog
+        self._taken.clear()
+        found = self._look_at_all(self._repos.due())
+        self._looked_at = time.monotonic()
+        return self._ours(found)
 
-    def runs(self) -> Iterator[Run]:
-        """Runs that can hold jobs that wait or run, each once."""
-        seen: set[int] = set()
-        for status in RUN_STATUSES:
-            for run in self._api.get_all(f"{self._scope.repo_path}/actions/runs", Runs, status=status):
-                if run.id not in seen:
-                    seen.add(run.id)
-                    yield run
+    def siblings(self, job: Job) -> list[WorkflowJob]:
+        """All jobs of the job's run, as they are now. Costs nothing while none of them has changed. Raises `NotFound`."""
+        return self.queue_of(job).jobs(int(str(job.details["run_id"])))
 
-    def jobs(self, run: Run) -> list[WorkflowJob]:
-        """The jobs of a run's latest attempt."""
-        return self._api.get_all(f"{self._scope.repo_path}/actions/runs/{run.id}/jobs", Jobs, filter="latest")
+    def still_queued(self, job: Job) -> bool:
+        """Whether the job is still to be had, as it was described. Costs nothing while its run has not changed."""
+        try:
+            now = next((one for one in self.siblings(job) if str(one.id) == job.id), None)
+        except NotFound:
+            return False
+        return now is not None and now.status == "queued" and now.labels == job.details.get("labels")
 
-    def job(self, job_id: int) -> WorkflowJob:
-        """One job. Raises `NotFound`."""
-        return self._api.get(f"{self._scope.repo_path}/actions/jobs/{job_id}", WorkflowJob)
+    def may_claim(self, job: Job) -> bool:
+        """As `still_queued`; a look of a moment ago is good enough."""
+        self._taken.add(job.id)
+        fresh = self._looked_at is not None and time.monotonic() - self._looked_at <= _FRESH
+        if not fresh and not self.still_queued(job):
+            return False
+        self._just_worked = True
+        self.queue_of(job).serves()
+        return True
 
-    def find_by_runner(self, runner_name: str, *, ended_too: bool) -> tuple[WorkflowJob, Run] | None:
-        """The job that GitHub gave to the runner of this name, whatever it was made for. With `ended_too`, also among the latest
-        runs that are over."""
-        for run in (*self.runs(), *(self._latest_runs() if ended_too else ())):
-            for job in self.jobs(run):
-                if job.runner_name == runner_name:
-                    return job, run
+    def has_rivals(self, job: Job) -> bool:
+        """Whether GitHub may give the runner of this job to another one: queued as last seen, and content with the same labels."""
+        ours = _folded(_strings(job.details.get("labels")))
+        return any(
+            str(other.job.id) != job.id and _folded(other.job.labels) <= ours
+            for queue in self._repos.queues()
+            for other in queue.last(float("inf"))
+        )
+
+    def queue_of(self, job: Job) -> RunQueue:
+        """The queue that a job is in."""
+        return self._repos.queue(Repo(self._context.service.owner, str(job.details.get("repo", ""))))
+
+    def find_by_runner(self, runner_name: str, *, ended_too: bool, near: Job) -> tuple[WorkflowJob, Run, Repo] | None:
+        """The job that GitHub gave to the runner of this name, whatever it was made for; first among the jobs of `near`'s run."""
+        home = self.queue_of(near)
+        for one in self.siblings(near):
+            if one.runner_name == runner_name:
+                return one, Run(id=one.run_id), home.repo
+        for queue in (home, *(other for other in self._repos.queues() if other is not home)):
+            found = queue.find_by_runner(runner_name, ended_too=ended_too)
+            if found is not None:
+                return *found, queue.repo
         return None
 
-    def _latest_runs(self) -> list[Run]:
-        path = f"{self._scope.repo_path}/actions/runs"
-        return self._api.get(path, Runs, status="completed", per_page=_LATEST_RUNS).items
+    def describe(self, job: WorkflowJob, run: Run, spec: VMSpec, repo: Repo) -> Job:
+        """A GitHub job in the core's words, with the fields that its log lines bear."""
+        url = job.html_url or ""
+        unique = label_value(_UNIQUE_LABEL, job.labels)
+        fields: dict[str, str | int] = {
+            "workflowName": job.workflow_name or run.name or "",
+            "workflowRunName": run.display_title or "",
+            "workflowRunId": job.run_id,
+            "workflowJobId": job.id,
+            "workflowJobName": job.name,
+            "uniqueId": unique,
+            "uniqueRunKey": f"{job.run_id}:{unique}" if unique else "",
+            "ankaTemplate": spec.template,
+            "ankaTemplateTag": spec.tag or "",
+            "jobURL": url,
+            "repo": repo.name if repo.name != self._context.service.repo else "",
+        }
+        return Job(
+            id=str(job.id),
+            name=job.name,
+            url=url,
+            keyspace=repo.keyspace,
+            vm=spec,
+            log_fields={key: value for key, value in fields.items() if value != ""},
+            details={"labels": job.labels, "run_id": job.run_id, "repo": repo.name},
+        )
 
-    def spec(self, job: WorkflowJob) -> VMSpec | None:
-        """What VM a job wants from us; None when it is not queued, or not for us."""
-        if job.status != "queued" or _SELF_HOSTED not in (label.lower() for label in job.labels):
+    def _look_at_all(self, queues: Sequence[RunQueue]) -> list[tuple[RunQueue, list[Waiting]]]:
+        """Trouble with one of several repositories is no trouble with the others."""
+        found: list[tuple[RunQueue, list[Waiting]]] = []
+        troubles: list[ApiTrouble | RightsRefused] = []
+        for queue in queues:
+            try:
+                found.append((queue, queue.waiting()))
+            except (ApiTrouble, RightsRefused) as error:
+                troubles.append(error)
+                if isinstance(error, RightsRefused) and len(queues) > 1:
+                    self._context.log.error(
+                        "a repository is left out", extra={"repo": queue.repo.name, "err": str(error)}
+                    )
+                    self._repos.forget(queue.repo)
+        if troubles and not found:
+            raise troubles[0]
+        return found
+
+    def _ours(self, queues: Iterable[tuple[RunQueue, list[Waiting]]]) -> list[Job]:
+        found = [
+            (waiting, spec, queue.repo)
+            for queue, all_waiting in queues
+            for waiting in all_waiting
+            if self._context.service.workflows.allows(waiting.run.name or "")
+            and (spec := self._spec(waiting.job, queue.repo)) is not None
+        ]
+        found.sort(key=lambda one: (one[0].job.created_at or "", one[0].job.name, one[0].job.id))
+        jobs = [self.describe(waiting.job, waiting.run, spec, repo) for waiting, spec, repo in found]
+        self._report([waiting.job for waiting, _, _ in found], jobs)
+        return jobs
+
+    def _spec(self, job: WorkflowJob, repo: Repo) -> VMSpec | None:
+        """What VM a queued job wants from us; None when it is not for us."""
+        if _SELF_HOSTED not in _folded(job.labels):
             return None
         wanted_run = label_value(_RUN_LABEL, job.labels)
         if wanted_run and wanted_run != str(job.run_id):
-            if job.id not in self._warned:
-                self._warned.add(job.id)
-                self._context.log.warning(
-                    "a job's run-id label is not that of its run; left alone",
-                    extra={"workflowJobId": job.id, "workflowRunId": job.run_id, "label": wanted_run[:40]},
-                )
+            self._warn_once(
+                "a job's run-id label is not that of its run; left alone",
+                job,
+                {"workflowRunId": job.run_id, "label": wanted_run[:40], "repo": repo.name},
+            )
             return None
         return self._context.spec_from_labels(job.labels)
 
-    def _serves(self, run: Run) -> bool:
-        return self._context.service.workflows.allows(run.name or "")
+    def _report(self, waiting: Sequence[WorkflowJob], jobs: Sequence[Job]) -> None:
+        """How many wait, for how long, and which of them nobody seems to want."""
+        now = time.time()
+        ages = [now - _time(job.created_at, now) for job in waiting]
+        stale = 0
+        for age, job, described in zip(ages, waiting, jobs, strict=True):
+            if age > STALE_AFTER and self._context.board.holder(described.key("claim")) is None:
+                stale += 1
+                self._warn_once(
+                    "a job has waited long and nobody has claimed it",
+                    job,
+                    {"seconds": round(age), "jobURL": described.url},
+                )
+        self._context.report(Figure.QUEUED_JOBS, len(ages))
+        self._context.report(Figure.OLDEST_QUEUED_JOB, max(ages, default=0.0))
+        self._context.report(Figure.STALE_JOBS, stale)
 
-
-def describe(job: WorkflowJob, run: Run, spec: VMSpec, scope: Scope) -> Job:
-    """A GitHub job in the core's words, with the fields that its log lines bear."""
-    url = job.html_url or ""
-    unique = label_value(_UNIQUE_LABEL, job.labels)
-    fields: dict[str, str | int] = {
-        "workflowName": job.workflow_name or run.name or "",
-        "workflowRunName": run.display_title or "",
-        "workflowRunId": job.run_id,
-        "workflowJobId": job.id,
-        "workflowJobName": job.name,
-        "uniqueId": unique,
-        "uniqueRunKey": f"{job.run_id}:{unique}" if unique else "",
-        "ankaTemplate": spec.template,
-        "ankaTemplateTag": spec.tag or "",
-        "jobURL": url,
-    }
-    return Job(
-        id=str(job.id),
-        name=job.name,
-        url=url,
-        keyspace=scope.keyspace,
-        vm=spec,
-        log_fields={key: value for key, value in fields.items() if value != ""},
-        details={"labels": job.labels, "run_id": job.run_id},
-    )
+    def _warn_once(self, message: str, job: WorkflowJob, more: dict[str, str | int]) -> None:
+        if (message, job.id) not in self._warned:
+            self._warned.add((message, job.id))
+            self._context.log.warning(message, extra={"workflowJobId": job.id, **more})
 
 
 def label_value(prefix: str, labels: Sequence[str]) -> str:
     """What stands behind the first label of this prefix; GitHub compares labels without regard to case."""
     return next((label[len(prefix) :] for label in labels if label.lower().startswith(prefix)), "")
+
+
+def _folded(labels: Iterable[str]) -> set[str]:
+    return {label.lower() for label in labels}
+
+
+def _strings(value: object) -> list[str]:
+    return [str(word) for word in value] if isinstance(value, list) else []
+
+
+def _time(text: str | None, otherwise: float) -> float:
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except ValueError:
+        return otherwise

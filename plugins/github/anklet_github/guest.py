@@ -6,8 +6,11 @@ were written for the original, which are asked for by `script_arguments: origina
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
+
+import msgspec
 
 from anklet_worker.config import ServiceConfig
 from anklet_worker.errors import RetryElsewhere, RetryHere
@@ -20,6 +23,12 @@ RUNNER_VERSION = "2.336.0"
 
 INSTALL, REGISTER, START = "install-runner.bash", "register-runner.bash", "start-runner.bash"
 _OURS = Path(__file__).parent / "guest"
+_WAIT = (_OURS / "wait-for-runner.bash").read_text()
+#: Seconds beyond its own limit in which a wait must have answered.
+_WAIT_MARGIN = 30.0
+#: Makes the runner tell that GitHub does not serve its version any more by an exit status of its own.
+_TELL_DEPRECATION = {"ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE": "1"}
+DEPRECATED = "7"
 _INSTALL_TIMEOUT = 900.0
 _REGISTER_TIMEOUT = 90.0
 _START_TIMEOUT = 60.0
@@ -41,12 +50,41 @@ done
 """
 
 
+class Sighting(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of the runner in the guest. `state`: waiting (it listens), working (it took up a job), ended or gone (it is no
+    more), unseen (it cannot be told). `status` is run.sh's; `removed`: GitHub has taken its registration away; `words`: what it
+    said of its job."""
+
+    state: str
+    status: str
+    removed: bool
+    words: str
+
+    @property
+    def over(self) -> bool:
+        """No runner runs any more."""
+        return self.state in ("ended", "gone")
+
+    @property
+    def job_name(self) -> str | None:
+        """The job that the runner took up, by its own words."""
+        said = re.findall(r"Running job: (.+)$", self.words, re.MULTILINE)
+        return str(said[-1]).strip() if said else None
+
+    @property
+    def result(self) -> str | None:
+        """How the job ended by the runner's own words: Succeeded, Failed, Canceled; None when it said nothing."""
+        said = re.findall(r"completed with result: (\w+)", self.words)
+        return said[-1] if said else None
+
+
 class GuestScripts:
     """Runs the scripts of one service in a guest."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._service = context.service
+        self._judged: set[str] = set()
 
     def install(self, guest: Guest) -> None:
         """Copy the scripts, and see that there is a runner. Nothing is registered yet."""
@@ -56,6 +94,29 @@ class GuestScripts:
         self._context.check()
         result = guest.run(f"exec bash ./{INSTALL}\n", env=install_settings(self._service), timeout=_INSTALL_TIMEOUT)
         _expect_success(result, "installing the runner")
+        self._judge_version(result.output)
+
+    def _judge_version(self, output: str) -> None:
+        """GitHub gives no jobs to a runner that is more than 30 days behind (actions/runner: --disableupdate)."""
+        found = re.search(r"^runner version: (\d+(?:\.\d+)+)", output, re.MULTILINE)
+        if found is None or found[1] in self._judged or _numbers(found[1]) >= _numbers(RUNNER_VERSION):
+            return
+        self._judged.add(found[1])
+        self._context.log.warning(
+            "the runner in the image is old; GitHub stops giving jobs to runners more than 30 days behind",
+            extra={"runnerVersion": found[1], "knownVersion": RUNNER_VERSION},
+        )
+
+    def wait(self, guest: Guest, limit: float, *, working: bool) -> Sighting:
+        """Wait inside the guest until the runner ends, or (unless it is known to be `working`) takes up a job; at most `limit`
+        seconds. Raises `VMError` when the guest does not tell."""
+        settings = {"LIMIT": str(max(1, round(limit))), "KNOWN": "1" if working else "0"}
+        result = guest.run(_WAIT, env=settings, timeout=limit + _WAIT_MARGIN, looks_only=True)
+        found = re.search(r"^anklet-runner state=(\w+) status=(\S+) removed=([01])$", result.output, re.MULTILINE)
+        if found is None:
+            return Sighting(state="unseen", status="?", removed=False, words="")
+        words = result.output[found.end() :].strip()
+        return Sighting(state=found[1], status=found[2], removed=found[3] == "1", words=words)
 
     def register(self, guest: Guest, url: str, token: str, labels: list[str]) -> None:
         """Register the runner from inside the guest (token mode)."""
@@ -66,6 +127,8 @@ class GuestScripts:
             f"ACTIONS_RUNNER_INPUT_{key}": value
             for key, value in (("URL", url), ("TOKEN", token), ("NAME", guest.name), ("LABELS", joined))
         }
+        if self._service.runner.group:
+            env["ACTIONS_RUNNER_INPUT_RUNNERGROUP"] = self._service.runner.group
         arguments = ""
         if self._service.script_arguments == "original":
             self._context.log.warning(
@@ -77,7 +140,9 @@ class GuestScripts:
 
     def start(self, guest: Guest, jit_config: str | None) -> None:
         """Start the runner, and leave it running."""
-        env = {} if jit_config is None else {"ACTIONS_RUNNER_INPUT_JITCONFIG": jit_config}
+        env = dict(_TELL_DEPRECATION)
+        if jit_config is not None:
+            env["ACTIONS_RUNNER_INPUT_JITCONFIG"] = jit_config
         result = guest.run(_START_IN_BACKGROUND.replace("{command}", START), env=env, timeout=_START_TIMEOUT)
         _expect_success(result, "starting the runner")
 
@@ -94,6 +159,10 @@ def install_settings(service: ServiceConfig) -> dict[str, str]:
         f"{service.server_url}/actions/runner/releases/download/v{version}/actions-runner-osx-${{arch}}-{version}.tar.gz"
     )
     return {"RUNNER_VERSION": version, "RUNNER_DOWNLOAD_URL": url, "RUNNER_SHA256": service.runner.sha256 or ""}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def _expect_success(result: GuestResult, what: str) -> None:

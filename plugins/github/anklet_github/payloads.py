@@ -6,12 +6,15 @@ import msgspec
 
 
 class Run(msgspec.Struct, frozen=True):
-    """A workflow run. `name` is the workflow's, `display_title` the run's own."""
+    """A workflow run. `name` is the workflow's, `display_title` the run's own; a re-run adds one to `run_attempt`."""
 
     id: int
     status: str | None = None
     name: str | None = None
     display_title: str | None = None
+    run_attempt: int | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
 
 
 class Runs(msgspec.Struct, frozen=True):
@@ -72,6 +75,48 @@ class Runners(msgspec.Struct, frozen=True):
     def items(self) -> list[Runner]:
         """What the page lists."""
         return self.runners
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A group of an organization's runners."""
+
+    id: int
+    name: str
+
+
+class Groups(msgspec.Struct, frozen=True):
+    """A page of groups."""
+
+    total_count: int
+    runner_groups: list[Group]
+
+    @property
+    def items(self) -> list[Group]:
+        """What the page lists."""
+        return self.runner_groups
+
+
+class Repository(msgspec.Struct, frozen=True):
+    """A repository of an organization."""
+
+    name: str
+    archived: bool = False
+    disabled: bool = False
+    pushed_at: str | None = None
+
+
+class Installation(msgspec.Struct, frozen=True):
+    """An installation of a GitHub App."""
+
+    id: int
+
+
+class InstallationToken(msgspec.Struct, frozen=True):
+    """`token` is a secret, good until `expires_at` (RFC 3339)."""
+
+    token: str
+    expires_at: str
+    permissions: dict[str, str] | None = None
 
 
 class JitConfig(msgspec.Struct, frozen=True):

@@ -7,15 +7,20 @@ job is followed stand in the modules beside this one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from anklet_github import guest_logs
 from anklet_github.api import Api, ApiTrouble, NotFound, Unprocessable
 from anklet_github.discovery import Discovery
 from anklet_github.guest import GuestScripts
-from anklet_github.payloads import JitConfig
+from anklet_github.http import BadCertificates, Transport
+from anklet_github.login import AppLogin, InstallationLogin, Login, TokenLogin
+from anklet_github.payloads import Installation, InstallationToken, JitConfig
+from anklet_github.repos import Repos
 from anklet_github.runners import RunnerBusy, RunnerRegistry
-from anklet_github.scope import scope_of
+from anklet_github.scope import Scope, scope_of
+from anklet_github.sweep import Sweeper
 from anklet_github.watch import Watch, Watching
-from anklet_worker.config import Secret, ServiceConfig
 from anklet_worker.errors import JobLost, RetryElsewhere, ServiceFatal
 from anklet_worker.job import Job, Outcome
 from anklet_worker.plugin import Context, Guest, Withdrawal
@@ -24,36 +29,39 @@ __all__ = ["GithubPlugin", "plugin"]
 
 
 class GithubPlugin:
-    """One service's repository."""
+    """One service's repository or organization."""
 
     api_version = 1
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        service = context.service
-        token = _token(service)
-        self._scope = scope_of(service)
-        self._api = Api(service.api_url, lambda: f"Bearer {token.reveal()}", context)
-        self._discovery = Discovery(self._api, self._scope, context)
-        self._runners = RunnerRegistry(self._api, self._scope)
+        self._scope = scope_of(context.service)
+        self._transport = _transport(context)
+        api = Api(self._transport, _login(self._transport, self._scope, context), context)
+        self._discovery = Discovery(Repos(api, context), context)
+        self._runners = RunnerRegistry(api, self._scope)
+        self._sweeper = Sweeper(self._runners, self._scope.keyspace, context)
         self._scripts = GuestScripts(context)
+        #: The VM whose runner is known to have been removed by GitHub itself.
+        self._removed: str | None = None
 
     def look(self) -> Sequence[Job]:
         """Queued jobs whose labels ask for a VM of ours, oldest first."""
-        return self._discovery.look()
+        jobs = self._discovery.look()
+        self._sweeper.sweep_if_due()
+        return jobs
 
     def claim(self, job: Job) -> bool:
         """Still queued, and still asking for the same."""
-        try:
-            now = self._discovery.job(int(job.id))
-        except NotFound:
-            return False
-        return now.status == "queued" and now.labels == job.details.get("labels")
+        return self._discovery.may_claim(job)
 
     def drive(self, job: Job, guest: Guest) -> Outcome:
-        """Install, register, start, watch. The runner is registered only when the guest is able to start it."""
+        """Install, register, start, watch. The runner is registered only when the guest is able to start it, and the job still
+        waits for it."""
         self._scripts.install(guest)
         self._context.check()
+        if not self._discovery.still_queued(job):
+            raise JobLost(f"job {job.id} is not queued any more")
         self._context.remember(runner_name=guest.name)
         if self._context.service.runner_mode == "jit":
             config = self._register(guest, _labels(job))
@@ -66,11 +74,11 @@ class GithubPlugin:
             self._context.check()
             self._scripts.start(guest, None)
         self._context.log.info("runner started", extra={"runnerName": guest.name})
-        return self._watch(job, guest.name)
+        return self._watch(job, guest)
 
     def adopt(self, job: Job, guest: Guest) -> Outcome:
         """Watch on."""
-        return self._watch(job, guest.name)
+        return self._watch(job, guest)
 
     def withdraw(self, job: Job, guest_name: str) -> Withdrawal:
         """GitHub's one compare-and-swap: 204 means that no job can land any more, 422 that one has."""
@@ -80,8 +88,14 @@ class GithubPlugin:
             return Withdrawal.STARTED
         return Withdrawal.WITHDRAWN
 
+    def collect(self, job: Job, guest: Guest, folder: Path) -> None:
+        """The runner's logs, and ours of it."""
+        guest_logs.collect(guest, folder)
+
     def settle(self, job: Job, guest_name: str) -> bool:
-        """Remove the runner of a VM that is gone. Busy for GitHub: later."""
+        """Remove the runner of a VM that is gone, unless GitHub has done so with its one job. Busy for GitHub: later."""
+        if self._removed == guest_name:
+            return True
         try:
             self._remove(guest_name)
         except (RunnerBusy, ApiTrouble):
@@ -95,11 +109,17 @@ class GithubPlugin:
 
     def close(self) -> None:
         """Close the connections."""
-        self._api.close()
+        self._transport.close()
 
-    def _watch(self, job: Job, runner_name: str) -> Outcome:
-        watching = Watching(context=self._context, discovery=self._discovery, runners=self._runners, scope=self._scope)
-        return Watch(watching, job, runner_name).to_the_end()
+    def _watch(self, job: Job, guest: Guest) -> Outcome:
+        watching = Watching(
+            context=self._context, discovery=self._discovery, runners=self._runners, scripts=self._scripts
+        )
+        watch = Watch(watching, job, guest)
+        outcome = watch.to_the_end()
+        if watch.removed:
+            self._removed = guest.name
+        return outcome
 
     def _register(self, guest: Guest, labels: list[str]) -> JitConfig:
         try:
@@ -115,14 +135,40 @@ class GithubPlugin:
         self._runners.remove(int(known) if known is not None else self._runners.find(name))
 
 
-def _token(service: ServiceConfig) -> Secret:
-    if service.registration != "repo":
-        raise ServiceFatal(
-            f"service {service.name}: registration {service.registration!r} is not in this version; repo is"
-        )
+class _AppRoutes:
+    """What an installation asks of GitHub as the App itself."""
+
+    def __init__(self, api: Api, scope: Scope) -> None:
+        self._api = api
+        self._scope = scope
+
+    def installation(self) -> Installation:
+        """The App's installation on the scope."""
+        return self._api.get(f"{self._scope.path}/installation", Installation, configured=True)
+
+    def token(self, installation_id: int) -> InstallationToken:
+        """A new token; one too many does no harm."""
+        path = f"/app/installations/{installation_id}/access_tokens"
+        return self._api.post(path, InstallationToken, {}, repeatable=True)
+
+
+def _transport(context: Context) -> Transport:
+    service = context.service
+    ca_file = service.options.get("ca_file")
+    try:
+        return Transport(service.api_url, Path(str(ca_file)).expanduser() if ca_file else None)
+    except BadCertificates as error:
+        raise ServiceFatal(f"service {service.name}: {error}") from None
+
+
+def _login(transport: Transport, scope: Scope, context: Context) -> Login:
+    service = context.service
+    if service.private_key is not None and service.app_id:
+        app = Api(transport, AppLogin(service.app_id, service.private_key), context)
+        return InstallationLogin(service, _AppRoutes(app, scope), scope.permissions)
     if service.token is None:
-        raise ServiceFatal(f"service {service.name}: login as a GitHub App is not in this version; give a token")
-    return service.token
+        raise ServiceFatal(f"service {service.name}: give a token, or a GitHub App's private_key and app_id")
+    return TokenLogin(service.token)
 
 
 def _labels(job: Job) -> list[str]:

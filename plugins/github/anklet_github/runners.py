@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from anklet_github.api import Api, Conflict, Unprocessable
-from anklet_github.payloads import JitConfig, RegistrationToken, Runner, Runners
+from anklet_github.payloads import Groups, JitConfig, RegistrationToken, Runner, Runners
 from anklet_github.scope import Scope
-from anklet_worker.errors import RetryHere
+from anklet_worker.errors import RetryHere, ServiceFatal
 
-#: The group that every organisation and repository has (GitHub REST docs: `runner_group_id`, 1 is Default).
+#: The group that every organization and repository has (GitHub REST docs: `runner_group_id`, 1 is Default).
 _DEFAULT_GROUP = 1
 _WORK_FOLDER = "_work"
 
@@ -21,12 +21,14 @@ class RunnerRegistry:
 
     def __init__(self, api: Api, scope: Scope) -> None:
         self._api = api
+        self._scope = scope
         self._path = scope.runners_path
+        self._group: int | None = None
 
     def register_jit(self, name: str, labels: list[str]) -> JitConfig:
         """Register a runner for one job, with exactly these labels. A registration of this name is ours from a lost reply (the
         name is that of one VM, for ever): it is removed and made anew. Raises `Unprocessable` for labels that GitHub refuses."""
-        body = {"name": name, "runner_group_id": _DEFAULT_GROUP, "labels": labels, "work_folder": _WORK_FOLDER}
+        body = {"name": name, "runner_group_id": self._group_id(), "labels": labels, "work_folder": _WORK_FOLDER}
         try:
             return self._api.post(f"{self._path}/generate-jitconfig", JitConfig, body, repeatable=False)
         except Conflict:
@@ -42,6 +44,10 @@ class RunnerRegistry:
         rows = self._api.get_all(self._path, Runners, name=name)
         return next((runner for runner in rows if runner.name == name), None)
 
+    def all(self) -> list[Runner]:
+        """Every runner of the scope, ours and others'."""
+        return self._api.get_all(self._path, Runners, urgent=False)
+
     def remove(self, runner: Runner | int | None) -> None:
         """Remove a registration; none is removed already. Raises `RunnerBusy`."""
         if runner is None:
@@ -51,3 +57,17 @@ class RunnerRegistry:
             self._api.delete(f"{self._path}/{runner_id}")
         except Unprocessable:
             raise RunnerBusy(f"GitHub says that runner {runner_id} runs a job") from None
+
+    def _group_id(self) -> int:
+        """The id of the configured group; asked for once. Raises `ServiceFatal` for a group that does not exist."""
+        wanted = self._scope.group
+        if wanted is None:
+            return _DEFAULT_GROUP
+        if self._group is None:
+            groups = self._api.get_all(f"{self._scope.path}/actions/runner-groups", Groups)
+            found = next((group for group in groups if group.name.lower() == wanted.lower()), None)
+            if found is None:
+                names = ", ".join(sorted(group.name for group in groups)) or "none"
+                raise ServiceFatal(f"runner.group: {self._scope.owner} has no runner group {wanted!r}; it has: {names}")
+            self._group = found.id
+        return self._group

@@ -1,6 +1,7 @@
-"""Follows a job to its end. GitHub's REST API is the witness; an error of it never ends the watch.
+"""Follows a job to its end, with three witnesses: the runner's process in the guest, the runner and the job in GitHub's API.
 
-Owns what is concluded from what GitHub says about a job and about our runner. A VM is fungible: GitHub may give our runner
+Owns what is concluded from what they say. The guest tells at once and costs no call, so it is asked all the time; GitHub confirms.
+When the guest cannot tell, GitHub is polled. An error of either never ends the watch. A VM is fungible: GitHub may give our runner
 another job with the same labels, and then that one is followed.
 """
 
@@ -12,18 +13,35 @@ from collections.abc import Callable
 import msgspec
 
 from anklet_github.api import ApiTrouble, NotFound
-from anklet_github.discovery import Discovery, describe
-from anklet_github.payloads import Runner, WorkflowJob
+from anklet_github.discovery import Discovery
+from anklet_github.guest import DEPRECATED, GuestScripts, Sighting
+from anklet_github.payloads import Run, Runner, WorkflowJob
 from anklet_github.runners import RunnerBusy, RunnerRegistry
-from anklet_github.scope import Scope
-from anklet_worker.errors import InfrastructureError, JobLost, RetryHere
+from anklet_github.scope import Repo
+from anklet_worker.errors import InfrastructureError, JobLost, RetryElsewhere, RetryHere
 from anklet_worker.job import Conclusion, Job, Outcome
-from anklet_worker.plugin import Context
+from anklet_worker.plugin import Context, Guest
+from anklet_worker.vm import VMError, VMNotFound
 
-_LONGEST_INTERVAL = 5.0
+#: While a runner waits for its job, GitHub is asked so often, in seconds (it costs nothing while nothing changes).
+_ASK_WAITING = 5.0
+#: A working runner is believed for so long; then GitHub is asked whether the job still runs.
+_ASK_WORKING = 300.0
+#: Where GitHub may have dealt our runner another job, it is asked so long after the runner took one up. Short jobs are
+#: over by then.
+_ASK_RIVALS = 10.0
+#: Pauses between questions while only GitHub can tell, and while it has not yet noticed what the guest says.
+_POLL_FIRST, _POLL_LONGEST = 0.25, 5.0
 #: For so long a job must be unknown to GitHub before it counts as vanished: 404 has been seen for live jobs in outages.
 _VANISHED_AFTER = 120.0
+#: A runner that is over in the guest while GitHub shows its job as running, or cannot be asked; and the reverse.
+_DISAGREEMENT = 120.0
 _CONCLUSIONS = {"success": Conclusion.SUCCESS, "failure": Conclusion.FAILURE, "cancelled": Conclusion.CANCELLED}
+_RESULTS = {"Succeeded": Conclusion.SUCCESS, "Failed": Conclusion.FAILURE, "Canceled": Conclusion.CANCELLED}
+_UNSEEN = Sighting(state="unseen", status="?", removed=False, words="")
+_GONE = Sighting(state="gone", status="?", removed=False, words="")
+#: A guest that does not tell is asked again after so many seconds.
+_BLIND_FOR = 30.0
 
 
 class Watching(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,81 +50,209 @@ class Watching(msgspec.Struct, frozen=True, kw_only=True):
     context: Context
     discovery: Discovery
     runners: RunnerRegistry
-    scope: Scope
+    scripts: GuestScripts
     clock: Callable[[], float] = time.monotonic
 
 
 class Watch:
-    """Follows the job for which a runner was started, or whatever job that runner got."""
+    """Follows the job for which a runner was started in `guest`, or whatever job that runner got."""
 
-    def __init__(self, watching: Watching, job: Job, runner_name: str) -> None:
+    def __init__(self, watching: Watching, job: Job, guest: Guest) -> None:
         self._w = watching
         self._job = job
-        self._job_id = int(job.id)
-        self._runner_name = runner_name
-        self._started = False
-        self._outage = False
-        self._missing_since: float | None = None
+        self._guest = guest
         self._begun = watching.clock()
+        #: The runner works on a job, by the word of one witness.
+        self._working_since: float | None = None
+        #: GitHub says that the job runs in our runner.
+        self._confirmed = False
+        self._asked_at = self._begun
+        self._poll = _POLL_FIRST
+        self._since: dict[str, float] = {}
+        self._blind_until = self._begun
+        #: The runner itself named another job than ours.
+        self._doubtful = False
+        #: The guest's runner said that GitHub has removed its registration.
+        self.removed = False
 
     def to_the_end(self) -> Outcome:
         """Wait for the end. Raises `JobLost` when our runner gets no job any more, `RetryHere` when it never came to work."""
-        interval = min(_LONGEST_INTERVAL, self._w.context.service.sleep_interval)
         while True:
-            outcome = self._look()
+            sighting = self._look_into_guest()
+            outcome = self._judge(sighting)
             if outcome is not None:
                 return outcome
-            self._w.context.wait(interval)
 
-    def _look(self) -> Outcome | None:
+    # ---- the guest ----
+
+    def _look_into_guest(self) -> Sighting:
+        if self._w.clock() < self._blind_until:
+            return _UNSEEN
         try:
-            job = self._w.discovery.job(self._job_id)
+            sighting = self._w.scripts.wait(self._guest, self._patience(), working=self._working_since is not None)
+        except VMNotFound:
+            return _GONE
+        except VMError as error:
+            self._lasting("guest", "the guest does not tell of its runner; asking GitHub instead", error)
+            sighting = _UNSEEN
+        if sighting.state == "unseen":
+            self._blind_until = self._w.clock() + _BLIND_FOR
+            return sighting
+        self._over("guest", "the guest tells of its runner again")
+        self.removed = self.removed or sighting.removed
+        if sighting.state == "working" and self._working_since is None:
+            self._doubtful = sighting.job_name not in (None, self._job.name)
+            self._note_work()
+        return sighting
+
+    def _patience(self) -> float:
+        """For how long nothing but the guest need be asked, in seconds."""
+        now = self._w.clock()
+        if self._working_since is None:
+            return min(_ASK_WAITING, self._w.context.service.deadlines.runner_online)
+        if self._may_be_another():
+            return max(1.0, self._working_since + _ASK_RIVALS - now)
+        return max(1.0, self._asked_at + _ASK_WORKING - now)
+
+    def _may_be_another(self) -> bool:
+        """Whether the job in our runner may be another than ours, for all that is known."""
+        return not self._confirmed and (self._doubtful or self._w.discovery.has_rivals(self._job))
+
+    def _note_work(self) -> None:
+        self._working_since = self._asked_at = self._w.clock()
+        self._w.context.job_started(self._job)
+        self._w.context.log.info("job in progress")
+
+    # ---- GitHub ----
+
+    def _judge(self, sighting: Sighting) -> Outcome | None:
+        """What the guest's word comes to; GitHub is asked where that is not enough."""
+        if sighting.over:
+            return self._confirm_end(sighting)
+        if sighting.state in ("working", "waiting") and not self._is_due():
+            return None
+        if sighting.state == "unseen":
+            self._w.context.wait(self._poll)
+            self._poll = min(self._poll * 2, _POLL_LONGEST)
+        return self._ask()
+
+    def _is_due(self) -> bool:
+        now = self._w.clock()
+        if self._working_since is None:
+            return True
+        if self._may_be_another() and (self._doubtful or now - self._working_since >= _ASK_RIVALS):
+            return True
+        return now - self._asked_at >= _ASK_WORKING
+
+    def _ask(self) -> Outcome | None:
+        """Ask GitHub about the job, as long as it is asked in vain."""
+        self._asked_at = self._w.clock()
+        try:
+            job = self._fetch()
         except NotFound:
             self._missing()
             return None
         except ApiTrouble as error:
-            self._trouble(error)
+            self._lasting("github", "GitHub cannot be asked about the job; it goes on", error)
             return None
-        self._missing_since = None
-        self._no_trouble()
-        return self._judge(job)
+        self._since.pop("missing", None)
+        self._over("github", "GitHub answers again")
+        return self._weigh(job)
 
-    def _judge(self, job: WorkflowJob) -> Outcome | None:
-        ours = job.runner_name == self._runner_name
-        if job.status == "completed" and (ours or self._started):
-            # `started`: a job that was cancelled while it ran may name no runner any more.
+    def _fetch(self) -> WorkflowJob:
+        """The job as GitHub has it now. Before it runs, its run's list is asked: that costs nothing while nothing has changed."""
+        queue = self._w.discovery.queue_of(self._job)
+        if self._confirmed or self._working_since is not None:
+            return queue.job(int(self._job.id))
+        found = next((job for job in self._w.discovery.siblings(self._job) if str(job.id) == self._job.id), None)
+        return queue.job(int(self._job.id)) if found is None else found
+
+    def _weigh(self, job: WorkflowJob) -> Outcome | None:
+        if job.status == "completed" and (self._confirmed or self._is_ours(job)):
             return self._outcome(job)
-        if ours:
-            self._note_start(self._job)
-        if self._started:
+        if job.runner_name == self._guest.name:
+            self._confirm()
+        if self._confirmed:
             return None
-        if job.status == "completed":
-            return self._without_our_job("it ended before our runner had it", job_is_gone=True)
-        if job.runner_name:
-            return self._without_our_job(f"GitHub gave it to {job.runner_name}", job_is_gone=True)
-        return self._without_our_job("", job_is_gone=False)
+        gone = job.status == "completed" or bool(job.runner_name)
+        why = f"GitHub gave it to {job.runner_name}" if job.runner_name else "it ended before our runner had it"
+        return self._without_our_job(why if gone else "", job_is_gone=gone)
 
-    def _note_start(self, job: Job) -> None:
-        if not self._started:
-            self._started = True
-            self._w.context.job_started(job)
-            self._w.context.log.info("job in progress")
+    def _confirm(self) -> None:
+        self._confirmed = True
+        if self._working_since is None:
+            self._note_work()
 
     def _outcome(self, job: WorkflowJob) -> Outcome:
-        self._note_start(self._job)
+        self._confirm()
         conclusion = _CONCLUSIONS.get(job.conclusion or "", Conclusion.OTHER)
         return Outcome(conclusion=conclusion, job_id=str(job.id), job_name=job.name, job_url=job.html_url or "")
+
+    # ---- the runner is over ----
+
+    def _confirm_end(self, sighting: Sighting) -> Outcome | None:
+        """No runner runs in the guest any more: GitHub says what became of its job, at once or in a moment."""
+        if sighting.status == DEPRECATED:
+            self._withdraw(
+                RetryElsewhere("GitHub does not serve the runner's version any more; put a newer one into the image")
+            )
+        outcome = self._what_it_ran()
+        if outcome is not None:
+            return outcome
+        if self._lasts("end", _DISAGREEMENT):
+            return self._by_the_guests_word(sighting)
+        self._w.context.wait(self._poll)
+        self._poll = min(self._poll * 2, _POLL_LONGEST)
+        return None
+
+    def _what_it_ran(self) -> Outcome | None:
+        try:
+            listed = self._w.discovery.siblings(self._job)
+            mine = next((job for job in listed if str(job.id) == self._job.id), None)
+            if mine is not None and mine.status == "completed" and self._is_ours(mine):
+                return self._outcome(mine)
+            found = self._w.discovery.find_by_runner(self._guest.name, ended_too=True, near=self._job)
+            if found is not None:
+                self._follow(*found)
+                return self._outcome(found[0]) if found[0].status == "completed" else None
+            # A runner that has worked will be found; one that has not had its chance when GitHub has had a moment.
+            if self._working_since is None and self._lasts("idle", _ASK_WAITING):
+                self._withdraw(RetryHere(f"job {self._job.id}: its runner ended, and ran nothing that can be found"))
+        except ApiTrouble as error:
+            self._lasting("github", "GitHub cannot be asked about the job", error)
+        return None
+
+    def _is_ours(self, job: WorkflowJob) -> bool:
+        """A job that was cancelled while it ran may name no runner any more; then the guest's word counts."""
+        return job.runner_name == self._guest.name or (not job.runner_name and self._working_since is not None)
+
+    def _by_the_guests_word(self, sighting: Sighting) -> Outcome:
+        """GitHub does not say what became of the job, for long: the VM is not kept for that."""
+        conclusion = _RESULTS.get(sighting.result or "", Conclusion.OTHER)
+        if not self._confirmed and self._working_since is None:
+            raise RetryHere(f"job {self._job.id}: its runner ended, and GitHub does not say whether it ran anything")
+        self._w.context.log.warning(
+            "the runner has ended and GitHub does not say how its job did; going by the runner's own word",
+            extra={"conclusion": conclusion.value},
+        )
+        return Outcome(conclusion=conclusion, job_id=self._job.id, job_name=self._job.name, job_url=self._job.url)
 
     # ---- our runner without our job ----
 
     def _without_our_job(self, why: str, *, job_is_gone: bool) -> Outcome | None:
         """Our runner does not run our job. What does it do? GitHub may have given it another one with the same labels."""
+        if (
+            not job_is_gone
+            and self._working_since is None
+            and not self._waited(self._w.context.service.deadlines.runner_online)
+        ):
+            return None
         try:
-            runner = self._w.runners.find(self._runner_name)
+            runner = self._w.runners.find(self._guest.name)
             if runner is None or runner.busy:
                 return self._follow_the_other(gone=runner is None)
         except ApiTrouble as error:
-            self._trouble(error)
+            self._lasting("github", "GitHub cannot be asked about the runner", error)
             return None
         if job_is_gone:
             self._withdraw(JobLost(f"job {self._job.id}: {why}"))
@@ -117,66 +263,80 @@ class Watch:
     def _withdraw(self, reason: InfrastructureError) -> None:
         """Remove the registration and raise the reason; return when a job has landed just now, to be found at the next look."""
         try:
-            self._w.runners.remove(self._w.runners.find(self._runner_name))
+            self._w.runners.remove(self._w.runners.find(self._guest.name))
         except RunnerBusy:
+            return
+        except ApiTrouble as error:
+            self._lasting("github", "GitHub cannot be asked to remove the runner", error)
             return
         raise reason
 
     def _follow_the_other(self, *, gone: bool) -> Outcome | None:
         """Learn by the runner's name which job it got, and follow that one. A runner that is gone has run its one job."""
-        found = self._w.discovery.find_by_runner(self._runner_name, ended_too=gone)
+        found = self._w.discovery.find_by_runner(self._guest.name, ended_too=gone, near=self._job)
         if found is None:
             if gone:
                 raise RetryHere(
                     f"job {self._job.id}: its runner is gone from GitHub, and ran nothing that can be found"
                 )
             return None
-        job, run = found
-        if job.id != self._job_id:
-            self._job, self._job_id = describe(job, run, self._job.vm, self._w.scope), job.id
+        self._follow(*found)
+        return self._weigh(found[0])
+
+    def _follow(self, job: WorkflowJob, run: Run, repo: Repo) -> None:
+        """This is the job that our runner got."""
+        if str(job.id) != self._job.id:
+            self._job = self._w.discovery.describe(job, run, self._job.vm, repo)
             self._w.context.log.info(
                 "GitHub gave our runner another job; following it",
                 extra={"otherJobId": job.id, "otherJobURL": job.html_url},
             )
-        return self._judge(job)
+            # The one that it was made for goes back to the queue now.
+            self._w.context.job_started(self._job)
+        self._confirm()
 
     def _check_deadlines(self, runner: Runner) -> None:
         """The runner must come online in time, and then get a job in time; else it is withdrawn and the job tried anew."""
-        deadlines, waited = self._w.context.service.deadlines, self._w.clock() - self._begun
-        if runner.status != "online" and waited >= deadlines.runner_online:
+        deadlines = self._w.context.service.deadlines
+        if runner.status != "online" and self._waited(deadlines.runner_online):
             self._withdraw(
                 RetryHere(f"job {self._job.id}: its runner did not come online within {deadlines.runner_online:g} s")
             )
-        if waited >= deadlines.runner_online + deadlines.job_start:
+        if self._waited(deadlines.runner_online + deadlines.job_start):
             self._withdraw(
                 RetryHere(f"job {self._job.id}: its runner was online and got no job within {deadlines.job_start:g} s")
             )
+
+    def _waited(self, seconds: float) -> bool:
+        return self._w.clock() - self._begun >= seconds
 
     # ---- trouble ----
 
     def _missing(self) -> None:
         """404 is ambiguous: it must last, and our runner must be gone too, before the job counts as vanished."""
-        now = self._w.clock()
-        if self._missing_since is None:
-            self._missing_since = now
+        if "missing" not in self._since:
             self._w.context.log.warning("GitHub does not know the job (404); looking on")
-        elif now - self._missing_since >= _VANISHED_AFTER:
-            try:
-                runner = self._w.runners.find(self._runner_name)
-            except ApiTrouble as error:
-                self._trouble(error)
-                return
-            if runner is None or not runner.busy:
-                raise JobLost(f"job {self._job.id} has vanished from GitHub")
-            self._missing_since = now
+        if not self._lasts("missing", _VANISHED_AFTER):
+            return
+        try:
+            runner = self._w.runners.find(self._guest.name)
+        except ApiTrouble as error:
+            self._lasting("github", "GitHub cannot be asked about the runner", error)
+            return
+        if runner is None or not runner.busy:
+            raise JobLost(f"job {self._job.id} has vanished from GitHub")
+        self._since["missing"] = self._w.clock()
 
-    def _trouble(self, error: ApiTrouble) -> None:
-        """One WARN for an outage; the job goes on without us looking."""
-        if not self._outage:
-            self._w.context.log.warning("GitHub cannot be asked about the job; it goes on", extra={"err": str(error)})
-        self._outage = True
+    def _lasts(self, what: str, seconds: float) -> bool:
+        """True when `what` began so many seconds ago; begins it."""
+        return self._w.clock() - self._since.setdefault(what, self._w.clock()) >= seconds
 
-    def _no_trouble(self) -> None:
-        if self._outage:
-            self._w.context.log.info("GitHub answers again")
-        self._outage = False
+    def _lasting(self, what: str, message: str, error: Exception) -> None:
+        """One WARN for a trouble, however long it lasts."""
+        if what not in self._since:
+            self._w.context.log.warning(message, extra={"err": str(error)})
+        self._since.setdefault(what, self._w.clock())
+
+    def _over(self, what: str, message: str) -> None:
+        if self._since.pop(what, None) is not None:
+            self._w.context.log.info(message)

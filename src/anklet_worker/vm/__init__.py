@@ -135,8 +135,9 @@ class VMDriver(Protocol):
         """Start it and wait until the guest takes commands. Raises `VMLimitReached`."""
         ...
 
-    def run(self, vm: str, script: str, timeout: float) -> GuestResult:
-        """Run a bash script in the guest, handed over on standard input, at most `timeout` seconds.
+    def run(self, vm: str, script: str, timeout: float, *, looks_only: bool = False) -> GuestResult:
+        """Run a bash script in the guest, handed over on standard input, at most `timeout` seconds. A script that `looks_only`
+        waits for something and changes nothing: any order ends it, a detach too, and a successor need not wait for it.
 
         Raises `VMTransient` when the script's end was not seen; a script that ended with any status is a result.
         """
@@ -144,6 +145,10 @@ class VMDriver(Protocol):
 
     def copy_in(self, vm: str, source: Path) -> None:
         """Copy one host file to the guest's home, under its own name, with its mode."""
+        ...
+
+    def copy_out(self, vm: str, path: str, target: Path) -> None:
+        """Copy one file of the guest to `target` on the host. `path` is relative to the guest's home: plain words and slashes."""
         ...
 
     def delete(self, vm: str) -> None:

@@ -69,6 +69,9 @@ _REFUSED_LICENCES = frozenset({"com.veertu.anka.run", "com.veertu.anka.develop"}
 #: A template's name or uuid, or a tag, as the command line can take it.
 _PLAIN = re.compile(r"[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,254}")
 
+#: A path inside the guest's home.
+_GUEST_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9_.][A-Za-z0-9_./-]*")
+
 _MARKER_LABEL = "anka"
 _TEMPLATE_LABEL = "anka-template:"
 _TAG_LABEL = "anka-template-tag:"
@@ -271,11 +274,13 @@ class AnkaDriver:
             raise error
         return False
 
-    def run(self, vm: str, script: str, timeout: float) -> GuestResult:
+    def run(self, vm: str, script: str, timeout: float, *, looks_only: bool = False) -> GuestResult:
         """Run a script in the guest. What -j makes of a guest's output is undocumented, and `anka run` may lose its guest: the
         script's own last line says that it ended, and how."""
         nonce = secrets.token_hex(16)
-        result = self._run(["anka", "-j", "run", vm, "bash", "-s"], timeout, stdin=_wrapped(script, nonce))
+        on_stop = OnStop.DISCARD if looks_only else OnStop.KILL
+        argv = ["anka", "-j", "run", vm, "bash", "-s"]
+        result = self._run(argv, timeout, stdin=_wrapped(script, nonce), on_stop=on_stop)
         end = re.compile(rf"^anklet-end-{nonce} ([0-9]{{1,3}})\r?$", re.MULTILINE)
         for text in guest_texts(result.stdout):
             if (seen := end.search(text)) is not None:
@@ -295,6 +300,19 @@ class AnkaDriver:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="anklet-"))
                 resolved = Path(shutil.copy2(resolved, Path(folder) / source.name))
             self._ask(["cp", "-a", str(resolved), f"{vm}:"], _COPY, OnStop.FINISH)
+
+    def copy_out(self, vm: str, path: str, target: Path) -> None:
+        """Copy from the guest's home. Into a folder of its own first, for `cp` keeps the file's name, and a colon in a path of the
+        host would separate VM from path."""
+        if not _GUEST_PATH.fullmatch(path):
+            raise VMFatal(f"{one_line(repr(path))} is no path that can be copied from a guest")
+        with tempfile.TemporaryDirectory(prefix="anklet-") as folder:
+            self._ask(["cp", "-a", f"{vm}:{path}", folder], _COPY, OnStop.FINISH)
+            copied = Path(folder) / Path(path).name
+            # What a guest gives away is not to be followed: a link in it could name any file of the host.
+            if copied.is_symlink() or not copied.is_file():
+                raise VMFatal(f"{one_line(repr(path))} in {vm} is no file")
+            shutil.move(copied, target)
 
     def delete(self, vm: str) -> None:
         """Delete, running or not, and see that it is gone."""

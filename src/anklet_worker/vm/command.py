@@ -59,6 +59,8 @@ class OnStop(Enum):
     KILL = "kill"
     #: Let it end, within its time-out: half of its effect would be worse.
     FINISH = "finish"
+    #: It only waits for something to happen: every order ends it, a detach too, and no successor waits for it.
+    DISCARD = "discard"
 
 
 class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,11 +74,13 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InFlight(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that was started and not yet seen to end. `created` is the process's creation time, Unix seconds."""
+    """A command that was started and not yet seen to end. `created` is the process's creation time, Unix seconds; `expendable`
+    says that it need not be waited for."""
 
     pid: int
     created: float
     verb: str
+    expendable: bool = False
 
 
 #: Told of a start, and with None of an end. Not of an end that we do not see: after a detach the note stays.
@@ -121,13 +125,15 @@ class CommandRunner:
 
         `keep_open` are file descriptors that the child inherits (a lock that shall live as long as it does); `note` is told of
         the process instead of the usual hook. Raises `CliUnavailable` when the tool cannot be executed, `VMTransient` when the
-        host is short of something or the output has no end, `Interrupted` after a stop (`OnStop.KILL`), `Detached` after a detach
-        (the command goes on).
+        host is short of something or the output has no end, `Interrupted` after a stop (all but `OnStop.FINISH`), `Detached` after
+        a detach (the command goes on, unless it is `OnStop.DISCARD`).
         """
         self._orders.check()
         began = time.monotonic()
         timed_out = False
-        with self._started(argv, stdin, keep_open, note or self._settings.in_flight) as child:
+        expendable = on_stop is OnStop.DISCARD
+        child = _Child(argv, stdin, self._env, self._settings.cwd, keep_open)
+        with self._noted(child, _verb(argv), expendable, note or self._settings.in_flight):
             if not self._follow(child, began + timeout, on_stop):
                 timed_out = True
                 child.end()
@@ -140,15 +146,16 @@ class CommandRunner:
             )
 
     @contextlib.contextmanager
-    def _started(self, argv: Sequence[str], stdin: bytes, keep_open: Sequence[int], note: Note) -> Iterator[_Child]:
-        """A child that is noted while it lives, and that no exception but a detach leaves alive."""
-        child = _Child(argv, stdin, self._env, self._settings.cwd, keep_open)
+    def _noted(self, child: _Child, verb: str, expendable: bool, note: Note) -> Iterator[None]:
+        """The child is noted while it lives, and no exception but a detach leaves it alive."""
         try:
             if child.created is not None:
                 with contextlib.suppress(OSError):
-                    note(InFlight(pid=child.pid, created=child.created, verb=_verb(argv)))
-            yield child
+                    note(InFlight(pid=child.pid, created=child.created, verb=verb, expendable=expendable))
+            yield
         except Detached:
+            if expendable:
+                child.end()
             raise
         except BaseException:
             child.end()
@@ -175,7 +182,7 @@ def settle_in_flight(command: InFlight, timeout: float, wait: Callable[[float], 
     Returns when it is gone. Pids are never compared alone. `wait` sleeps for some seconds, and may raise what cuts this short.
     Raises `VMTransient` when it cannot be ended (it hangs in the kernel): no listing can be trusted then.
     """
-    if _gone_within(command, timeout, wait):
+    if _gone_within(command, 0.0 if command.expendable else timeout, wait):
         return
     _signal_session(command.pid, signal.SIGTERM)
     if _gone_within(command, _TERM_GRACE, wait):

@@ -6,6 +6,7 @@ set -euo pipefail
 home=${RUNNER_HOME:-$HOME/actions-runner}
 if [ -x "$home/run.sh" ]; then
     echo "the image holds a runner: $home"
+    [ ! -x "$home/bin/Runner.Listener" ] || echo "runner version: $("$home/bin/Runner.Listener" --version 2>/dev/null || echo unknown)"
     exit 0
 fi
 

@@ -1,0 +1,58 @@
+# Waits until the runner's job begins (KNOWN=0) or the runner ends, at most LIMIT seconds, and says what it saw in one line:
+#   anklet-runner state=<waiting|working|ended|gone|unseen> status=<run.sh's, or ?> removed=<0|1>
+# followed by the runner's own last words about its job. It only looks. bash 3.2, as macOS has it.
+home=${RUNNER_HOME:-$HOME/actions-runner}
+marks=$HOME/.anklet-runner
+pid=
+[ -f "$marks/pid" ] && pid=$(cat "$marks/pid")
+[ -p "$marks/bell" ] && exec 9<>"$marks/bell"
+
+say() {
+    local status='?' removed=0
+    [ -f "$marks/ended" ] && status=$(cat "$marks/ended")
+    grep -aq 'Removed .runner' "$HOME/runner.log" 2>/dev/null && removed=1
+    echo "anklet-runner state=$1 status=$status removed=$removed"
+    grep -a 'Running job: \|completed with result: ' "$HOME/runner.log" 2>/dev/null | tail -n 2
+    exit 0
+}
+
+# The runner makes this log when it takes up a job.
+works() {
+    local log
+    for log in "$home"/_diag/Worker_*; do
+        [ -e "$log" ] && return 0
+    done
+    return 1
+}
+
+# A start script that is not ours leaves no pid. The listener's command line holds its full path.
+lives() {
+    if [ -n "$pid" ]; then kill -0 "$pid" 2>/dev/null; else pgrep -f "$home/(bin/Runner\.Listener|run-helper\.sh)" >/dev/null; fi
+}
+
+nap() {
+    local before=$SECONDS
+    if [ -p "$marks/bell" ]; then
+        read -r -t 1 -u 9 _ && return 0
+        [ "$SECONDS" -gt "$before" ] && return 0
+    fi
+    sleep 1
+}
+
+seen=0
+while :; do
+    [ -f "$marks/ended" ] && say ended
+    [ "$KNOWN" = 0 ] && works && say working
+    if lives; then
+        seen=1
+    elif [ "$seen" = 1 ] || [ -n "$pid" ]; then
+        # Between the end and its mark lies a moment.
+        nap
+        [ -f "$marks/ended" ] && say ended
+        lives || say gone
+    elif [ "$SECONDS" -ge 10 ]; then
+        say unseen
+    fi
+    [ "$SECONDS" -ge "$LIMIT" ] && say waiting
+    nap
+done

@@ -1,0 +1,57 @@
+"""Brings the logs of a guest to the host before its VM goes. Owns the limits, and the distrust of what a guest packs.
+
+The archive comes from a machine on which a stranger's job ran: only plain files are taken out of it, by their last names, so many
+and so large as was asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zlib
+from pathlib import Path
+
+from anklet_worker.errors import RetryHere
+from anklet_worker.plugin import Guest
+
+_SCRIPT = (Path(__file__).parent / "guest" / "collect-logs.bash").read_text()
+_PACKED = ".anklet-logs.tgz"
+_TIMEOUT = 20.0
+_MOST_FILES, _LARGEST_FILE = 24, 1024 * 1024
+_LARGEST_ARCHIVE = _MOST_FILES * _LARGEST_FILE
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
+#: The runner's own logs go where the runner has them.
+_DIAG = re.compile(r"(Runner|Worker)_")
+
+
+def collect(guest: Guest, folder: Path) -> None:
+    """Copy the ends of the runner's logs into `folder`. Raises `VMError`, `RetryHere`, `OSError`."""
+    limits = {"COUNT": str(_MOST_FILES), "SIZE": str(_LARGEST_FILE)}
+    guest.run(_SCRIPT, env=limits, timeout=_TIMEOUT, looks_only=True)
+    packed = folder / "logs.tgz"
+    try:
+        guest.copy_out(_PACKED, packed)
+        unpack(packed, folder)
+    finally:
+        packed.unlink(missing_ok=True)
+
+
+def unpack(packed: Path, folder: Path) -> None:
+    """Take the plain files out of an archive that is not to be trusted. Raises `RetryHere` for one that is none."""
+    if packed.stat().st_size > _LARGEST_ARCHIVE:
+        raise RetryHere("the guest's archive of logs is too large")
+    try:
+        with tarfile.open(packed, "r:gz") as archive:
+            for number, member in enumerate(archive):
+                if number > 2 * _MOST_FILES:
+                    break
+                name = member.name.rpartition("/")[2]
+                source = archive.extractfile(member) if member.isreg() else None
+                if source is None or not _NAME.fullmatch(name):
+                    continue
+                target = folder / "_diag" / name if _DIAG.match(name) else folder / name
+                target.parent.mkdir(mode=0o700, exist_ok=True)
+                target.touch(mode=0o600)
+                target.write_bytes(source.read(_LARGEST_FILE))
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise RetryHere(f"the guest's archive of logs cannot be read: {type(error).__name__}") from None

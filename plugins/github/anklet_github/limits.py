@@ -1,0 +1,117 @@
+"""GitHub's limits: what is a refusal for want of rate, how long to wait, and how services that share a login share its budget.
+
+Owns the arithmetic and what is told about it on the board; sends nothing. GitHub REST docs (rate limits), version 2022-11-28:
+reads cost one point and writes five, 900 points a minute; the primary limit has a reset time in the headers of each reply.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from anklet_github.http import Reply
+from anklet_worker.plugin import Board, Context, Figure
+
+#: Points a minute for all, and for looking around: what is left of it is kept for registering, watching and cleaning up.
+MOST_POINTS, MOST_POINTS_TO_LOOK = 800, 500
+#: Of the primary limit this part, and at most so many calls, is kept for them as well.
+_RESERVED_PART, _MOST_RESERVED = 0.1, 500
+#: GitHub asks for a minute when a secondary limit says nothing of its own.
+_SECONDARY_PAUSE = 60.0
+_LONGEST_PAUSE = 3900.0
+_MINUTE = 60.0
+#: Services that wait for the same moment do not all ask at once.
+_SPREAD = 2.0
+_FORBIDDEN, _TOO_MANY = 403, 429
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def points(method: str) -> int:
+    """What a request costs."""
+    return 1 if method in _READS else 5
+
+
+def limit_pause(reply: Reply, secondary: float, now: float) -> float | None:
+    """Seconds to wait when the reply is a refusal for want of rate, else None. Without rate headers nothing is a limit but 429."""
+    if reply.status not in (_FORBIDDEN, _TOO_MANY):
+        return None
+    retry_after = reply.headers.get("retry-after", "")
+    if retry_after.isdigit():
+        return min(float(retry_after), _LONGEST_PAUSE)
+    reset = reply.headers.get("x-ratelimit-reset", "")
+    if reply.headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
+        server_now = reply.date() or now
+        return min(max(1.0, float(reset) - server_now + 1.0), _LONGEST_PAUSE)
+    if reply.status == _TOO_MANY or b"rate limit" in reply.body.lower():
+        return min(secondary, _LONGEST_PAUSE)
+    return None
+
+
+class Budget:
+    """What one login may still spend. All services with the same `key` and store see the same figures."""
+
+    def __init__(self, key: str, context: Context, clock: Callable[[], float] = time.time) -> None:
+        self._key = key
+        self._context = context
+        self._board: Board = context.board
+        self._clock = clock
+        self._refused_until = 0.0
+        self._secondary = _SECONDARY_PAUSE
+        self._reserve_until = 0.0
+        self._left: tuple[int, int] | None = None
+
+    def spend(self, method: str, *, urgent: bool) -> None:
+        """Before a request: wait until there is room for it, cancellably. What is not urgent leaves room for what is."""
+        while (pause := self._pause(method, urgent=urgent)) > 0:
+            with self._context.limit_paused():
+                self._context.wait(pause + random.uniform(0, _SPREAD))  # noqa: S311  jitter, not a secret
+
+    def _pause(self, method: str, *, urgent: bool) -> float:
+        now = self._clock()
+        told = self._board.read(f"{self._key}:refused-until")
+        until = max(self._refused_until, float(told) if told else 0.0, 0.0 if urgent else self._reserve_until)
+        # A clock that was set back must not make this wait for ever.
+        if now < until <= now + _LONGEST_PAUSE:
+            return until - now
+        minute = int(now // _MINUTE)
+        spent = self._board.count(f"{self._key}:points:{minute}", 2 * _MINUTE, points(method))
+        if spent is not None and spent > (MOST_POINTS if urgent else MOST_POINTS_TO_LOOK):
+            return (minute + 1) * _MINUTE - now
+        return 0.0
+
+    def account(self, reply: Reply) -> bool:
+        """After a reply: True when it was refused for want of rate, and is to be asked again."""
+        now = self._clock()
+        self._note_left(reply, now)
+        pause = limit_pause(reply, self._secondary, now)
+        if pause is None:
+            if reply.status < _FORBIDDEN:
+                self._secondary = _SECONDARY_PAUSE
+            return False
+        self._secondary = min(self._secondary * 2, _LONGEST_PAUSE)
+        if self._refused_until <= now:
+            self._context.log.warning(
+                "GitHub's rate limit is reached; waiting",
+                extra={"seconds": round(pause), "apiCallsLeft": self._calls_left()},
+            )
+        self._refused_until = now + pause
+        self._board.post(f"{self._key}:refused-until", str(self._refused_until), max(1.0, pause))
+        return True
+
+    def _calls_left(self) -> int:
+        return 0 if self._left is None else self._left[0]
+
+    def _note_left(self, reply: Reply, now: float) -> None:
+        """Keep the account of the primary limit, where the reply has one."""
+        left, reset = reply.headers.get("x-ratelimit-remaining", ""), reply.headers.get("x-ratelimit-reset", "")
+        limit = reply.headers.get("x-ratelimit-limit", "")
+        if not (left.isdigit() and reset.isdigit() and limit.isdigit()):
+            return
+        if self._left != (int(left), int(reset)):
+            self._left = (int(left), int(reset))
+            self._context.report(Figure.API_CALLS_LEFT, float(left))
+            self._context.report(Figure.API_LIMIT_RESETS_AT, float(reset))
+        reserved = min(_MOST_RESERVED, int(limit) * _RESERVED_PART)
+        pause = float(reset) - (reply.date() or now)
+        self._reserve_until = now + pause if int(left) < reserved and pause > 0 else 0.0

@@ -1,0 +1,170 @@
+"""Who we are for GitHub: a personal access token, or a GitHub App and its installation.
+
+Owns the credentials and their renewal. Tokens live in memory only. GitHub REST docs: authenticating as a GitHub App; a JWT lives at
+most ten minutes, an installation token an hour, and its form may change (some are 520 characters long).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+from anklet_github.payloads import Installation, InstallationToken
+from anklet_worker.config import Secret, ServiceConfig
+from anklet_worker.errors import RightsRefused, ServiceFatal
+
+#: A JWT is dated back by a minute, as GitHub advises, and lives for nine.
+_JWT_BACK, _JWT_LIFE = 60.0, 540.0
+#: An installation token is renewed so many seconds before its end, so that none ends under way.
+_AHEAD = 300.0
+#: Without an end in the reply (or with one that has passed by our clock) a token is used for so long.
+_SHORT_LIFE = 60.0
+#: A difference of clocks that matters.
+_SKEW = 5.0
+
+
+class Login(Protocol):
+    """How requests are signed."""
+
+    @property
+    def identity(self) -> str:
+        """Tells logins apart, for what is kept for each of them (ETags, budgets). No secret."""
+        ...
+
+    def authorization(self) -> str:
+        """The header's value. Raises what asking for a new token may raise."""
+        ...
+
+    def refused(self, server_time: float | None) -> bool:
+        """GitHub does not accept it (401). True when another one may do: ask for it anew and try once more."""
+        ...
+
+
+class TokenLogin:
+    """A personal access token, classic or fine-grained."""
+
+    def __init__(self, token: Secret) -> None:
+        self._token = token
+        self.identity = "token-" + hashlib.sha256(token.reveal().encode()).hexdigest()[:12]
+
+    def authorization(self) -> str:
+        """The token as it is."""
+        return f"Bearer {self._token.reveal()}"
+
+    def refused(self, server_time: float | None) -> bool:  # noqa: ARG002  another kind of login needs it
+        """There is no other."""
+        return False
+
+
+class AppLogin:
+    """The App itself, by a JWT: for finding its installation and for making tokens, nothing else."""
+
+    def __init__(self, app_id: str, private_key: Secret, clock: Callable[[], float] = time.time) -> None:
+        """`app_id` may be the client id. Raises `ServiceFatal` for a key that is none."""
+        # Takes a tenth of a second and 10 MB: only a service that logs in so pays for it.
+        import jwt  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey  # noqa: PLC0415
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
+        self._jwt = jwt
+        self._clock = clock
+        self._app_id = app_id
+        self._skew = 0.0
+        self.identity = f"app-{app_id}"
+        try:
+            key = load_pem_private_key(private_key.reveal().encode(), password=None)
+        except (ValueError, TypeError):
+            key = None
+        if not isinstance(key, RSAPrivateKey):
+            raise ServiceFatal("private_key is not the private key of a GitHub App (PEM text, or the path of its file)")
+        self._key = key
+
+    def authorization(self) -> str:
+        """A new JWT; making one takes a millisecond."""
+        now = self._clock() + self._skew
+        claims = {"iat": int(now - _JWT_BACK), "exp": int(now + _JWT_LIFE), "iss": self._app_id}
+        return f"Bearer {self._jwt.encode(claims, self._key, algorithm='RS256')}"
+
+    def refused(self, server_time: float | None) -> bool:
+        """GitHub judges the times in it by its own clock: take that over, and try again when it differs."""
+        if server_time is None:
+            return False
+        skew = server_time - self._clock()
+        differs = abs(skew - self._skew) > _SKEW
+        self._skew = skew
+        return differs
+
+
+class TokenMaker(Protocol):
+    """What an installation asks of GitHub, as the App."""
+
+    def installation(self) -> Installation:
+        """The App's installation on the scope."""
+        ...
+
+    def token(self, installation_id: int) -> InstallationToken:
+        """A new token."""
+        ...
+
+
+class InstallationLogin:
+    """One installation of an App. Its token is made when it is first needed and renewed ahead of its end."""
+
+    def __init__(
+        self,
+        service: ServiceConfig,
+        maker: TokenMaker,
+        needed: dict[str, str],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`needed` are the permissions without which nothing works: name -> read or write."""
+        self._maker = maker
+        self._needed = needed
+        self._clock = clock
+        self._id = service.installation_id
+        self._token: str | None = None
+        self._renew_at = 0.0
+        self._made_at = 0.0
+        self.identity = f"app-{service.app_id}-{service.installation_id or service.owner.lower()}"
+
+    def authorization(self) -> str:
+        """The installation's token. Raises `ApiTrouble`, or `RightsRefused` naming a permission that is missing."""
+        if self._token is None or self._clock() >= self._renew_at or self._clock() < self._made_at:
+            self._make()
+        return f"Bearer {self._token}"
+
+    def refused(self, server_time: float | None) -> bool:  # noqa: ARG002  another kind of login needs it
+        """It was revoked, or ended early: a new one may do, unless this one is new."""
+        fresh = self._token is not None and self._clock() - self._made_at < _SHORT_LIFE
+        self._token = None
+        return not fresh
+
+    def _make(self) -> None:
+        if self._id is None:
+            self._id = self._maker.installation().id
+        made = self._maker.token(self._id)
+        missing = [
+            f"{name}: {right}" for name, right in self._needed.items() if not _allows(made.permissions, name, right)
+        ]
+        if missing:
+            raise RightsRefused(f"the GitHub App's installation {self._id} lacks a permission: {', '.join(missing)}")
+        now = self._clock()
+        self._token, self._made_at = made.token, now
+        self._renew_at = max(_end(made.expires_at) - _AHEAD, now + _SHORT_LIFE)
+
+
+def _end(expires_at: str) -> float:
+    try:
+        return datetime.fromisoformat(expires_at).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _allows(permissions: dict[str, str] | None, name: str, right: str) -> bool:
+    """Where the reply does not list permissions, the first refusal will tell."""
+    if permissions is None:
+        return True
+    return permissions.get(name) in (("write", "admin") if right == "write" else ("read", "write", "admin"))

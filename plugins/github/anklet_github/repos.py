@@ -1,0 +1,131 @@
+"""Which repositories a service looks through, and which of them at this look. Owns the list of an organization's repositories.
+
+GitHub has no queue of a whole organization, so its repositories are looked through one by one: a few at each look, those with
+waiting jobs first, then those that were pushed to, then the ones that were not looked at for longest.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from anklet_github.api import Api, ApiTrouble
+from anklet_github.payloads import Repository
+from anklet_github.runs import RunQueue
+from anklet_github.scope import Repo
+from anklet_worker.config import OptionValue, ServiceConfig
+from anklet_worker.plugin import Context
+
+#: Looks at so many repositories at a time: with two lists each this stays far below GitHub's 900 points a minute.
+_AT_A_TIME = 15
+#: Seconds between two looks at the list of repositories.
+_LIST_AGAIN = 300.0
+_PER_PAGE = 100
+_PATTERN = frozenset("*?[")
+
+_Repositories: TypeAlias = list[Repository]
+
+
+class Repos:
+    """The repositories of one service."""
+
+    def __init__(self, api: Api, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api = api
+        self._context = context
+        self._clock = clock
+        service = context.service
+        self._patterns = wanted(service)
+        self._queues: dict[Repo, RunQueue] = {}
+        self._looked_at: dict[Repo, float] = {}
+        self._pushed: dict[Repo, str] = {}
+        self._pushed_since: set[Repo] = set()
+        self._listed_at: float | None = None
+        self._forgotten: set[Repo] = set()
+        self._named = [Repo(service.owner, name) for name in self._patterns if not _PATTERN.intersection(name)]
+        for repo in self._named:
+            self.queue(repo)
+
+    def queues(self) -> Sequence[RunQueue]:
+        """All that are known."""
+        return list(self._queues.values())
+
+    def forget(self, repo: Repo) -> None:
+        """GitHub does not let us see this one: do without it until the service starts anew."""
+        self._queues.pop(repo, None)
+        self._forgotten.add(repo)
+
+    def queue(self, repo: Repo) -> RunQueue:
+        """The queue of one repository."""
+        if repo not in self._queues:
+            interval = self._context.service.sleep_interval
+            self._queues[repo] = RunQueue(self._api, repo, self._context.board, interval)
+        return self._queues[repo]
+
+    def due(self) -> Sequence[RunQueue]:
+        """Those to look at now. Raises `ApiTrouble`."""
+        self._list()
+        chosen = sorted(self._queues, key=self._rank)[:_AT_A_TIME]
+        now = self._clock()
+        self._looked_at.update(dict.fromkeys(chosen, now))
+        self._pushed_since.difference_update(chosen)
+        return [self._queues[repo] for repo in chosen]
+
+    def _rank(self, repo: Repo) -> tuple[bool, bool, float]:
+        busy = bool(self._queues[repo].last(float("inf")))
+        return (not busy, repo not in self._pushed_since, self._looked_at.get(repo, float("-inf")))
+
+    def _list(self) -> None:
+        """Bring the list up to date, now and then."""
+        if len(self._named) == len(self._patterns):
+            return
+        now = self._clock()
+        if self._listed_at is not None and now - self._listed_at < _LIST_AGAIN:
+            return
+        try:
+            found = list(self._fetch())
+        except ApiTrouble:
+            if self._listed_at is None:
+                raise
+            return
+        self._listed_at = now
+        self._take_over(found)
+
+    def _fetch(self) -> Iterable[Repository]:
+        path = f"/orgs/{self._context.service.owner}/repos"
+        for page in range(1, 1000):
+            found = self._api.get(path, _Repositories, urgent=False, per_page=_PER_PAGE, page=page)
+            yield from found
+            if len(found) < _PER_PAGE:
+                return
+
+    def _take_over(self, found: list[Repository]) -> None:
+        owner = self._context.service.owner
+        wanted_now = {Repo(owner, one.name): one.pushed_at or "" for one in found if self._wants(one)}
+        for repo in set(self._queues) - set(wanted_now) - set(self._named):
+            del self._queues[repo]
+        for repo in self._forgotten:
+            wanted_now.pop(repo, None)
+        for repo, pushed_at in wanted_now.items():
+            self.queue(repo)
+            if self._pushed.get(repo) not in (None, pushed_at):
+                self._pushed_since.add(repo)
+            self._pushed[repo] = pushed_at
+
+    def _wants(self, repository: Repository) -> bool:
+        if repository.archived or repository.disabled:
+            return False
+        return any(fnmatch.fnmatchcase(repository.name.lower(), pattern.lower()) for pattern in self._patterns)
+
+
+def wanted(service: ServiceConfig) -> list[str]:
+    """Names and patterns of the repositories that a service is for."""
+    if service.registration != "org":
+        return [service.repo]
+    given: OptionValue = service.options.get("repos")
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, list):
+        return [str(pattern) for pattern in given]
+    return [service.repo] if service.repo else ["*"]

@@ -1,0 +1,168 @@
+"""One repository's queue: the jobs that wait in it, found with as few calls as may be, and found once for all who ask.
+
+Services that share a store take turns: one looks and leaves what it found on the board, the others read it there. Whoever looks
+asks conditionally (what has not changed costs nothing) and asks for the jobs of a run only when the run may have changed. Knows
+nothing of labels, VMs or runners.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from anklet_github.api import Api, NotFound
+from anklet_github.payloads import Jobs, Run, Runs, WorkflowJob
+from anklet_github.scope import Repo
+from anklet_worker.plugin import Board
+
+#: A run in progress can still hold queued jobs (matrix, needs), so both are looked through each time. Runs in the other states
+#: rarely hold any: one of these states at each look, in turn.
+_MAIN_STATES, _OTHER_STATES = ("queued", "in_progress"), ("requested", "waiting", "pending")
+#: So many runs that seem unchanged are asked about all the same, the longest unasked first: GitHub does not promise that a run's
+#: `updated_at` changes with its jobs.
+_ASKED_ANYWAY = 20
+#: What was found is good for so many intervals between two looks, and at least so many seconds.
+_GOOD_FOR_INTERVALS, _GOOD_FOR_AT_LEAST = 6.0, 60.0
+#: Part of the interval for which the turn is kept: the same service shall get it again at its next look.
+_TURN_PART = 0.9
+#: How many ended runs are searched for the job of a runner that has come and gone.
+_LATEST_RUNS = 20
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A queued job and its run."""
+
+    job: WorkflowJob
+    run: Run
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The queue as it was found. `found_at` is Unix seconds."""
+
+    found_at: float
+    waiting: list[Waiting]
+
+
+class _SeenRun:
+    """What was learned about a run at the last look."""
+
+    def __init__(self, run: Run, jobs: list[WorkflowJob], asked_at: float) -> None:
+        self.run = run
+        self.jobs = jobs
+        self.asked_at = asked_at
+
+
+class RunQueue:
+    """The queue of one repository. `interval` is the pause between two looks, in seconds."""
+
+    def __init__(self, api: Api, repo: Repo, board: Board, interval: float) -> None:
+        self.repo = repo
+        self._api = api
+        self._board = board
+        self._interval = interval
+        self._key = f"{repo.keyspace}:queue"
+        self._seen: dict[int, _SeenRun] = {}
+        self._others: dict[str, list[Run]] = {}
+        self._looks = 0
+        self._snapshot: Snapshot | None = None
+        self._served = False
+
+    def waiting(self) -> list[Waiting]:
+        """The queued jobs, as found now, or by somebody else a moment ago. Raises `ApiTrouble`."""
+        if not self._board.turn(f"{self._key}:turn", self._interval * _TURN_PART):
+            told = self._told()
+            # Nothing is told yet while the first look of all is under way.
+            self._snapshot = told or self._snapshot
+            return [] if told is None else told.waiting
+        self._snapshot = Snapshot(time.time(), list(self._look()))
+        self._board.post(self._key, msgspec.json.encode(self._snapshot).decode(), self._good_for)
+        return self._snapshot.waiting
+
+    def last(self, most: float) -> list[Waiting]:
+        """The queued jobs as last seen, if that was not more than `most` seconds ago; asks nobody."""
+        if self._snapshot is None or not 0 <= time.time() - self._snapshot.found_at <= most:
+            return []
+        return self._snapshot.waiting
+
+    def serves(self) -> None:
+        """A job of it was taken: when nothing else is left in it, the lists that held it will soon be empty."""
+        self._served = True
+
+    def jobs(self, run_id: int) -> list[WorkflowJob]:
+        """The jobs of a run's latest attempt. Raises `ApiTrouble`."""
+        return self._api.get_all(f"{self.repo.path}/actions/runs/{run_id}/jobs", Jobs, filter="latest")
+
+    def job(self, job_id: int) -> WorkflowJob:
+        """One job. Raises `NotFound`."""
+        return self._api.get(f"{self.repo.path}/actions/jobs/{job_id}", WorkflowJob)
+
+    def find_by_runner(self, runner_name: str, *, ended_too: bool) -> tuple[WorkflowJob, Run] | None:
+        """The job that GitHub gave to the runner of this name. With `ended_too`, also among the latest runs that are over."""
+        for run in self._unique(
+            (*self._runs("in_progress"), *self._runs("queued"), *(self._ended() if ended_too else ()))
+        ):
+            for job in self.jobs(run.id):
+                if job.runner_name == runner_name:
+                    return job, run
+        return None
+
+    @property
+    def _good_for(self) -> float:
+        return max(_GOOD_FOR_AT_LEAST, self._interval * _GOOD_FOR_INTERVALS)
+
+    def _told(self) -> Snapshot | None:
+        text = self._board.read(self._key)
+        if text is None:
+            return None
+        try:
+            return msgspec.json.decode(text, type=Snapshot)
+        except msgspec.MsgspecError:
+            # Of another version of this program; it is about to be replaced.
+            return None
+
+    def _look(self) -> Iterator[Waiting]:
+        emptied, self._served = self._served, False
+        runs = list(self._unique([run for state in _MAIN_STATES for run in self._runs(state, emptied=emptied)]))
+        turn = _OTHER_STATES[self._looks % len(_OTHER_STATES)]
+        self._looks += 1
+        self._others[turn] = self._runs(turn)
+        runs = list(self._unique([*runs, *(run for others in self._others.values() for run in others)]))
+        self._refresh(runs)
+        for run in runs:
+            for job in self._seen[run.id].jobs:
+                if job.status == "queued":
+                    yield Waiting(job, run)
+
+    def _refresh(self, runs: list[Run]) -> None:
+        """Learn the jobs of runs that are new or changed, and of some that seem unchanged."""
+        now = time.monotonic()
+        known = {run.id: seen for run in runs if (seen := self._seen.get(run.id)) is not None and seen.run == run}
+        again = sorted(known, key=lambda run_id: known[run_id].asked_at)[:_ASKED_ANYWAY]
+        for run in runs:
+            if run.id not in known or run.id in again:
+                path = f"{self.repo.path}/actions/runs/{run.id}/jobs"
+                try:
+                    jobs = self._api.get_all(path, Jobs, urgent=False, filter="latest")
+                except NotFound:
+                    # Deleted since it was listed.
+                    jobs = []
+                known[run.id] = _SeenRun(run, jobs, now)
+        self._seen = known
+
+    def _runs(self, state: str, *, emptied: bool = False) -> list[Run]:
+        path = f"{self.repo.path}/actions/runs"
+        return self._api.get_all(path, Runs, urgent=False, emptied=emptied, configured=True, status=state)
+
+    def _ended(self) -> list[Run]:
+        path = f"{self.repo.path}/actions/runs"
+        return self._api.get(path, Runs, status="completed", per_page=_LATEST_RUNS).items
+
+    @staticmethod
+    def _unique(runs: Iterable[Run]) -> Iterator[Run]:
+        seen: set[int] = set()
+        for run in runs:
+            if run.id not in seen:
+                seen.add(run.id)
+                yield run

@@ -1,0 +1,108 @@
+"""Removes registrations of this host's runners that nothing stands behind any more: offline, and without a VM or a record.
+
+Every clean-up removes its own runner; this is for what slipped through (a reply that was lost for good, a state directory that was
+thrown away). Only names with this host's install id are touched, and never many at a time: when most runners look offline, it is
+GitHub that is in trouble.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from anklet_github.api import ApiTrouble
+from anklet_github.payloads import Runner
+from anklet_github.runners import RunnerBusy, RunnerRegistry
+from anklet_worker.errors import InfrastructureError
+from anklet_worker.plugin import Context, Figure
+from anklet_worker.vm import NAME_PREFIX
+
+#: Seconds between two sweeps of a host, and the most that is added at random, so that hosts do not sweep together.
+_INTERVAL, _SPREAD = 300.0, 60.0
+#: A runner must have been seen offline for so long.
+_OFFLINE_FOR = 600.0
+#: Removed at most in one sweep: so many, or this part of all of ours.
+_MOST, _MOST_PART = 5, 0.25
+#: What one service found out about a scope's runners serves the others for so long.
+_TOLD_FOR = 240.0
+#: With so many runners, of which at least this part is offline, nothing is removed.
+_MASS, _MASS_PART = 8, 0.5
+
+
+class Sweeper:
+    """Sweeps the runners of one scope, for one host. `clock` gives monotonic seconds."""
+
+    def __init__(
+        self,
+        runners: RunnerRegistry,
+        keyspace: str,
+        context: Context,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._runners = runners
+        self._key = f"{keyspace}:runners"
+        self._context = context
+        self._clock = clock
+        self._jitter = jitter
+        self._due = clock() + _SPREAD * jitter()
+        self._offline_since: dict[int, float] = {}
+
+    def sweep_if_due(self) -> None:
+        """Called at each look; trouble is for the next time."""
+        now = self._clock()
+        if now < self._due:
+            return
+        self._due = now + _INTERVAL + _SPREAD * self._jitter()
+        # One service of the host does it for all.
+        if not self._context.board.turn(f"{self._key}:{self._context.vm_prefix}turn", _INTERVAL / 2):
+            return
+        try:
+            self._sweep(now)
+        except (ApiTrouble, InfrastructureError) as error:
+            self._context.log.debug("runners could not be swept", extra={"err": str(error)})
+
+    def _sweep(self, now: float) -> None:
+        anklets = [runner for runner in self._listed() if runner.name.startswith(NAME_PREFIX)]
+        left = self._left(anklets)
+        self._context.report(Figure.LEFT_RUNNERS, len(left))
+        self._offline_since = {runner.id: self._offline_since.get(runner.id, now) for runner in left}
+        for runner in chosen(anklets, left, self._offline_since, now):
+            try:
+                self._runners.remove(runner)
+            except RunnerBusy:
+                continue
+            self._context.report(Figure.SWEPT_RUNNERS, 1)
+            self._context.log.info("removed a runner that nothing stands behind", extra={"runnerName": runner.name})
+
+    def _left(self, anklets: Sequence[Runner]) -> list[Runner]:
+        prefix = self._context.vm_prefix
+        offline = [one for one in anklets if one.name.startswith(prefix) and one.status != "online" and not one.busy]
+        known = self._context.known_vms() if offline else set()
+        return [runner for runner in offline if runner.name not in known]
+
+    def _listed(self) -> list[Runner]:
+        """The scope's runners: as a service with the same store found them a moment ago, or asked for now."""
+        told = self._context.board.read(self._key)
+        if told is not None:
+            try:
+                return msgspec.json.decode(told, type=list[Runner])
+            except msgspec.MsgspecError:
+                pass
+        runners = self._runners.all()
+        self._context.board.post(self._key, msgspec.json.encode(runners).decode(), _TOLD_FOR)
+        return runners
+
+
+def chosen(
+    anklets: Sequence[Runner], left: Sequence[Runner], offline_since: dict[int, float], now: float
+) -> list[Runner]:
+    """Which of the runners that are left to remove now. `anklets` are all that any host of ours has registered."""
+    offline = sum(runner.status != "online" for runner in anklets)
+    if len(anklets) >= _MASS and offline >= len(anklets) * _MASS_PART and offline > len(left):
+        return []
+    ripe = [runner for runner in left if now - offline_since[runner.id] >= _OFFLINE_FOR]
+    return ripe[: max(_MOST, int(len(anklets) * _MOST_PART))]

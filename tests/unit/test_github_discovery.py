@@ -1,0 +1,362 @@
+"""The github plugin's look: which jobs are for us, in which order, how few calls it takes, and how it is shared."""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from anklet_github.api import ApiTrouble, NotFound
+from anklet_github.discovery import Discovery
+from anklet_github.payloads import Jobs, Repository, Run, Runs, WorkflowJob
+from anklet_github.repos import Repos, wanted
+from anklet_github.scope import Repo
+from github_fakes import FakeBoard, FakeContext, workflow_job
+
+from anklet_worker.config import ServiceConfig, WorkflowFilter
+from anklet_worker.errors import RightsRefused
+from anklet_worker.plugin import Figure
+from anklet_worker.vm import VMSpec
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+class FakeApi:
+    """Lists by path; writes down what was asked. A list may be an exception."""
+
+    def __init__(self, runs=(), jobs=None, repos=()):
+        self.runs, self.jobs, self.repos = list(runs), jobs or {}, list(repos)
+        self.asked = []
+        self.trouble = {}
+
+    def get_all(self, path, kind, **query):
+        self.asked.append((path, query.get("status")))
+        if path in self.trouble:
+            raise self.trouble[path]
+        if kind is Runs:
+            return [run for run in self.runs if run.status == query["status"]]
+        assert kind is Jobs
+        return self.jobs[int(path.split("/")[-2])]
+
+    def get(self, path, kind, **query):
+        self.asked.append((path, query.get("page")))
+        return self.repos if query["page"] == 1 else []
+
+    def paths(self, ending):
+        """How often a path with this ending was asked."""
+        return sum(path.endswith(ending) for path, _ in self.asked)
+
+
+def discovery(runs=(), jobs=None, board=None, api=None, **service):
+    """A service's discovery."""
+    context = FakeContext(board=board, **service)
+    api = api or FakeApi(runs, jobs)
+    return Discovery(Repos(api, context), context), api, context
+
+
+def look(runs, jobs, **service):
+    """What a look finds; ids in order."""
+    return [job.id for job in discovery(runs, jobs, **service)[0].look()]
+
+
+def test_queued_jobs_of_runs_in_progress_are_found():
+    """A run that is in progress can still hold queued jobs; a run in both lists counts once."""
+    runs = [Run(1, "queued", "CI"), Run(2, "in_progress", "CI"), Run(2, "queued", "CI")]
+    jobs = {1: [workflow_job(10)], 2: [workflow_job(20), workflow_job(21, status="in_progress")]}
+    assert look(runs, jobs) == ["10", "20"]
+
+
+@pytest.mark.parametrize("state", ["requested", "waiting", "pending"])
+def test_runs_in_rarer_states_are_found_in_turn(state):
+    """One of these lists at each look: three looks see them all."""
+    looking, _, _ = discovery([Run(1, state, "CI")], {1: [workflow_job(10)]})
+    assert [job.id for _ in range(3) for job in looking.look()][:1] == ["10"]
+
+
+def test_the_order_is_age_then_name():
+    """Teams order jobs by naming them."""
+    jobs = [
+        workflow_job(1, name="b", created_at="2026-01-02T00:00:00Z"),
+        workflow_job(2, name="a", created_at="2026-01-02T00:00:00Z"),
+        workflow_job(3, name="z", created_at="2026-01-01T00:00:00Z"),
+    ]
+    assert look([Run(7, "queued", "CI")], {7: jobs}) == ["3", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, True),
+        ({"labels": ["Self-Hosted", "anka", "anka-template:t"]}, True),
+        ({"labels": ["anka", "anka-template:t"]}, False),
+        ({"labels": ["self-hosted", "macOS"]}, False),
+        ({"labels": ["self-hosted", "anka", "anka-template:t", "run-id:7"]}, True),
+        ({"labels": ["self-hosted", "anka", "anka-template:t", "run-id:8"]}, False),
+        ({"status": "waiting"}, False),
+        ({"status": "in_progress"}, False),
+        ({"status": "completed"}, False),
+    ],
+)
+def test_which_jobs_are_for_us(change, found):
+    """Queued, self-hosted, asking for a VM; a run-id label, where there is one, must be that of the run."""
+    assert bool(look([Run(7, "queued", "CI")], {7: [workflow_job(1, **change)]})) is found
+
+
+def test_workflows_that_are_left_out_are_not_found():
+    """The filter goes by the workflow's name."""
+    runs = [Run(1, "queued", "CI"), Run(2, "queued", "Nightly")]
+    jobs = {1: [workflow_job(10)], 2: [workflow_job(20)]}
+    assert look(runs, jobs, workflows=WorkflowFilter(exclude=("Nightly",))) == ["10"]
+
+
+def test_a_jobs_log_fields_are_the_documented_ones():
+    """What an operator finds in each line about the job."""
+    labels = ["self-hosted", "anka", "anka-template:t", "unique-id:3"]
+    looking, _, _ = discovery()
+    job = looking.describe(
+        workflow_job(5, labels=labels, html_url="https://x/5"),
+        Run(7, "queued", "CI", "Fix it"),
+        VMSpec(template="t", tag="v"),
+        Repo("acme", "app"),
+    )
+    assert job.log_fields == {
+        "workflowName": "CI",
+        "workflowRunName": "Fix it",
+        "workflowRunId": 7,
+        "workflowJobId": 5,
+        "workflowJobName": "job 5",
+        "uniqueId": "3",
+        "uniqueRunKey": "7:3",
+        "ankaTemplate": "t",
+        "ankaTemplateTag": "v",
+        "jobURL": "https://x/5",
+    }
+    assert job.key("claim") == "anklet:{acme/app}:claim:5"
+
+
+def test_every_published_example_of_a_job_is_understood():
+    """GitHub's own examples of `workflow_job` decode as a job."""
+    examples = json.loads((DATA / "webhooks-workflow_job.json").read_text())
+    found = [example["workflow_job"] for example in _walk(examples) if "workflow_job" in example]
+    assert found
+    for example in found:
+        job = msgspec.convert(example, WorkflowJob)
+        assert job.id == example["id"]
+        assert job.labels == example["labels"]
+
+
+def _walk(value):
+    """Every object within a JSON value."""
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from _walk(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _walk(inner)
+
+
+# ---- few calls ----
+
+
+def test_the_jobs_of_unchanged_runs_are_asked_for_in_turns():
+    """Of a hundred runs that seem unchanged, some are asked about at each look, the longest unasked first."""
+    runs = [Run(number, "in_progress", "CI", updated_at="t") for number in range(100)]
+    jobs = {number: [workflow_job(1000 + number, run_id=number)] for number in range(100)}
+    looking, api, _ = discovery(runs, jobs)
+    assert len(looking.look()) == 100
+    assert api.paths("/jobs") == 100
+    for _ in range(5):
+        api.asked.clear()
+        assert len(looking.look()) == 100
+        assert api.paths("/jobs") == 20
+
+
+def test_the_jobs_of_a_changed_run_are_asked_for_at_once():
+    """Its `updated_at`, state or attempt tells."""
+    runs = [Run(number, "in_progress", "CI", updated_at="t") for number in range(100)]
+    jobs = {number: [] for number in range(100)}
+    looking, api, _ = discovery(runs, jobs)
+    looking.look()
+    looking.look()
+    jobs[99] = [workflow_job(5, run_id=99)]
+    api.runs[99] = Run(99, "in_progress", "CI", updated_at="later")
+    assert [job.id for job in looking.look()] == ["5"]
+
+
+def test_a_run_that_was_deleted_under_our_eyes_spoils_no_look():
+    """404 for the jobs of one run says nothing about the others."""
+    looking, api, _ = discovery(
+        [Run(1, "queued", "CI"), Run(2, "queued", "CI")], {1: [workflow_job(10)], 2: [workflow_job(20)]}
+    )
+    api.trouble["/repos/acme/app/actions/runs/1/jobs"] = NotFound("gone")
+    assert [job.id for job in looking.look()] == ["20"]
+
+
+def test_one_looks_and_all_see():
+    """Services with one store take turns: the second service of two finds the same jobs and asks for nothing."""
+    board = FakeBoard()
+    first, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="A")
+    second, api, _ = discovery([], {}, board, name="B")
+    assert [job.id for job in first.look()] == ["10"]
+    assert [job.id for job in second.look()] == ["10"]
+    assert api.asked == []
+
+
+def test_a_service_without_the_turn_waits_for_the_first_look():
+    """Somebody else looks for the first time right now: nothing is asked twice."""
+    board = FakeBoard()
+    board.leases["anklet:{acme/app}:queue:turn"] = "other"
+    looking, api, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board)
+    assert looking.look() == []
+    assert api.asked == []
+
+
+def test_a_note_of_another_version_is_no_trouble():
+    """What cannot be read was left by another version of the program."""
+    board = FakeBoard()
+    board.leases["anklet:{acme/app}:queue:turn"] = "other"
+    board.notes["anklet:{acme/app}:queue"] = '{"something": "else"}'
+    assert discovery(board=board)[0].look() == []
+
+
+def test_after_a_job_the_known_queue_serves():
+    """The jobs that are left are the oldest; each is asked about again before it is taken, and none twice."""
+    jobs = {1: [workflow_job(10, run_id=1)], 2: [workflow_job(20, run_id=2)]}
+    looking, api, _ = discovery([Run(1, "queued", "CI"), Run(2, "queued", "CI")], jobs)
+    first = looking.look()[0]
+    assert looking.may_claim(first)
+    api.asked.clear()
+    (second,) = looking.look()
+    assert (second.id, api.asked) == ("20", [])
+    assert looking.may_claim(second)
+    assert [path for path, _ in api.asked] == ["/repos/acme/app/actions/runs/2/jobs"]
+    looking.look()
+    assert api.paths("/runs") == 3
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        [],
+        [workflow_job(10, status="in_progress")],
+        [workflow_job(10, status="completed")],
+        [workflow_job(10, labels=["self-hosted"])],
+    ],
+)
+def test_a_job_that_is_not_what_it_was_is_not_taken(now):
+    """It vanished, was taken, was cancelled, or asks for something else by now."""
+    looking, api, _ = discovery([Run(7, "queued", "CI")], {7: [workflow_job(10)]})
+    (job,) = looking.look()
+    api.jobs[7] = now
+    assert not looking.still_queued(job)
+    api.trouble["/repos/acme/app/actions/runs/7/jobs"] = NotFound("run deleted")
+    assert not looking.still_queued(job)
+
+
+def test_rivals_are_jobs_that_our_runner_could_get():
+    """Queued, another, and content with our runner's labels."""
+    same, more = ["self-hosted", "anka", "ANKA-TEMPLATE:t"], ["self-hosted", "anka", "anka-template:t", "gpu"]
+    for labels, rival in ((same, True), (more, False)):
+        looking, _, _ = discovery([Run(7, "queued", "CI")], {7: [workflow_job(1), workflow_job(2, labels=labels)]})
+        job = next(job for job in looking.look() if job.id == "1")
+        assert looking.has_rivals(job) is rival
+
+
+# ---- figures ----
+
+
+def test_what_waits_is_reported():
+    """How many, how old, and which of them nobody has claimed for long; each of these is told once."""
+    board = FakeBoard()
+    old = datetime.fromtimestamp(time.time() - 1000, UTC).isoformat()
+    jobs = [workflow_job(1, created_at=old), workflow_job(2, created_at=old), workflow_job(3)]
+    board.leases["anklet:{acme/app}:claim:2"] = "another host"
+    looking, _, context = discovery([Run(7, "queued", "CI")], {7: jobs}, board)
+    looking.look()
+    looking.look()
+    assert context.figures[Figure.QUEUED_JOBS] == 3
+    assert 1000 <= context.figures[Figure.OLDEST_QUEUED_JOB] < 1060
+    assert context.figures[Figure.STALE_JOBS] == 1
+    assert context.logged("WARNING") == ["a job has waited long and nobody has claimed it"]
+
+
+# ---- organizations ----
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        ({"repo": "app"}, ["app"]),
+        ({"registration": "org"}, ["*"]),
+        ({"registration": "org", "repo": "app"}, ["app"]),
+        ({"registration": "org", "repo": "app", "options": {"repos": "ios-*"}}, ["ios-*"]),
+        ({"registration": "org", "options": {"repos": ["ios-*", "web"]}}, ["ios-*", "web"]),
+    ],
+)
+def test_which_repositories_are_meant(service, expected):
+    """The service's own, or those that it names of its organization, or all."""
+    assert wanted(ServiceConfig(name="S", plugin="github", owner="acme", **service)) == expected
+
+
+def org(repos, runs=(), jobs=None, **service):
+    """A service of an organization."""
+    api = FakeApi(runs, jobs, [Repository(name) if isinstance(name, str) else name for name in repos])
+    return discovery(api=api, registration="org", repo="", **service)
+
+
+def test_the_repositories_of_an_organization_are_looked_through():
+    """All that match and live; each job belongs to its repository, also in the store."""
+    repos = ["ios-app", "IOS-lib", "web", Repository("ios-old", archived=True), Repository("ios-off", disabled=True)]
+    looking, api, _ = org(repos, [Run(7, "queued", "CI")], {7: [workflow_job(1)]}, options={"repos": "ios-*"})
+    found = looking.look()
+    assert {(job.details["repo"], job.key("claim")) for job in found} == {
+        ("ios-app", "anklet:{acme/ios-app}:claim:1"),
+        ("IOS-lib", "anklet:{acme/IOS-lib}:claim:1"),
+    }
+    assert not any("web" in path or "old" in path or "off" in path for path, _ in api.asked)
+
+
+def test_many_repositories_are_looked_through_in_turns():
+    """A look at a hundred repositories would use up the budget: some each time, all in the end."""
+    looking, api, _ = org([f"r{number}" for number in range(100)])
+    asked = []
+    for _ in range(7):
+        looking.look()
+        asked.append({path.split("/")[3] for path, _ in api.asked if path.startswith("/repos/")})
+        api.asked.clear()
+    assert max(map(len, asked)) == 15
+    assert len(set().union(*asked)) == 100
+
+
+def test_a_repository_with_waiting_jobs_is_looked_at_each_time():
+    """Where there is work, there is more."""
+    looking, api, _ = org([f"r{number}" for number in range(100)])
+    looking.look()
+    api.runs, api.jobs = [Run(7, "queued", "CI")], {7: [workflow_job(1)]}
+    looking.look()
+    busy = {path.split("/")[3] for path, _ in api.asked[-30:] if path.endswith("/jobs")}
+    api.asked.clear()
+    looking.look()
+    assert busy
+    assert busy <= {path.split("/")[3] for path, _ in api.asked}
+
+
+def test_trouble_with_one_repository_spares_the_others():
+    """What can be seen is served; only when nothing can be seen is it trouble."""
+    looking, api, _ = org(["a", "b"], [Run(7, "queued", "CI")], {7: [workflow_job(1)]})
+    api.trouble["/repos/acme/a/actions/runs"] = ApiTrouble("502")
+    assert [job.details["repo"] for job in looking.look()] == ["b"]
+    api.trouble["/repos/acme/b/actions/runs"] = ApiTrouble("503")
+    with pytest.raises(ApiTrouble):
+        looking.look()
+
+
+def test_a_repository_that_may_not_be_seen_is_left_out_and_told_once():
+    """An operator is told which; the others are served."""
+    looking, api, context = org(["a", "b"], [Run(7, "queued", "CI")], {7: [workflow_job(1)]})
+    api.trouble["/repos/acme/a/actions/runs"] = RightsRefused("404")
+    for _ in range(3):
+        assert [job.details["repo"] for job in looking.look()] == ["b"]
+    assert context.logged("ERROR") == ["a repository is left out"]

@@ -1,0 +1,191 @@
+"""Logging in to GitHub: tokens as they are, Apps by JWT and installation token."""
+
+from datetime import UTC, datetime
+
+import jwt
+import pytest
+from anklet_github.login import AppLogin, InstallationLogin, TokenLogin
+from anklet_github.payloads import Installation, InstallationToken
+from anklet_github.scope import Scope
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from anklet_worker.config import Secret, ServiceConfig
+from anklet_worker.errors import RightsRefused, ServiceFatal
+
+NEEDED = {"actions": "read", "administration": "write"}
+LONG = "ghs_123_" + "x" * 512
+
+
+def pem(key):
+    """The text of a private key."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    ).decode()
+
+
+@pytest.fixture(scope="module")
+def key():
+    """An App's key."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+class Clock:
+    """Unix seconds that tests move."""
+
+    def __init__(self):
+        self.now = 1_800_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+class FakeMaker:
+    """GitHub, as far as the App's own routes go."""
+
+    def __init__(self, clock, permissions=None, life=3600.0):
+        self.clock, self.permissions, self.life = clock, permissions, life
+        self.made = self.looked_up = 0
+
+    def installation(self):
+        self.looked_up += 1
+        return Installation(42)
+
+    def token(self, installation_id):
+        assert installation_id in (42, 43)
+        self.made += 1
+        ends = self.clock.now + self.life
+        stamp = datetime.fromtimestamp(ends, UTC).isoformat()
+        return InstallationToken(f"{LONG}{self.made}", stamp.replace("+00:00", "Z"), self.permissions)
+
+
+def installation(maker, clock, **service):
+    """The login of a service."""
+    config = ServiceConfig(name="S", plugin="github", owner="acme", app_id="7", **service)
+    return InstallationLogin(config, maker, NEEDED, clock)
+
+
+def test_a_token_is_used_as_it_is():
+    """However long it is; what tells logins apart does not betray it."""
+    login = TokenLogin(Secret(LONG))
+    assert login.authorization() == f"Bearer {LONG}"
+    assert LONG not in login.identity
+    assert login.identity != TokenLogin(Secret("other")).identity
+    assert not login.refused(0.0)
+
+
+@pytest.mark.parametrize("app_id", ["12345", "Iv23liAbCdEfGhIjKlMn"])
+def test_an_apps_jwt_is_what_github_asks_for(key, app_id):
+    """RS256, dated back a minute, good for less than ten, issued by the App's id or client id."""
+    clock = Clock()
+    token = AppLogin(app_id, Secret(pem(key)), clock).authorization().removeprefix("Bearer ")
+    claims = jwt.decode(
+        token, key.public_key(), algorithms=["RS256"], options={"verify_exp": False, "verify_iat": False}
+    )
+    assert claims["iss"] == app_id
+    assert claims["iat"] == clock.now - 60
+    assert clock.now < claims["exp"] <= clock.now + 600 - 60
+
+
+def test_githubs_clock_is_taken_over(key):
+    """A refused JWT is tried once more by GitHub's time, when that differs from ours."""
+    clock = Clock()
+    login = AppLogin("1", Secret(pem(key)), clock)
+    assert not login.refused(clock.now + 1)
+    assert login.refused(clock.now - 900)
+    assert not login.refused(clock.now - 900)
+    claims = jwt.decode(login.authorization()[7:], options={"verify_signature": False})
+    assert claims["iat"] == clock.now - 960
+    assert not login.refused(None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no key", "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n", "elliptic"]
+)
+def test_a_key_that_is_none_is_fatal(text):
+    """In one line that does not show it."""
+    if text == "elliptic":
+        text = pem(ec.generate_private_key(ec.SECP256R1()))
+    with pytest.raises(ServiceFatal, match="private_key is not") as caught:
+        AppLogin("1", Secret(text))
+    assert "AAAA" not in str(caught.value)
+
+
+def test_a_token_is_made_when_needed_and_renewed_ahead():
+    """Once for an hour, less five minutes."""
+    clock = Clock()
+    maker = FakeMaker(clock)
+    login = installation(maker, clock, installation_id=43)
+    assert maker.made == 0
+    first = login.authorization()
+    clock.now += 3600 - 301
+    assert login.authorization() == first
+    clock.now += 2
+    assert login.authorization() != first
+    assert (maker.made, maker.looked_up) == (2, 0)
+
+
+def test_an_installation_is_looked_up_once():
+    """When the configuration does not name it."""
+    clock = Clock()
+    maker = FakeMaker(clock)
+    login = installation(maker, clock)
+    login.authorization()
+    clock.now += 4000
+    login.authorization()
+    assert maker.looked_up == 1
+
+
+def test_a_clock_that_is_set_back_or_a_server_ahead_is_survived():
+    """A token whose end has passed by our clock is used for a minute; one made in the future is not trusted."""
+    clock = Clock()
+    maker = FakeMaker(clock, life=-7200.0)
+    login = installation(maker, clock)
+    login.authorization()
+    clock.now += 30
+    login.authorization()
+    assert maker.made == 1
+    clock.now -= 86_400
+    login.authorization()
+    assert maker.made == 2
+
+
+def test_a_revoked_token_is_replaced_once():
+    """A new one may do; when a new one is refused, the refusal is meant."""
+    clock = Clock()
+    maker = FakeMaker(clock)
+    login = installation(maker, clock)
+    login.authorization()
+    clock.now += 100
+    assert login.refused(None)
+    login.authorization()
+    assert not login.refused(None)
+    assert maker.made == 2
+
+
+@pytest.mark.parametrize(
+    ("permissions", "missing"),
+    [
+        (None, None),
+        ({"actions": "read", "administration": "write"}, None),
+        ({"actions": "write", "administration": "admin"}, None),
+        ({"actions": "read"}, "administration: write"),
+        ({"actions": "read", "administration": "read"}, "administration: write"),
+        ({"metadata": "read"}, "actions: read, administration: write"),
+    ],
+)
+def test_a_permission_that_is_missing_is_named(permissions, missing):
+    """Before anything is tried that needs it."""
+    clock = Clock()
+    login = installation(FakeMaker(clock, permissions), clock)
+    if missing is None:
+        assert login.authorization().startswith("Bearer ghs_")
+        return
+    with pytest.raises(RightsRefused, match=missing):
+        login.authorization()
+
+
+def test_what_an_organization_needs():
+    """Its runners are another permission."""
+    assert Scope(owner="acme", repo="").permissions == {"actions": "read", "organization_self_hosted_runners": "write"}
+    assert Scope(owner="acme", repo="app").permissions == NEEDED
