@@ -74,7 +74,6 @@ class Discovery:
         if not fresh and not self.still_queued(job):
             return False
         self._just_worked = True
-        self.queue_of(job).serves()
         return True
 
     def has_rivals(self, job: Job) -> bool:

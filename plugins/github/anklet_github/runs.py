@@ -27,6 +27,8 @@ _ASKED_ANYWAY = 20
 _GOOD_FOR_INTERVALS, _GOOD_FOR_AT_LEAST = 6.0, 60.0
 #: Part of the interval for which the turn is kept: the same service shall get it again at its next look.
 _TURN_PART = 0.9
+#: For so long services tell each other of the jobs that left a list.
+_TOLD_FOR = 3600.0
 #: How many ended runs are searched for the job of a runner that has come and gone.
 _LATEST_RUNS = 20
 
@@ -67,7 +69,7 @@ class RunQueue:
         self._others: dict[str, list[Run]] = {}
         self._looks = 0
         self._snapshot: Snapshot | None = None
-        self._served = False
+        self._left: dict[str, int | None] = {}
 
     def waiting(self) -> list[Waiting]:
         """The queued jobs, as found now, or by somebody else a moment ago. Raises `ApiTrouble`."""
@@ -86,9 +88,9 @@ class RunQueue:
             return []
         return self._snapshot.waiting
 
-    def serves(self) -> None:
-        """A job of it was taken: when nothing else is left in it, the lists that held it will soon be empty."""
-        self._served = True
+    def leaves(self, state: str) -> None:
+        """A job of ours leaves this state: the list of it may be empty again, as whoever looks next will expect."""
+        self._board.count(f"{self._key}:left-{state}", _TOLD_FOR)
 
     def jobs(self, run_id: int) -> list[WorkflowJob]:
         """The jobs of a run's latest attempt. Raises `ApiTrouble`."""
@@ -123,8 +125,7 @@ class RunQueue:
             return None
 
     def _look(self) -> Iterator[Waiting]:
-        emptied, self._served = self._served, False
-        runs = list(self._unique([run for state in _MAIN_STATES for run in self._runs(state, emptied=emptied)]))
+        runs = [run for state in _MAIN_STATES for run in self._runs(state, emptied=self._was_left(state))]
         turn = _OTHER_STATES[self._looks % len(_OTHER_STATES)]
         self._looks += 1
         self._others[turn] = self._runs(turn)
@@ -150,6 +151,12 @@ class RunQueue:
                     jobs = []
                 known[run.id] = _SeenRun(run, jobs, now)
         self._seen = known
+
+    def _was_left(self, state: str) -> bool:
+        """Whether a job of ours, whoever's, has left this state since the last look."""
+        before, now = self._left.get(state), self._board.count(f"{self._key}:left-{state}", _TOLD_FOR, 0)
+        self._left[state] = now
+        return now != before
 
     def _runs(self, state: str, *, emptied: bool = False) -> list[Run]:
         path = f"{self.repo.path}/actions/runs"

@@ -48,7 +48,7 @@ class Sweeper:
         self._context = context
         self._clock = clock
         self._jitter = jitter
-        self._due = clock() + _SPREAD * jitter()
+        self._due = clock() + _INTERVAL + _SPREAD * jitter()
         self._offline_since: dict[int, float] = {}
 
     def sweep_if_due(self) -> None:

@@ -121,6 +121,7 @@ class Watch:
     def _note_work(self) -> None:
         self._working_since = self._asked_at = self._w.clock()
         self._w.context.job_started(self._job)
+        self._w.discovery.queue_of(self._job).leaves("queued")
         self._w.context.log.info("job in progress")
 
     # ---- GitHub ----
@@ -185,6 +186,7 @@ class Watch:
 
     def _outcome(self, job: WorkflowJob) -> Outcome:
         self._confirm()
+        self._w.discovery.queue_of(self._job).leaves("in_progress")
         conclusion = _CONCLUSIONS.get(job.conclusion or "", Conclusion.OTHER)
         return Outcome(conclusion=conclusion, job_id=str(job.id), job_name=job.name, job_url=job.html_url or "")
 
