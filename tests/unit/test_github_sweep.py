@@ -24,10 +24,11 @@ class FakeRunners:
         self.listed += 1
         return list(self.runners)
 
-    def remove(self, runner):
+    def remove(self, name, runner_id):
+        (runner,) = (one for one in self.runners if (one.name, one.id) == (name, runner_id))
         if runner.busy:
             raise RunnerBusy("busy")
-        self.removed.append(runner.name)
+        self.removed.append(name)
         self.runners.remove(runner)
 
 

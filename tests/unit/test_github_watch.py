@@ -97,8 +97,8 @@ class FakeRunners:
     def find(self, name):
         return self.runner
 
-    def remove(self, runner):
-        if runner is not None and runner.busy:
+    def remove(self, name):
+        if self.runner is not None and self.runner.busy:
             raise RunnerBusy("busy")
         self.removed += 1
         self.runner = None

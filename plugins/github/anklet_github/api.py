@@ -151,16 +151,17 @@ class Api:
 
         return self._repeated("POST", path, once, only_refusals=not repeatable)
 
-    def delete(self, path: str) -> None:
-        """DELETE; what is not there is deleted. Raises `Unprocessable`."""
+    def delete(self, path: str) -> bool:
+        """DELETE. False: it was not there, by GitHub's word. Raises `Unprocessable`."""
 
-        def once() -> None:
+        def once() -> bool:
             try:
                 self._asked("DELETE", path)
             except NotFound:
-                return
+                return False
+            return True
 
-        self._repeated("DELETE", path, once)
+        return self._repeated("DELETE", path, once)
 
     def _conditional(self, url: str, kind: type[T], *, urgent: bool) -> T:
         """A GET that costs nothing where nothing has changed (304 does not count against the limit)."""

@@ -6,11 +6,12 @@ job is followed stand in the modules beside this one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from anklet_github import guest_logs
-from anklet_github.api import Api, ApiTrouble, NotFound, Unprocessable
+from anklet_github.api import Api, ApiTrouble, NotFound, Refused, Unprocessable
 from anklet_github.discovery import Discovery
 from anklet_github.guest import GuestScripts
 from anklet_github.http import BadCertificates, Transport
@@ -24,6 +25,9 @@ from anklet_github.watch import Watch, Watching
 from anklet_worker.errors import JobLost, RetryElsewhere, ServiceFatal
 from anklet_worker.job import Job, Outcome
 from anklet_worker.plugin import Context, Guest, Withdrawal
+
+#: Seconds in which GitHub may still carry out a registration whose answer was lost.
+_LATE_REGISTRATION = 90.0
 
 __all__ = ["GithubPlugin", "plugin"]
 
@@ -62,13 +66,12 @@ class GithubPlugin:
         self._context.check()
         if not self._discovery.still_queued(job):
             raise JobLost(f"job {job.id} is not queued any more")
-        self._context.remember(runner_name=guest.name)
         if self._context.service.runner_mode == "jit":
             config = self._register(guest, _labels(job))
-            self._context.remember(runner_id=config.runner.id)
             self._context.check()
             self._scripts.start(guest, config.encoded_jit_config)
         else:
+            self._context.remember(runner_name=guest.name)
             url = self._scope.registration_url(self._context.service.server_url)
             self._scripts.register(guest, url, self._runners.registration_token(), _labels(job))
             self._context.check()
@@ -100,7 +103,9 @@ class GithubPlugin:
             self._remove(guest_name)
         except (RunnerBusy, ApiTrouble):
             return False
-        return True
+        # A request to register whose answer never came may still be carried out.
+        asked_at = int(self._context.recall().get("registering", 0))
+        return not 0 <= time.time() - asked_at < _LATE_REGISTRATION
 
     def abandoned(self, guest_name: str) -> bool:
         """No runner of that name, or one without a job."""
@@ -122,17 +127,23 @@ class GithubPlugin:
         return outcome
 
     def _register(self, guest: Guest, labels: list[str]) -> JitConfig:
+        self._context.remember(registering=int(time.time()))
         try:
-            return self._runners.register_jit(guest.name, labels)
-        except Unprocessable as error:
-            raise RetryElsewhere(f"GitHub refuses a runner with the job's labels: {error}") from error
-        except NotFound as error:
-            raise JobLost(f"GitHub knows no place to register the runner: {error}") from error
+            config = self._runners.register_jit(guest.name, labels)
+        except (Unprocessable, NotFound, Refused) as error:
+            self._context.remember(registering=0)
+            if isinstance(error, Unprocessable):
+                raise RetryElsewhere(f"GitHub refuses a runner with the job's labels: {error}") from error
+            if isinstance(error, NotFound):
+                raise JobLost(f"GitHub knows no place to register the runner: {error}") from error
+            raise
+        self._context.remember(registering=0, runner_id=config.runner.id)
+        return config
 
     def _remove(self, name: str) -> None:
         """By the id on record, which is one call; by name where the reply with the id was lost."""
         known = self._context.recall().get("runner_id")
-        self._runners.remove(int(known) if known is not None else self._runners.find(name))
+        self._runners.remove(name, None if known is None else int(known))
 
 
 class _AppRoutes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anklet_github.api import Api, Conflict, Unprocessable
+from anklet_github.api import Api, ApiTrouble, Conflict, Unprocessable
 from anklet_github.payloads import Groups, JitConfig, RegistrationToken, Runner, Runners
 from anklet_github.scope import Scope
 from anklet_worker.errors import RetryHere, ServiceFatal
@@ -32,7 +32,7 @@ class RunnerRegistry:
         try:
             return self._api.post(f"{self._path}/generate-jitconfig", JitConfig, body, repeatable=False)
         except Conflict:
-            self.remove(self.find(name))
+            self.remove(name)
             return self._api.post(f"{self._path}/generate-jitconfig", JitConfig, body, repeatable=False)
 
     def registration_token(self) -> str:
@@ -48,13 +48,21 @@ class RunnerRegistry:
         """Every runner of the scope, ours and others'."""
         return self._api.get_all(self._path, Runners, urgent=False)
 
-    def remove(self, runner: Runner | int | None) -> None:
-        """Remove a registration; none is removed already. Raises `RunnerBusy`."""
-        if runner is None:
+    def remove(self, name: str, runner_id: int | None = None) -> None:
+        """Remove the registration of this name; none is removed already. The id, where it is known, saves a call.
+
+        Raises `RunnerBusy`.
+        """
+        if runner_id is not None and self._delete(runner_id):
             return
-        runner_id = runner if isinstance(runner, int) else runner.id
+        # A 404 for an id may be a whim of GitHub's; that the name is not listed is proof.
+        runner = self.find(name)
+        if runner is not None and not self._delete(runner.id):
+            raise ApiTrouble(f"GitHub lists runner {name}, and does not know it when it is to be removed")
+
+    def _delete(self, runner_id: int) -> bool:
         try:
-            self._api.delete(f"{self._path}/{runner_id}")
+            return self._api.delete(f"{self._path}/{runner_id}")
         except Unprocessable:
             raise RunnerBusy(f"GitHub says that runner {runner_id} runs a job") from None
 

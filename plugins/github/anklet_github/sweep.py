@@ -72,7 +72,7 @@ class Sweeper:
         self._offline_since = {runner.id: self._offline_since.get(runner.id, now) for runner in left}
         for runner in chosen(anklets, left, self._offline_since, now):
             try:
-                self._runners.remove(runner)
+                self._runners.remove(runner.name, runner.id)
             except RunnerBusy:
                 continue
             self._context.report(Figure.SWEPT_RUNNERS, 1)

@@ -265,7 +265,7 @@ class Watch:
     def _withdraw(self, reason: InfrastructureError) -> None:
         """Remove the registration and raise the reason; return when a job has landed just now, to be found at the next look."""
         try:
-            self._w.runners.remove(self._w.runners.find(self._guest.name))
+            self._w.runners.remove(self._guest.name)
         except RunnerBusy:
             return
         except ApiTrouble as error:
