@@ -42,6 +42,10 @@ class _Seat:
     def turn(self, key, seconds):
         return self.board.leases.setdefault(key, self.owner) == self.owner
 
+    def pass_on(self, key):
+        if self.board.leases.get(key) == self.owner:
+            del self.board.leases[key]
+
     def holder(self, key):
         return self.board.leases.get(key)
 

@@ -6,48 +6,58 @@ each service finds out for itself. Knows no job system.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
 from anklet_worker.errors import StoreUnavailable
 from anklet_worker.store import Store
+
+_T = TypeVar("_T")
+#: A store that was away is not asked again for so many seconds: each question could take seconds to fail.
+_AWAY_FOR = 10.0
 
 
 class StoreBoard:
     """Implements `anklet_worker.plugin.Board` on a store, for the service called `owner`."""
 
-    def __init__(self, store: Store, owner: str) -> None:
+    def __init__(self, store: Store, owner: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._owner = owner
+        self._clock = clock
+        self._away_until: float | None = None
 
     def turn(self, key: str, seconds: float) -> bool:
         """Whether it is this service's turn."""
-        try:
-            return self._store.claim(key, self._owner, seconds)
-        except StoreUnavailable:
-            return True
+        return self._asked(lambda: self._store.claim(key, self._owner, seconds), otherwise=True)
+
+    def pass_on(self, key: str) -> None:
+        """Let another have the turn."""
+        self._asked(lambda: self._store.release(key, self._owner), otherwise=False)
 
     def holder(self, key: str) -> str | None:
         """Who holds a lease."""
-        try:
-            return self._store.holder(key)
-        except StoreUnavailable:
-            return None
+        return self._asked(lambda: self._store.holder(key), otherwise=None)
 
     def count(self, key: str, seconds: float, amount: int = 1) -> int | None:
         """Count for all."""
-        try:
-            return self._store.count(key, seconds, amount)
-        except StoreUnavailable:
-            return None
+        return self._asked(lambda: self._store.count(key, seconds, amount), otherwise=None)
 
     def post(self, key: str, text: str, seconds: float) -> None:
         """Tell all."""
-        try:
-            self._store.post(key, text, seconds)
-        except StoreUnavailable:
-            return
+        self._asked(lambda: self._store.post(key, text, seconds), otherwise=None)
 
     def read(self, key: str) -> str | None:
         """What was told."""
+        return self._asked(lambda: self._store.read(key), otherwise=None)
+
+    def _asked(self, question: Callable[[], _T], otherwise: _T) -> _T:
+        if self._away_until is not None and self._clock() < self._away_until:
+            return otherwise
         try:
-            return self._store.read(key)
+            answer = question()
         except StoreUnavailable:
-            return None
+            self._away_until = self._clock() + _AWAY_FOR
+            return otherwise
+        self._away_until = None
+        return answer

@@ -105,6 +105,10 @@ class Board(Protocol):
         """True for one service at a time, which has the turn for so many seconds (asking again prolongs it)."""
         ...
 
+    def pass_on(self, key: str) -> None:
+        """Give the turn back before its time, so that another gets it."""
+        ...
+
     def holder(self, key: str) -> str | None:
         """Who has a turn, or the lease `Job.key("claim")` of a job; None: nobody, or it cannot be told."""
         ...

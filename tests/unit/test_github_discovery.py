@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from anklet_github import discovery as discovery_module
 from anklet_github.api import ApiTrouble, NotFound
 from anklet_github.discovery import Discovery
 from anklet_github.payloads import Jobs, Repository, Run, Runs, WorkflowJob
@@ -204,6 +205,28 @@ def test_one_looks_and_all_see():
     assert api.asked == []
 
 
+def test_a_service_in_trouble_lets_another_look():
+    """A host that is cut off from GitHub does not keep the turn."""
+    board = FakeBoard()
+    sick, api, _ = discovery(board=board, name="A")
+    api.trouble["/repos/acme/app/actions/runs"] = ApiTrouble("no answer")
+    with pytest.raises(ApiTrouble):
+        sick.look()
+    well, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="B")
+    assert [job.id for job in well.look()] == ["10"]
+    assert [job.id for job in sick.look()] == ["10"]
+
+
+def test_what_another_found_is_asked_about_before_it_is_taken():
+    """It may be old by now."""
+    board = FakeBoard()
+    discovery([Run(1, "queued", "CI")], {1: [workflow_job(10, run_id=1)]}, board, name="A")[0].look()
+    second, api, _ = discovery([], {1: [workflow_job(10, run_id=1, status="completed")]}, board, name="B")
+    (job,) = second.look()
+    assert not second.may_claim(job)
+    assert api.paths("/jobs") == 1
+
+
 def test_a_service_without_the_turn_waits_for_the_first_look():
     """Somebody else looks for the first time right now: nothing is asked twice."""
     board = FakeBoard()
@@ -221,12 +244,13 @@ def test_a_note_of_another_version_is_no_trouble():
     assert discovery(board=board)[0].look() == []
 
 
-def test_after_a_job_the_known_queue_serves():
+def test_after_a_job_the_known_queue_serves(monkeypatch):
     """The jobs that are left are the oldest; each is asked about again before it is taken, and none twice."""
     jobs = {1: [workflow_job(10, run_id=1)], 2: [workflow_job(20, run_id=2)]}
     looking, api, _ = discovery([Run(1, "queued", "CI"), Run(2, "queued", "CI")], jobs)
     first = looking.look()[0]
     assert looking.may_claim(first)
+    monkeypatch.setattr(discovery_module, "_FRESH", -1.0)
     api.asked.clear()
     (second,) = looking.look()
     assert (second.id, api.asked) == ("20", [])

@@ -203,6 +203,24 @@ def test_a_wait_ends_when_the_runner_takes_up_a_job(working):
     assert (sighting.state, sighting.job_name, sighting.result) == ("working", "build", None)
 
 
+def test_what_an_image_holds_of_an_earlier_runner_counts_for_nothing(tmp_path):
+    """Old marks and old logs in the image are not this runner's."""
+    put_runner(tmp_path)
+    (tmp_path / "actions-runner" / "run.sh").write_text(RUN_SH)
+    (tmp_path / "actions-runner" / "_diag").mkdir()
+    (tmp_path / "actions-runner" / "_diag" / "Worker_0.log").touch()
+    (tmp_path / ".anklet-runner").mkdir()
+    (tmp_path / ".anklet-runner" / "ended").write_text("0")
+    guest, scripts = LocalGuest(tmp_path), GuestScripts(FakeContext())
+    scripts.install(guest)
+    scripts.start(guest, "jit")
+    assert scripts.wait(guest, 1, working=False).state == "waiting"
+    (tmp_path / "take-job").touch()
+    assert scripts.wait(guest, 20, working=False).state == "working"
+    (tmp_path / "end").write_text("0")
+    assert scripts.wait(guest, 20, working=True).state == "ended"
+
+
 def test_a_wait_ends_when_the_runner_does(working):
     """With run.sh's status, the runner's own word on the job, and on its registration."""
     guest, scripts = working

@@ -40,20 +40,16 @@ class Discovery:
         self._warned: set[tuple[str, int]] = set()
         self._just_worked = False
         self._taken: set[str] = set()
-        self._looked_at: float | None = None
 
     def look(self) -> list[Job]:
         """Jobs that may be run now: the oldest first, and of the same age by name. Raises `ApiTrouble`."""
         if self._just_worked:
             self._just_worked = False
-            self._looked_at = None
             known = self._ours((queue, queue.last(_BACKLOG_GOOD_FOR)) for queue in self._repos.queues())
             if backlog := [job for job in known if job.id not in self._taken]:
                 return backlog
         self._taken.clear()
-        found = self._look_at_all(self._repos.due())
-        self._looked_at = time.monotonic()
-        return self._ours(found)
+        return self._ours(self._look_at_all(self._repos.due()))
 
     def siblings(self, job: Job) -> list[WorkflowJob]:
         """All jobs of the job's run, as they are now. Costs nothing while none of them has changed. Raises `NotFound`."""
@@ -68,10 +64,10 @@ class Discovery:
         return now is not None and now.status == "queued" and now.labels == job.details.get("labels")
 
     def may_claim(self, job: Job) -> bool:
-        """As `still_queued`; a look of a moment ago is good enough."""
+        """As `still_queued`; our own look of a moment ago is good enough for a job that we have not had in hand since."""
+        known = self.queue_of(job).looked_within(_FRESH) and job.id not in self._taken
         self._taken.add(job.id)
-        fresh = self._looked_at is not None and time.monotonic() - self._looked_at <= _FRESH
-        if not fresh and not self.still_queued(job):
+        if not known and not self.still_queued(job):
             return False
         self._just_worked = True
         return True
@@ -95,7 +91,7 @@ class Discovery:
         for one in self.siblings(near):
             if one.runner_name == runner_name:
                 return one, Run(id=one.run_id), home.repo
-        for queue in (home, *(other for other in self._repos.queues() if other is not home)):
+        for queue in (home, *(other for other in self._repos.queues() if other is not home and other.active)):
             found = queue.find_by_runner(runner_name, ended_too=ended_too)
             if found is not None:
                 return *found, queue.repo

@@ -36,6 +36,11 @@ _TAIL = 300
 #: Started in the background, because a script of an operator may run for as long as the runner; one that ends at once says how.
 _START_IN_BACKGROUND = """\
 set -m
+# Nothing that the image may hold of an earlier runner is to be taken for this one's.
+marks=$HOME/.anklet-runner
+rm -rf "$marks"
+mkdir -p "$marks"
+ls -d "${RUNNER_HOME:-$HOME/actions-runner}"/_diag/Worker_* >"$marks/earlier" 2>/dev/null
 nohup bash ./{command} >"$HOME/start-runner.log" 2>&1 </dev/null &
 script=$!
 for _ in 1 2 3 4 5 6 7 8 9 10; do

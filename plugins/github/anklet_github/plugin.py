@@ -130,7 +130,8 @@ class GithubPlugin:
         self._context.remember(registering=int(time.time()))
         try:
             config = self._runners.register_jit(guest.name, labels)
-        except (Unprocessable, NotFound, Refused) as error:
+        except (Unprocessable, NotFound, Refused, ServiceFatal) as error:
+            # An answer: nothing is registered, and nothing will be.
             self._context.remember(registering=0)
             if isinstance(error, Unprocessable):
                 raise RetryElsewhere(f"GitHub refuses a runner with the job's labels: {error}") from error
@@ -141,8 +142,12 @@ class GithubPlugin:
         return config
 
     def _remove(self, name: str) -> None:
-        """By the id on record, which is one call; by name where the reply with the id was lost."""
-        known = self._context.recall().get("runner_id")
+        """By the id on record, which is one call; by name where the reply with the id was lost; not where GitHub refused to
+        register any."""
+        facts = self._context.recall()
+        known = facts.get("runner_id")
+        if known is None and facts.get("registering") == 0:
+            return
         self._runners.remove(name, None if known is None else int(known))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from anklet_github.api import Api, NotFound
+from anklet_github.api import Api, ApiTrouble, NotFound
 from anklet_github.payloads import Jobs, Run, Runs, WorkflowJob
 from anklet_github.scope import Repo
 from anklet_worker.plugin import Board
@@ -69,6 +69,7 @@ class RunQueue:
         self._others: dict[str, list[Run]] = {}
         self._looks = 0
         self._snapshot: Snapshot | None = None
+        self._looked_at: float | None = None
         self._left: dict[str, int | None] = {}
 
     def waiting(self) -> list[Waiting]:
@@ -78,7 +79,13 @@ class RunQueue:
             # Nothing is told yet while the first look of all is under way.
             self._snapshot = told or self._snapshot
             return [] if told is None else told.waiting
-        self._snapshot = Snapshot(time.time(), list(self._look()))
+        try:
+            self._snapshot = Snapshot(time.time(), list(self._look()))
+        except ApiTrouble:
+            # Another host may reach GitHub, or another login may do.
+            self._board.pass_on(f"{self._key}:turn")
+            raise
+        self._looked_at = time.monotonic()
         self._board.post(self._key, msgspec.json.encode(self._snapshot).decode(), self._good_for)
         return self._snapshot.waiting
 
@@ -87,6 +94,15 @@ class RunQueue:
         if self._snapshot is None or not 0 <= time.time() - self._snapshot.found_at <= most:
             return []
         return self._snapshot.waiting
+
+    def looked_within(self, seconds: float) -> bool:
+        """Whether we ourselves looked that lately."""
+        return self._looked_at is not None and time.monotonic() - self._looked_at <= seconds
+
+    @property
+    def active(self) -> bool:
+        """Whether it had any run that was not over, as last seen."""
+        return bool(self._seen)
 
     def leaves(self, state: str) -> None:
         """A job of ours leaves this state: the list of it may be empty again, as whoever looks next will expect."""

@@ -16,11 +16,11 @@ say() {
     exit 0
 }
 
-# The runner makes this log when it takes up a job.
+# The runner makes this log when it takes up a job; an image may hold earlier ones.
 works() {
     local log
     for log in "$home"/_diag/Worker_*; do
-        [ -e "$log" ] && return 0
+        [ -e "$log" ] && ! grep -qxF "$log" "$marks/earlier" 2>/dev/null && return 0
     done
     return 1
 }
