@@ -227,13 +227,26 @@ def test_what_another_found_is_asked_about_before_it_is_taken():
     assert api.paths("/jobs") == 1
 
 
-def test_a_service_without_the_turn_waits_for_the_first_look():
-    """Somebody else looks for the first time right now: nothing is asked twice."""
+def test_a_service_without_the_turn_waits_for_a_look_under_way():
+    """Somebody else looks right now: what it finds is had a moment later, and nothing is asked twice."""
+    board = FakeBoard()
+    board.leases["anklet:{acme/app}:queue:turn"] = "B"
+    waiting, api, context = discovery(board=board, name="A")
+    other, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="B")
+    naps = []
+    context.wait = lambda _: naps.append(len(naps) == 2 and other.look())
+    assert [job.id for job in waiting.look()] == ["10"]
+    assert (len(naps), api.asked) == (3, [])
+
+
+def test_a_look_that_never_ends_is_not_waited_for():
+    """The next interval comes; the turn ends by itself."""
     board = FakeBoard()
     board.leases["anklet:{acme/app}:queue:turn"] = "other"
-    looking, api, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board)
+    looking, api, context = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board)
     assert looking.look() == []
     assert api.asked == []
+    assert context.now <= 3.1
 
 
 def test_a_note_of_another_version_is_no_trouble():

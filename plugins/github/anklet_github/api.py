@@ -95,7 +95,7 @@ class Api:
         self._login = login
         self._context = context
         self._budget = Budget(f"anklet:{{{login.identity}/api}}", context)
-        self._known = KnownReplies(login.identity, context)
+        self._known = KnownReplies(f"{login.identity}@{context.service.api_url}", context)
         self._worked: set[str] = set()
         self._refusals: dict[str, _Refusal] = {}
 
@@ -270,7 +270,7 @@ class KnownReplies:
     """The last reply to each GET, by ETag: in memory, and on the board for all with the same login (an ETag is one login's own)."""
 
     def __init__(self, identity: str, context: Context) -> None:
-        self._prefix = f"anklet:{{{identity}/etag}}:"
+        self._prefix = f"anklet:{{{hashlib.sha256(identity.encode()).hexdigest()[:24]}/etag}}:"
         self._board = context.board
         self._last: OrderedDict[str, Known] = OrderedDict()
         self._empty: dict[str, Known] = {}

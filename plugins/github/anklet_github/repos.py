@@ -59,8 +59,7 @@ class Repos:
     def queue(self, repo: Repo) -> RunQueue:
         """The queue of one repository."""
         if repo not in self._queues:
-            interval = self._context.service.sleep_interval
-            self._queues[repo] = RunQueue(self._api, repo, self._context.board, interval)
+            self._queues[repo] = RunQueue(self._api, repo, self._context)
         return self._queues[repo]
 
     def due(self) -> Sequence[RunQueue]:

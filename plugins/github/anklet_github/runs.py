@@ -15,7 +15,7 @@ import msgspec
 from anklet_github.api import Api, ApiTrouble, NotFound
 from anklet_github.payloads import Jobs, Run, Runs, WorkflowJob
 from anklet_github.scope import Repo
-from anklet_worker.plugin import Board
+from anklet_worker.plugin import Context
 
 #: A run in progress can still hold queued jobs (matrix, needs), so both are looked through each time. Runs in the other states
 #: rarely hold any: one of these states at each look, in turn.
@@ -29,6 +29,8 @@ _GOOD_FOR_INTERVALS, _GOOD_FOR_AT_LEAST = 6.0, 60.0
 _TURN_PART = 0.9
 #: For so long services tell each other of the jobs that left a list.
 _TOLD_FOR = 3600.0
+#: Seconds and number of the pauses in which somebody else's look is waited for.
+_NAP, _MOST_NAPS = 0.1, 30
 #: How many ended runs are searched for the job of a runner that has come and gone.
 _LATEST_RUNS = 20
 
@@ -57,13 +59,14 @@ class _SeenRun:
 
 
 class RunQueue:
-    """The queue of one repository. `interval` is the pause between two looks, in seconds."""
+    """The queue of one repository."""
 
-    def __init__(self, api: Api, repo: Repo, board: Board, interval: float) -> None:
+    def __init__(self, api: Api, repo: Repo, context: Context) -> None:
         self.repo = repo
         self._api = api
-        self._board = board
-        self._interval = interval
+        self._context = context
+        self._board = context.board
+        self._interval = context.service.sleep_interval
         self._key = f"{repo.keyspace}:queue"
         self._seen: dict[int, _SeenRun] = {}
         self._others: dict[str, list[Run]] = {}
@@ -74,9 +77,8 @@ class RunQueue:
 
     def waiting(self) -> list[Waiting]:
         """The queued jobs, as found now, or by somebody else a moment ago. Raises `ApiTrouble`."""
-        if not self._board.turn(f"{self._key}:turn", self._interval * _TURN_PART):
+        if not self._my_turn():
             told = self._told()
-            # Nothing is told yet while the first look of all is under way.
             self._snapshot = told or self._snapshot
             return [] if told is None else told.waiting
         try:
@@ -87,7 +89,19 @@ class RunQueue:
             raise
         self._looked_at = time.monotonic()
         self._board.post(self._key, msgspec.json.encode(self._snapshot).decode(), self._good_for)
+        self._board.post(f"{self._key}:fresh", "", self._interval)
         return self._snapshot.waiting
+
+    def _my_turn(self) -> bool:
+        """Whether to look; False when another has, or will have told what it found by the time that this returns."""
+        for _ in range(_MOST_NAPS):
+            if self._board.turn(f"{self._key}:turn", self._interval * _TURN_PART):
+                return True
+            if self._board.read(f"{self._key}:fresh") is not None:
+                return False
+            # It is looking right now.
+            self._context.wait(_NAP)
+        return False
 
     def last(self, most: float) -> list[Waiting]:
         """The queued jobs as last seen, if that was not more than `most` seconds ago; asks nobody."""
