@@ -50,6 +50,8 @@ from anklet_worker.vm import GuestResult, VMDriver, VMError
 #: Seconds that the supervisor has to confirm a slot; it answers within milliseconds, or it is gone.
 _CONFIRM_SLOT = 10.0
 _DELETE_PAUSE_FIRST, _DELETE_PAUSE_LONGEST = 0.5, 10.0
+#: For so long a debt outside is tried to be paid at once; afterwards it is kept on record, and holds nobody up.
+_SETTLE_PATIENCE = 5.0
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
@@ -323,7 +325,7 @@ class Attempt:
     def _settle(self, patience: float) -> None:
         """Pay the debt outside, give the claim back, and forget the attempt.
 
-        Tries for up to `patience` seconds (0: once). The claim goes even when the debt stays: the VM is gone.
+        Tries for some seconds, at most `patience` (0: once). The claim goes even when the debt stays: the VM is gone.
         """
         # What the plugin registers it announces in its facts first: without facts there is nothing outside.
         settled = not self.record.facts or self._settle_outside(patience)
@@ -332,7 +334,7 @@ class Attempt:
             self._tools.book.remove(self.record)
 
     def _settle_outside(self, patience: float) -> bool:
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + min(patience, _SETTLE_PATIENCE)
         pause = _DELETE_PAUSE_FIRST
         while True:
             try:

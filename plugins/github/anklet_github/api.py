@@ -50,6 +50,10 @@ class ApiTrouble(RetryHere):
     """GitHub could not be asked, or did not answer as documented; it may the next time."""
 
 
+class TimedOut(ApiTrouble):
+    """No answer in time: what was asked for may be yet to happen."""
+
+
 class NotFound(ApiTrouble):
     """404: it does not exist, or the token may not see it."""
 
@@ -254,7 +258,8 @@ class Api:
             reply = self._transport.exchange(method, url, headers, body)
         except NoAnswer as error:
             self._context.api_called(route, "none")
-            raise ApiTrouble(f"{method} {_path(url)}: {error}") from None
+            kind = ApiTrouble if error.in_time else TimedOut
+            raise kind(f"{method} {_path(url)}: {error}") from None
         self._context.api_called(route, str(reply.status))
         return reply
 

@@ -25,7 +25,14 @@ _CHUNK = 256 * 1024
 
 
 class NoAnswer(Exception):
-    """No whole reply came. Whether the request had an effect cannot be told. The text is one line for people."""
+    """No whole reply came. Whether the request had an effect cannot be told. The text is one line for people.
+
+    `in_time` is False when time ran out: the effect may be yet to come.
+    """
+
+    def __init__(self, text: str, *, in_time: bool = True) -> None:
+        super().__init__(text)
+        self.in_time = in_time
 
 
 class BadCertificates(ValueError):
@@ -67,6 +74,8 @@ class Transport:
                 response.release_conn()
         except urllib3.exceptions.ProxyError as error:
             raise NoAnswer(f"the proxy does not let us through: {_reason(error)}") from None
+        except urllib3.exceptions.TimeoutError as error:
+            raise NoAnswer(f"no answer in time: {_reason(error)}", in_time=False) from None
         except urllib3.exceptions.HTTPError as error:
             raise NoAnswer(f"no answer: {_reason(error)}") from None
         except OSError as error:

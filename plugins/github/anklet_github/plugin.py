@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anklet_github import guest_logs
-from anklet_github.api import Api, ApiTrouble, NotFound, Refused, Unprocessable
+from anklet_github.api import Api, ApiTrouble, NotFound, Refused, TimedOut, Unprocessable
 from anklet_github.discovery import Discovery
 from anklet_github.guest import GuestScripts
 from anklet_github.http import BadCertificates, Transport
@@ -26,6 +26,8 @@ from anklet_worker.errors import JobLost, RetryElsewhere, ServiceFatal
 from anklet_worker.job import Job, Outcome
 from anklet_worker.plugin import Context, Guest, Withdrawal
 
+#: What is on record of a registration, as `registration`: nothing was there to be had, or no answer came in time.
+_ASKED, _DONE, _REFUSED, _UNANSWERED = "asked", "done", "refused", "unanswered"
 #: Seconds in which GitHub may still carry out a registration whose answer was lost.
 _LATE_REGISTRATION = 90.0
 
@@ -103,9 +105,11 @@ class GithubPlugin:
             self._remove(guest_name)
         except (RunnerBusy, ApiTrouble):
             return False
-        # A request to register whose answer never came may still be carried out.
-        asked_at = int(self._context.recall().get("registering", 0))
-        return not 0 <= time.time() - asked_at < _LATE_REGISTRATION
+        facts = self._context.recall()
+        if facts.get("registration") != _UNANSWERED:
+            return True
+        # GitHub may still carry it out.
+        return not 0 <= time.time() - int(facts["asked_at"]) < _LATE_REGISTRATION
 
     def abandoned(self, guest_name: str) -> bool:
         """No runner of that name, or one without a job."""
@@ -127,18 +131,20 @@ class GithubPlugin:
         return outcome
 
     def _register(self, guest: Guest, labels: list[str]) -> JitConfig:
-        self._context.remember(registering=int(time.time()))
+        self._context.remember(registration=_ASKED, asked_at=int(time.time()))
         try:
             config = self._runners.register_jit(guest.name, labels)
+        except TimedOut:
+            self._context.remember(registration=_UNANSWERED)
+            raise
         except (Unprocessable, NotFound, Refused, ServiceFatal) as error:
-            # An answer: nothing is registered, and nothing will be.
-            self._context.remember(registering=0)
+            self._context.remember(registration=_REFUSED)
             if isinstance(error, Unprocessable):
                 raise RetryElsewhere(f"GitHub refuses a runner with the job's labels: {error}") from error
             if isinstance(error, NotFound):
                 raise JobLost(f"GitHub knows no place to register the runner: {error}") from error
             raise
-        self._context.remember(registering=0, runner_id=config.runner.id)
+        self._context.remember(registration=_DONE, runner_id=config.runner.id)
         return config
 
     def _remove(self, name: str) -> None:
@@ -146,7 +152,7 @@ class GithubPlugin:
         register any."""
         facts = self._context.recall()
         known = facts.get("runner_id")
-        if known is None and facts.get("registering") == 0:
+        if facts.get("registration") == _REFUSED:
             return
         self._runners.remove(name, None if known is None else int(known))
 
