@@ -205,6 +205,19 @@ def test_one_looks_and_all_see():
     assert api.asked == []
 
 
+def test_what_any_service_saw_waiting_is_known_to_all():
+    """From the board alone: after a moment, and only while it waits."""
+    board = FakeBoard()
+    first, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="A")
+    second, api, _ = discovery(board=board, name="B")
+    (job,) = first.look()
+    queue = second.queue_of(job)
+    assert queue.was_seen_waiting("10", time.time() - 60)
+    assert not queue.was_seen_waiting("10", time.time() + 60)
+    assert not queue.was_seen_waiting("11", time.time() - 60)
+    assert api.asked == []
+
+
 def test_a_service_in_trouble_lets_another_look():
     """A host that is cut off from GitHub does not keep the turn."""
     board = FakeBoard()

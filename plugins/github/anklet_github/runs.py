@@ -109,6 +109,11 @@ class RunQueue:
             return []
         return self._snapshot.waiting
 
+    def was_seen_waiting(self, job_id: str, since: float) -> bool:
+        """Whether any service has seen the job queued after this moment (Unix seconds). Asks nobody but the board."""
+        told = self._told()
+        return told is not None and told.found_at > since and any(str(one.job.id) == job_id for one in told.waiting)
+
     def looked_within(self, seconds: float) -> bool:
         """Whether we ourselves looked that lately."""
         return self._looked_at is not None and time.monotonic() - self._looked_at <= seconds

@@ -30,6 +30,9 @@ _ASK_WORKING = 300.0
 #: Where GitHub may have dealt our runner another job, it is asked so long after the runner took one up. Short jobs are
 #: over by then.
 _ASK_RIVALS = 10.0
+#: Where that is not known, another service may see our job waiting still: the board is looked at so often, and what was seen so
+#: long after the runner took up a job counts (hosts' clocks differ).
+_LOOK_AT_BOARD, _SEEN_LATER = 30.0, 10.0
 #: Pauses between questions while only GitHub can tell, and while it has not yet noticed what the guest says.
 _POLL_FIRST, _POLL_LONGEST = 0.25, 5.0
 #: For so long a job must be unknown to GitHub before it counts as vanished: 404 has been seen for live jobs in outages.
@@ -70,8 +73,9 @@ class Watch:
         self._poll = _POLL_FIRST
         self._since: dict[str, float] = {}
         self._blind_until = self._begun
-        #: The runner itself named another job than ours.
+        #: The runner itself named another job than ours, or somebody has seen ours waiting still.
         self._doubtful = False
+        self._noted_at = 0.0
         #: The guest's runner said that GitHub has removed its registration.
         self.removed = False
 
@@ -112,14 +116,20 @@ class Watch:
             return min(_ASK_WAITING, self._w.context.service.deadlines.runner_online)
         if self._may_be_another():
             return max(1.0, self._working_since + _ASK_RIVALS - now)
-        return max(1.0, self._asked_at + _ASK_WORKING - now)
+        longest = _ASK_WORKING if self._confirmed else _LOOK_AT_BOARD
+        return min(longest, max(1.0, self._asked_at + _ASK_WORKING - now))
 
     def _may_be_another(self) -> bool:
         """Whether the job in our runner may be another than ours, for all that is known."""
-        return not self._confirmed and (self._doubtful or self._w.discovery.has_rivals(self._job))
+        if self._confirmed:
+            return False
+        queue = self._w.discovery.queue_of(self._job)
+        self._doubtful = self._doubtful or queue.was_seen_waiting(self._job.id, self._noted_at + _SEEN_LATER)
+        return self._doubtful or self._w.discovery.has_rivals(self._job)
 
     def _note_work(self) -> None:
         self._working_since = self._asked_at = self._w.clock()
+        self._noted_at = time.time()
         self._w.context.job_started(self._job)
         self._w.discovery.queue_of(self._job).leaves("queued")
         self._w.context.log.info("job in progress")
