@@ -265,3 +265,15 @@ def test_workflows_can_be_left_out(new_mac, github):
     mac.start()
     assert finish(mac, github, [wanted]) == ["success"]
     assert [github.job(job_id)["status"] for job_id in left_out] == ["queued", "queued"]
+
+
+def test_a_rerun_is_a_new_job(mac, github):
+    """It keeps its run's id, and has one of its own: it is found, run, and counted."""
+    (job_id,) = queue(github, job("flaky", steps=["exit 1"]))
+    mac.start()
+    assert finish(mac, github, [job_id]) == ["failure"]
+    again = github.rerun(github.job(job_id)["run_id"], failed_only=True)["jobs"][0]["id"]
+    assert again != job_id
+    assert finish(mac, github, [again]) == ["failure"]
+    assert [github.job(one)["starts"] for one in (job_id, again)] == [1, 1]
+    assert {line["workflowJobId"] for line in mac.log_lines(msg="job ended")} == {job_id, again}

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -301,7 +302,7 @@ def test_stop_does_not_lengthen_a_timeout(bench):
     thread.join()
 
 
-@pytest.mark.parametrize("on_stop", list(OnStop))
+@pytest.mark.parametrize("on_stop", [OnStop.KILL, OnStop.FINISH])
 def test_detach_leaves_the_command_running_to_its_end(bench, on_stop):
     """After a detach the command goes on, prints without harm, and reaches its end; the note of it stays."""
     thread = bench.later("begun", bench.orders.detach)
@@ -317,6 +318,17 @@ def test_detach_leaves_the_command_running_to_its_end(bench, on_stop):
     (bench.folder / "go").touch()
     eventually((bench.folder / "done").exists)
     eventually(lambda: not lives(pid))
+
+
+@pytest.mark.parametrize("order", ["stop", "detach"])
+def test_every_order_ends_a_command_that_only_waits(bench, order):
+    """Nothing is left of it, nor of its note, which says that nobody need wait for it."""
+    thread = bench.later("begun", getattr(bench.orders, order))
+    with pytest.raises(Detached if order == "detach" else Interrupted):
+        bench.sh("echo $$ >pid; echo >begun; exec sleep 300", on_stop=OnStop.DISCARD)
+    thread.join()
+    eventually(lambda: not lives(bench.pid_in("pid")))
+    assert [note and note.expendable for note in bench.notes] == [True, None]
 
 
 def test_command_outlives_the_death_of_its_worker(bench):
@@ -426,6 +438,15 @@ def test_settling_ends_what_does_not_end(bench, left_running, monkeypatch):
     settle_in_flight(note, 0.2)
     assert process.wait(5) == -signal.SIGKILL
     eventually(lambda: not lives(child))
+
+
+def test_settling_waits_for_nothing_that_only_waits(left_running):
+    """A wait in a guest that outlived its worker is ended at once."""
+    note, process = left_running("exec sleep 300")
+    began = time.monotonic()
+    settle_in_flight(msgspec.structs.replace(note, expendable=True), 60)
+    assert process.wait(5) == -signal.SIGTERM
+    assert time.monotonic() - began < 10
 
 
 def test_settling_spares_another_process_of_that_pid(left_running):
