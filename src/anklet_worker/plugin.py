@@ -124,6 +124,10 @@ class Context(Protocol):
         """What has been remembered about the attempt in hand, also by an earlier process."""
         ...
 
+    def runner_online(self) -> None:
+        """What runs the job in our VM is in touch with the origin. May be called again, or not at all; for people and metrics."""
+        ...
+
     def job_started(self, job: Job) -> None:
         """The origin says that `job` runs in our VM (it may be another than the one asked for). May be called again."""
         ...

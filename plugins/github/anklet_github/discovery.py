@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from anklet_github.api import Api
 from anklet_github.payloads import Jobs, Run, Runs, WorkflowJob
@@ -109,7 +110,16 @@ def describe(job: WorkflowJob, run: Run, spec: VMSpec, scope: Scope) -> Job:
         vm=spec,
         log_fields={key: value for key, value in fields.items() if value != ""},
         details={"labels": job.labels, "run_id": job.run_id},
+        queued_at=_unix(job.created_at),
     )
+
+
+def _unix(moment: str | None) -> float:
+    """A time of GitHub's (ISO 8601) as Unix seconds; 0 where there is none."""
+    try:
+        return datetime.fromisoformat(moment or "").timestamp()
+    except ValueError:
+        return 0.0
 
 
 def label_value(prefix: str, labels: Sequence[str]) -> str:

@@ -143,7 +143,9 @@ class Watch:
     def _check_deadlines(self, runner: Runner) -> None:
         """The runner must come online in time, and then get a job in time; else it is withdrawn and the job tried anew."""
         deadlines, waited = self._w.context.service.deadlines, self._w.clock() - self._begun
-        if runner.status != "online" and waited >= deadlines.runner_online:
+        if runner.status == "online":
+            self._w.context.runner_online()
+        elif waited >= deadlines.runner_online:
             self._withdraw(
                 RetryHere(f"job {self._job.id}: its runner did not come online within {deadlines.runner_online:g} s")
             )
