@@ -102,6 +102,9 @@ class FakeContext:
     def spec_from_labels(self, labels):
         return next((VMSpec(template=label[14:]) for label in labels if label.startswith("anka-template:")), None)
 
+    def runner_online(self):
+        self.online = True
+
     def job_started(self, job):
         self.started.append(job.id)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from anklet_supervisor import operator_commands
 from anklet_worker import __version__
 from anklet_worker.errors import AnkletError, ConfigError, ExitCode, UsageError
 
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="as JSON, in a stable form")
     form.add_argument("--watch", action="store_true", help="a live view, until Ctrl-C")
     command("check", _check, "report every error of the configuration at once")
+    operator_commands.add(command, _config_path)
     return parser
 
 

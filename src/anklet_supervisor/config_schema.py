@@ -78,10 +78,15 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the log goes (None: standard output) and how much of it: DEBUG, INFO, ERROR or dev."""
+    """Where the log goes (None: standard output), how much of it (DEBUG, INFO, ERROR or dev), and when its file is rotated.
+
+    `max_megabytes` 0: by somebody else, newsyslog for one.
+    """
 
     file_dir: Path | None = None
     level: str = "INFO"
+    max_megabytes: int = 100
+    keep: int = 5
 
 
 class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +147,14 @@ LOG = Section(
             default="standard output",
         ),
         Key(name="level", kind=Kind.LEVEL, doc="DEBUG, INFO, ERROR or dev; `LOG_LEVEL` overrides it"),
+        Key(
+            name="max_megabytes",
+            kind=Kind.INTEGER,
+            doc="size at which `anklet.log` becomes `anklet.log.1`; 0: never, newsyslog does it",
+            least=0,
+            most=100_000,
+        ),
+        Key(name="keep", kind=Kind.INTEGER, doc="how many earlier log files stay", least=0, most=1000),
     ),
 )
 METRICS = Section(

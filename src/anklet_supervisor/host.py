@@ -165,6 +165,15 @@ def identify(state_dir: Path, host: str | None = None) -> HostIds:
         raise TemporaryError(f"cannot use {path}: {error.strerror}") from None
 
 
+def known_install_id(state_dir: Path) -> str | None:
+    """The install id that a state directory bears; None when no supervisor has used it yet. Writes nothing.
+
+    Raises `OSError`, and `ConfigError` for a file that says nothing.
+    """
+    found = _read_install_id(state_dir / "install-id")
+    return None if found is None else found.install_id
+
+
 class _Installation(msgspec.Struct, frozen=True):
     install_id: str
     host_id: str

@@ -19,6 +19,7 @@ from pathlib import Path
 from anklet_worker.logs import one_line
 
 _FILE_NAME = "anklet.log"
+_MEGABYTE = 1_000_000
 _STDOUT = 1
 #: Lines that wait for the disk; a line is at most some 100 KiB, mostly below 1 KiB.
 _WAITING = 4096
@@ -31,13 +32,14 @@ _PATIENCE = 5.0
 class LogWriter:
     """Appends whole lines to `<directory>/anklet.log`, or to standard output without a directory. Safe for several threads.
 
-    A file that was moved away or deleted is made anew within a second or so, so that log rotation needs to tell nobody. `level` is
-    the log's, for the form of the writer's own lines. Raises `OSError` when the file cannot be opened at first.
+    A file that was moved away or deleted is made anew within a second or so, so that log rotation needs to tell nobody. One that
+    has grown to `max_megabytes` is moved to `anklet.log.1`, that one to `.2`, and so on; `keep` of them stay. `level` is the log's,
+    for the form of the writer's own lines. Raises `OSError` when the file cannot be opened at first.
     """
 
-    def __init__(self, directory: Path | None, level: str = "INFO") -> None:
+    def __init__(self, directory: Path | None, level: str = "INFO", *, max_megabytes: float = 0, keep: int = 0) -> None:
         self._level = level
-        self._file = _File(None if directory is None else directory / _FILE_NAME)
+        self._file = _File(None if directory is None else log_file(directory), int(max_megabytes * _MEGABYTE), keep)
         self._lines: queue.Queue[bytes | None] = queue.Queue(_WAITING)
         self._dropped_lock = threading.Lock()
         self._dropped = 0
@@ -69,6 +71,7 @@ class LogWriter:
         while (line := self._lines.get()) is not None:
             try:
                 self._file.follow_its_name()
+                self._file.rotate_if_full()
                 self._tell_of_drops()
                 self._file.append(line)
             except OSError as error:
@@ -95,11 +98,25 @@ class LogWriter:
                 sys.stderr.flush()
 
 
-class _File:
-    """The open file, or standard output. Whole lines only: what a full disk cut off is taken back."""
+def log_file(directory: Path) -> Path:
+    """The log's file in its directory."""
+    return directory / _FILE_NAME
 
-    def __init__(self, path: Path | None) -> None:
+
+def rotated(path: Path, number: int) -> Path:
+    """The file that was the log `number` rotations ago."""
+    return path.with_name(f"{path.name}.{number}")
+
+
+class _File:
+    """The open file, or standard output. Whole lines only: what a full disk cut off is taken back.
+
+    It is rotated at `most` bytes (0: never); `keep` earlier ones stay.
+    """
+
+    def __init__(self, path: Path | None, most: int = 0, keep: int = 0) -> None:
         self._path = path
+        self._most, self._keep = most, keep
         self._fd = _STDOUT if path is None else _open(path)
         self._looked = time.monotonic()
         self._torn = False
@@ -115,6 +132,23 @@ class _File:
         self.close()
         self._fd = _open(self._path)
         self._looked = now
+
+    def rotate_if_full(self) -> None:
+        """Move a file that has reached its size aside, and begin a new one. Where it cannot be moved, it grows on.
+
+        Raises `OSError`.
+        """
+        if self._path is None or not self._most or os.fstat(self._fd).st_size < self._most:
+            return
+        for number in range(self._keep, 0, -1):
+            earlier = self._path if number == 1 else rotated(self._path, number - 1)
+            with contextlib.suppress(OSError):
+                earlier.replace(rotated(self._path, number))
+        if not self._keep:
+            self._path.unlink(missing_ok=True)
+        if not self._is_where_it_was(self._path):
+            self.close()
+            self._fd = _open(self._path)
 
     def append(self, line: bytes) -> None:
         """Write one line, or nothing of it. Raises `OSError`."""

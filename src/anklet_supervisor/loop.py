@@ -16,6 +16,7 @@ from types import FrameType
 import msgspec
 
 from anklet_supervisor import machine
+from anklet_supervisor.history import JobHistory
 from anklet_supervisor.logs import LogWriter
 from anklet_supervisor.machine import Effect, Event, Model, Moment
 from anklet_supervisor.metrics import Metrics
@@ -47,6 +48,7 @@ class Outlets(msgspec.Struct, frozen=True, kw_only=True):
     status: StatusFile
     log: ServiceLog
     writer: LogWriter
+    history: JobHistory
     plugins: dict[str, str]
     started_at: float
 
@@ -86,6 +88,7 @@ class Loop:
     def _turn(self, event: Event) -> None:
         if isinstance(event, machine.WorkerSaid):
             self._outlets.metrics.fact(event.service, event.fact, time.time())
+            self._outlets.history.fact(event.service, event.fact, time.time())
         if isinstance(event, machine.WorkerExited):
             self._processes.pop(event.service, None)
         self._model, effects = machine.step(self._model, event, Moment(time.monotonic(), time.time()))
@@ -135,7 +138,9 @@ class Loop:
         self._outlets.metrics.beat(now)
         self._outlets.metrics.update(self._model, self._outlets.writer.dropped, time.time())
         if force or self._inbox.empty() or now - self._status_due > _STATUS_PAUSE:
-            self._outlets.status.write(document(self._model, self._outlets.plugins, self._outlets.started_at))
+            out = self._outlets
+            out.status.write(document(self._model, out.plugins, out.started_at, out.history.failures()))
+            self._outlets.history.save()
             self._status_due = now + _LONGEST_SLEEP
 
     @contextlib.contextmanager

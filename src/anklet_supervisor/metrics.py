@@ -219,16 +219,42 @@ def _jobs(tally: Tally) -> Iterator[Metric]:
     )
     for labels, distribution in sorted(tally.commands.items()):
         _add_distribution(commands, labels, distribution)
-    yield from (jobs, given_back, stages, commands)
+    yield from (jobs, given_back, *_counts(list(tally.services.values())), stages, commands)
+
+
+def _counts(services: list[ServiceTally]) -> Iterator[Metric]:
+    """What is rare, and tells of trouble; and what waits."""
+    label = ("service_name",)
+    retries = CounterMetricFamily(
+        "anklet_job_retries", "Claims of jobs that had been tried before, here or elsewhere.", labels=label
+    )
+    reaped = CounterMetricFamily(
+        "anklet_orphans_reaped", "VMs removed that an earlier process had left behind.", labels=label
+    )
+    lost = CounterMetricFamily("anklet_leases_lost", "Claims that went to another host while held.", labels=label)
+    waiting = GaugeMetricFamily("anklet_queue_jobs", "Jobs that wait for the service, as last seen.", labels=label)
+    oldest = GaugeMetricFamily(
+        "anklet_queue_oldest_timestamp_seconds",
+        "Since when the oldest of them waits, Unix seconds; 0 when none does.",
+        labels=label,
+    )
+    for one in services:
+        for family, value in (
+            (retries, one.retries),
+            (reaped, one.orphans_reaped),
+            (lost, one.leases_lost),
+            (waiting, one.waiting),
+            (oldest, one.oldest),
+        ):
+            family.add_metric((one.name,), value)
+    yield from (retries, reaped, lost, waiting, oldest)
 
 
 #: What a plugin reports, in the words of people who read a dashboard.
 _FIGURES = {
     Figure.API_CALLS_LEFT: "Calls of the API that the credentials have left until the limit is reset.",
     Figure.API_LIMIT_RESETS_AT: "When the API's limit is reset, Unix seconds.",
-    Figure.QUEUED_JOBS: "Queued jobs that the service could run, as last seen.",
-    Figure.OLDEST_QUEUED_JOB: "Age of the oldest of these, as last seen.",
-    Figure.STALE_JOBS: "Of these, those that have waited for long and that nobody has claimed.",
+    Figure.STALE_JOBS: "Jobs that have waited for long and that nobody has claimed, as last seen.",
     Figure.LEFT_RUNNERS: "Runners of this host that are registered, offline and without a VM, as last seen.",
 }
 

@@ -31,7 +31,7 @@ _STATUS_PATIENCE = 3.0
 
 def signal_and_wait(config: Path, number: signal.Signals, wait: float | None) -> int:
     """Send the signal; with `wait`, wait so many seconds for the end, else 75. 3 when no supervisor runs."""
-    state_dir = _state_dir(config)
+    state_dir = state_dir_of(config)
     pid = running_supervisor(state_dir)
     if pid is None:
         _say(f"no supervisor is running (state directory {state_dir})", error=True)
@@ -55,7 +55,7 @@ def signal_and_wait(config: Path, number: signal.Signals, wait: float | None) ->
 
 def show_status(config: Path, *, as_json: bool, watch: bool) -> int:
     """Print what the supervisor does; 3 when none runs."""
-    state_dir = _state_dir(config)
+    state_dir = state_dir_of(config)
     pid = running_supervisor(state_dir)
     if pid is None:
         _say(f"no supervisor is running (state directory {state_dir})", error=True)
@@ -101,7 +101,7 @@ def _drawn(state_dir: Path, document: status_file.StatusDocument) -> StatusView:
     return StatusView(document, now=now, age=now - status_file.written_at(state_dir, now))
 
 
-def _state_dir(config: Path) -> Path:
+def state_dir_of(config: Path) -> Path:
     """Where the running supervisor keeps its files. A configuration that is broken by now must not keep anybody from draining."""
     home = Path.home()
     try:

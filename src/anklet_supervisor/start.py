@@ -15,6 +15,7 @@ from pathlib import Path
 
 from anklet_supervisor import allocator, machine
 from anklet_supervisor.config import Problem, SupervisorConfig, load, load_host
+from anklet_supervisor.history import JobHistory
 from anklet_supervisor.host import HostIds, InstanceLock, PidFile, identify, keep_awake
 from anklet_supervisor.logs import LogWriter
 from anklet_supervisor.loop import Loop, Outlets
@@ -96,7 +97,8 @@ def _make_state_dir(path: Path) -> None:
 
 def _open_log_file(config: SupervisorConfig) -> LogWriter:
     try:
-        return LogWriter(config.log.file_dir, config.log.level)
+        log = config.log
+        return LogWriter(log.file_dir, log.level, max_megabytes=log.max_megabytes, keep=log.keep)
     except OSError as error:
         raise ConfigError(f"log.file_dir {config.log.file_dir} cannot be written: {error.strerror}") from None
 
@@ -118,6 +120,7 @@ def _supervise(config: SupervisorConfig, ids: HostIds, writer: LogWriter, log: S
         status=StatusFile(config.state_dir),
         log=log,
         writer=writer,
+        history=JobHistory(config.state_dir, log),
         plugins={service.name: service.plugin for service in config.services},
         started_at=time.time(),
     )

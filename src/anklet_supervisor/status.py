@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
 from anklet_supervisor.machine import Model
+from anklet_supervisor.timelines import Timeline
 from anklet_worker import __version__
 from anklet_worker.files import write_atomically
 
@@ -29,8 +32,31 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: str
 
 
+class ApiBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of an API's rate limit, as its last answer said; `reset` is when it is renewed."""
+
+    remaining: int
+    limit: int
+    reset: str
+
+
+class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that ended otherwise than by success: how (`given back`: it did not run here, for that `reason`), and when."""
+
+    id: str
+    name: str
+    url: str
+    service: str
+    ended: str
+    reason: str
+    at: str
+
+
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One service. `state` is its worker's, `status` the metric's word; `reason` says why it is not ready, if it is not."""
+    """One service. `state` is its worker's, `status` the metric's word; `reason` says why it is not ready, if it is not.
+
+    `api` is null where no limit is known.
+    """
 
     name: str
     plugin: str
@@ -40,6 +66,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     job: JobStatus | None
     reason: str = ""
+    api: ApiBudget | None = None
 
 
 class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +80,7 @@ class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole. Times are RFC 3339."""
+    """The whole. Times are RFC 3339; `failures` are the latest, the latest first."""
 
     mode: str
     pid: int
@@ -61,10 +88,18 @@ class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str
     services: list[ServiceStatus]
     slots: list[SlotStatus]
+    failures: list[FailureStatus] = []
 
 
-def document(model: Model, plugins: dict[str, str], started_at: float) -> StatusDocument:
-    """The document for a model; `plugins` has the plugin of each service, `started_at` is Unix seconds."""
+def document(
+    model: Model,
+    plugins: dict[str, str],
+    started_at: float,
+    failures: Sequence[Timeline] = (),
+    budgets: Mapping[str, ApiBudget] = MappingProxyType({}),
+) -> StatusDocument:
+    """The document for a model; `plugins` has the plugin of each service, `budgets` what is known of their API's limits,
+    `started_at` is Unix seconds."""
     services = [
         ServiceStatus(
             name=service.name,
@@ -83,6 +118,7 @@ def document(model: Model, plugins: dict[str, str], started_at: float) -> Status
                 since=_rfc3339(service.job.since),
             ),
             reason=service.reason,
+            api=budgets.get(service.name),
         )
         for service in model.services.values()
     ]
@@ -103,6 +139,19 @@ def document(model: Model, plugins: dict[str, str], started_at: float) -> Status
         started_at=_rfc3339(started_at),
         services=services,
         slots=slots,
+        failures=[_failure(line) for line in failures],
+    )
+
+
+def _failure(line: Timeline) -> FailureStatus:
+    return FailureStatus(
+        id=line.job_id,
+        name=line.job_name,
+        url=line.job_url,
+        service=line.service,
+        ended=line.ended,
+        reason=line.reason,
+        at=_rfc3339(line.steps.get("finished", 0.0)),
     )
 
 

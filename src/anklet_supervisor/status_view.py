@@ -25,7 +25,7 @@ _PIPED = 500
 _STALE_AFTER = 15.0
 _STYLES = {
     "ready": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow", "fatal": "bold red",
-    "orphaned": "yellow", "failed": "red", "limit_paused": "yellow", "paused": "yellow",
+    "orphaned": "yellow", "failed": "red", "failure": "red", "limit_paused": "yellow", "paused": "yellow",
 }  # fmt: skip
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 #: Names of jobs are not ours; a terminal must not take them for orders.
@@ -49,6 +49,11 @@ class StatusView:
             yield Text(
                 f"written {_duration(self._age)} ago: the supervisor hangs, or its disk is full", style="bold red"
             )
+        for service in document.services:
+            if service.api is not None:
+                yield _plain(
+                    f"{service.name}: {service.api.remaining} of {service.api.limit} API requests left until {service.api.reset}"
+                )
         yield Text()
         yield from self._lines() if options.max_width < _NARROW else self._tables()
         for service in document.services:
@@ -56,6 +61,7 @@ class StatusView:
                 reason = _plain(f"{service.name}: {service.reason}")
                 reason.stylize(_STYLES.get(service.state, ""))
                 yield reason
+        yield from self._failures()
 
     def _tables(self) -> Iterator[Table | Text]:
         services = Table("SERVICE", "STATE", "STATUS", "PID", "RESTARTS", "JOB", "VM", "FOR", box=None, pad_edge=False)
@@ -85,6 +91,17 @@ class StatusView:
             name, vm, since = self._holder(slot)
             held = "" if slot.service is None else Text.assemble(", ", name, ", ", vm, f", for {since}")
             yield Text.assemble(f"slot {slot.index}: ", _word(slot.state), held)
+
+    def _failures(self) -> Iterator[Text]:
+        """The latest jobs that did not succeed, one line each."""
+        if self._document.failures:
+            yield Text()
+            yield Text("last failures")
+        for one in self._document.failures:
+            why = f": {one.reason}" if one.reason else ""
+            line = _plain(f"{self._since(one.at)} ago, {one.service}, {one.name}, {one.ended}{why} {one.url}")
+            line.stylize(_STYLES.get(one.ended, ""))
+            yield line
 
     def _job(self, service: ServiceStatus) -> tuple[Text, Text, str]:
         if service.job is None:

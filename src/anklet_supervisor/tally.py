@@ -70,7 +70,10 @@ class ServiceTally:
         self.last_success = Run()
         self.last_failure = Run()
         self.jobs = dict.fromkeys(Conclusion, 0)
-        self.given_back = 0
+        self.given_back = self.retries = self.leases_lost = self.orphans_reaped = 0
+        #: Jobs that wait for this service, as last seen, and since when the oldest (Unix seconds, 0: none waits).
+        self.waiting = 0
+        self.oldest = 0.0
         self.figures: dict[Figure, float] = {}
         self.api_calls: dict[tuple[str, str], int] = {}
 
@@ -113,8 +116,6 @@ class Tally:
         match fact:
             case m.JobFinished(conclusion=conclusion, job_url=url):
                 self._job_finished(service, conclusion, Run(url, now))
-            case m.JobGivenBack() if service in self.services:
-                self.services[service].given_back += 1
             case m.StageTook(stage=stage, seconds=seconds) if stage in self.stages:
                 self.stages[stage].add(seconds)
             case m.ApiCalled(route=route, outcome=outcome) if service in self.services:
@@ -124,6 +125,21 @@ class Tally:
                 figures[figure] = value + (figures.get(figure, 0.0) if figure is Figure.SWEPT_RUNNERS else 0.0)
             case m.DriverCommandEnded(command=command, outcome=outcome, seconds=seconds):
                 self._command_ended(command, outcome, seconds)
+            case _ if service in self.services:
+                self._service_fact(self.services[service], fact)
+
+    def _service_fact(self, tally: ServiceTally, fact: m.Fact) -> None:
+        match fact:
+            case m.JobGivenBack():
+                tally.given_back += 1
+            case m.JobClaimed(attempt=attempt):
+                tally.retries += attempt > 1
+            case m.QueueSeen(waiting=waiting, oldest=oldest):
+                tally.waiting, tally.oldest = waiting, oldest
+            case m.LeaseLost():
+                tally.leases_lost += 1
+            case m.OrphanReaped():
+                tally.orphans_reaped += 1
 
     def _api_called(self, calls: dict[tuple[str, str], int], route: str, outcome: str) -> None:
         labels = (route, outcome)

@@ -113,11 +113,13 @@ class Attempt:
         self._slot_released = False
         #: The VM of the attempt, once the plugin has had its hands on it.
         self._guest: AttemptGuest | None = None
+        #: The stage between VM and end that lasts now, and its begin; none where an earlier process saw it begin.
+        self._lasting: tuple[str, float] | None = None
 
     @classmethod
     def of(cls, record: Record, tools: Tools) -> Attempt:
         """The attempt of a record, with a log whose lines bear the job's fields."""
-        log = tools.log.bind(**record.job.log_fields, vmName=record.vm)
+        log = tools.log.bind(**record.job.log_fields, jobId=record.job.id, vmName=record.vm)
         return cls(record, msgspec.structs.replace(tools, log=log))
 
     # ---- forward ----
@@ -173,6 +175,7 @@ class Attempt:
 
     def conclude(self, outcome: Outcome) -> None:
         """The job is over: put its outcome on record, report it, and clean up."""
+        self._enter(None)
         self._advance(Event.END, outcome=outcome)
         self._tools.link.tell(
             JobFinished(
@@ -202,13 +205,21 @@ class Attempt:
             raise JobLost(f"the lease on job {job.id} went to another host while the VM started")
         self._advance(Event.DRIVE)
         tools.orders.check()
+        self._enter("register")
         self._guest = AttemptGuest(tools.driver, vm)
         return tools.plugin.drive(job, self._guest)
 
+    def runner_online(self) -> None:
+        """The plugin says that what runs the job is in touch with the origin."""
+        if self._lasting is not None and self._lasting[0] == "register":
+            self._enter("wait")
+
     def job_started(self, job: Job) -> None:
         """The plugin says that a job runs in our VM."""
+        self.runner_online()
         if self.record.phase is not Phase.STARTED:
             self._advance(Event.JOB_STARTED)
+            self._enter("run")
         if job.id != self.record.job.id:
             # Another job than the one claimed: that one is free for others, at once.
             self._tools.leases.give_back(self.record.job.key("claim"))
@@ -256,6 +267,7 @@ class Attempt:
     def _give_up(self, reason: str, *, collects: bool = True) -> None:
         """The job did not run to its end here: say so, and undo what was made."""
         self._tools.link.tell(JobGivenBack(job_id=self.record.job.id, reason=reason))
+        self._lasting = None
         self._advance(Event.END)
         if collects:
             self._collect()
@@ -383,6 +395,13 @@ class Attempt:
     def stage_took(self, stage: str, seconds: float) -> None:
         """Report how long a stage took."""
         self._tools.link.tell(StageTook(stage=stage, seconds=seconds))
+
+    def _enter(self, stage: str | None) -> None:
+        """One stage of the plugin's ends, another begins."""
+        now = time.monotonic()
+        if self._lasting is not None:
+            self.stage_took(self._lasting[0], now - self._lasting[1])
+        self._lasting = None if stage is None else (stage, now)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -119,6 +119,10 @@ class WorkerContext:
         """What has been remembered about the attempt in hand."""
         return self._in_hand().record.facts
 
+    def runner_online(self) -> None:
+        """What runs the job in our VM is in touch with the origin."""
+        self._in_hand().runner_online()
+
     def job_started(self, job: Job) -> None:
         """The origin says that `job` runs in our VM."""
         self._in_hand().job_started(job)

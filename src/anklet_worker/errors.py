@@ -16,6 +16,8 @@ class ExitCode(IntEnum):
 
     #: Done; drained; stopped as asked.
     OK = 0
+    #: The question was answered, and the answer is no: `doctor` found the host unfit, `job show` knows no such job.
+    NEGATIVE = 1
     #: `status` found no running supervisor.
     NOT_RUNNING = 3
     #: The command line is wrong.

@@ -17,7 +17,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `id` is unique in its `keyspace` (what hosts share: the keys in the store begin with it) and stable; `vm` is what it wants
     to run in; `log_fields` go into every log line about it (public facts only); `details` are the plugin's own, kept in the
-    record so that a later process can go on (never a secret).
+    record so that a later process can go on (never a secret). `queued_at`: since when it waits, Unix seconds; 0: not known.
     """
 
     id: str
@@ -27,6 +27,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     vm: VMSpec
     log_fields: dict[str, str | int] = {}
     details: dict[str, str | int | list[str]] = {}
+    queued_at: float = 0.0
 
     def key(self, kind: str) -> str:
         """The job's key in the store: `claim` (its lease), `attempts`, `failures` (counters), `given-up` (a lease, too)."""

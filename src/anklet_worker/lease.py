@@ -65,6 +65,10 @@ class RenewalSchedule:
         return last is None
 
 
+def _ignore() -> None:
+    """Nobody wants to know."""
+
+
 class LeaseKeeper:
     """The leases of one owner, each renewed every third of `ttl` seconds by one daemon thread, until given back.
 
@@ -85,6 +89,8 @@ class LeaseKeeper:
         self._leases: dict[str, _Standing] = {}
         self._schedule = RenewalSchedule(ttl)
         self._closed = False
+        #: Told, from the thread that renews, of each lease that another owner has taken.
+        self.on_lost: Callable[[], object] = _ignore
         self._thread: threading.Thread | None = None
         # One question to the store at a time: a renewal under way must not bring back a lease that is being given back.
         self._asking = threading.Lock()
@@ -178,6 +184,7 @@ class LeaseKeeper:
             with contextlib.suppress(StoreUnavailable):
                 holder = self._store.holder(key)
             self._log.warning("a claim was lost to another owner", extra={"lease": key, "holder": holder or "unknown"})
+            self.on_lost()
 
     def _failed(self, error: StoreUnavailable) -> None:
         with self._changed:

@@ -33,7 +33,7 @@ from anklet_worker.errors import (
 from anklet_worker.lazy_store import LazyStore
 from anklet_worker.lease import LeaseKeeper
 from anklet_worker.logs import ServiceLog, open_log
-from anklet_worker.messages import DriverCommandEnded, Failed
+from anklet_worker.messages import DriverCommandEnded, Failed, LeaseLost
 from anklet_worker.orders import Orders
 from anklet_worker.records import Holder, RecordBook
 from anklet_worker.recovery import recover
@@ -122,6 +122,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
     )
     plugin = plugins.load(setup.service.plugin, setup.plugins_path)(context)
     leases = LeaseKeeper(store, setup.owner, setup.service.lease_ttl, log)
+    leases.on_lost = lambda: link.tell(LeaseLost())
     try:
         tools = Tools(
             orders=orders,

@@ -114,12 +114,17 @@ class RunningVMs(Message, frozen=True, kw_only=True, tag=True):
 
 
 class JobClaimed(Message, frozen=True, kw_only=True, tag=True):
-    """This service is about to run a job in the VM of this name."""
+    """This service is about to run a job in the VM of this name.
+
+    `queued_at`: Unix seconds, 0 where the origin does not tell; `attempt` counts the tries of all hosts, from 1.
+    """
 
     job_id: str
     job_name: str
     job_url: str
     vm: str
+    queued_at: float = 0.0
+    attempt: int = 1
 
 
 class JobStarted(Message, frozen=True, kw_only=True, tag=True):
@@ -179,6 +184,21 @@ class FigureReported(Message, frozen=True, kw_only=True, tag=True):
     value: float
 
 
+class QueueSeen(Message, frozen=True, kw_only=True, tag=True):
+    """How many jobs wait that this service could run, as last seen, and since when the oldest of them (Unix seconds, 0: none)."""
+
+    waiting: int
+    oldest: float
+
+
+class OrphanReaped(Message, frozen=True, kw_only=True, tag=True):
+    """A VM was removed that an earlier process had left, with no job in it."""
+
+
+class LeaseLost(Message, frozen=True, kw_only=True, tag=True):
+    """The claim on a job went to another owner while we held it."""
+
+
 class Failed(Message, frozen=True, kw_only=True, tag=True):
     """This service cannot run until an operator acts; the worker exits next. `reason` is one line for people."""
 
@@ -186,7 +206,7 @@ class Failed(Message, frozen=True, kw_only=True, tag=True):
 
 
 #: The stages of a job that `StageTook` may name.
-STAGES = ("claim", "template", "clone", "start", "register", "wait", "run", "collect", "cleanup")
+STAGES = ("queue", "claim", "template", "clone", "start", "register", "wait", "run", "collect", "cleanup")
 
 Fact = (
     Ready
@@ -207,6 +227,9 @@ Fact = (
     | DriverCommandEnded
     | ApiCalled
     | FigureReported
+    | QueueSeen
+    | OrphanReaped
+    | LeaseLost
     | Failed
 )
 

@@ -49,10 +49,7 @@ class Figure(Enum):
     #: Calls of the API that the credentials have left until the limit is reset, and Unix time of that.
     API_CALLS_LEFT = "api_calls_left"
     API_LIMIT_RESETS_AT = "api_limit_resets_at_timestamp_seconds"
-    #: Queued jobs that this service could run, and the age of the oldest.
-    QUEUED_JOBS = "queued_jobs"
-    OLDEST_QUEUED_JOB = "oldest_queued_job_seconds"
-    #: Those that have waited for long and that nobody has claimed.
+    #: Queued jobs that have waited for long and that nobody has claimed.
     STALE_JOBS = "stale_jobs"
     #: Runners (or the like) of this host that are registered, offline, and without a VM.
     LEFT_RUNNERS = "left_runners"
@@ -199,6 +196,10 @@ class Context(Protocol):
 
     def recall(self) -> Mapping[str, str | int]:
         """What has been remembered about the attempt in hand, also by an earlier process."""
+        ...
+
+    def runner_online(self) -> None:
+        """What runs the job in our VM is in touch with the origin. May be called again, or not at all; for people and metrics."""
         ...
 
     def job_started(self, job: Job) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from anklet_worker.attempt import Attempt, Tools
 from anklet_worker.context import WorkerContext
 from anklet_worker.errors import InfrastructureError
-from anklet_worker.messages import VMGone
+from anklet_worker.job import may_have_vm
+from anklet_worker.messages import OrphanReaped, VMGone
 from anklet_worker.records import Record
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.vm import NAME_PREFIX, VMInfo, VMState, parse_vm_name, service_tag
@@ -39,6 +40,8 @@ def recover(setup: WorkerSetup, tools: Tools, context: WorkerContext) -> list[Re
             lives = record.boot_id == setup.boot_id and record.vm in running
             if attempt.take_up(vm_lives=lives):
                 still_running.append(attempt.record)
+            elif may_have_vm(record.phase):
+                tools.link.tell(OrphanReaped())
         finally:
             context.attempt = None
     _sweep(setup, tools, {record.vm for record in records}, listing)
@@ -75,3 +78,4 @@ def _remove_stray(tools: Tools, vm: VMInfo, *, knows_origin: bool) -> None:
         return
     tools.log.info("removed a VM that no record explains", extra={"vmName": vm.name})
     tools.link.tell(VMGone(vm=vm.name))
+    tools.link.tell(OrphanReaped())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from anklet_worker.attempt import Attempt, Tools
 from anklet_worker.context import WorkerContext
@@ -22,6 +22,7 @@ from anklet_worker.job import Job, Phase
 from anklet_worker.messages import (
     AttemptOver,
     JobClaimed,
+    QueueSeen,
     Ready,
     RunningVMs,
     SlotRef,
@@ -57,6 +58,7 @@ class Runner:
         self._backoff = JobBackoff(time.monotonic)
         self._debts_due = 0.0
         self._trouble: str | None = None
+        self._queue_seen: QueueSeen | None = None
 
     def serve(self, driver: DriverInfo, left_running: list[Record]) -> None:
         """Announce readiness, follow what an earlier process left running, then take jobs until a drain or the one of --once."""
@@ -113,7 +115,16 @@ class Runner:
         return True
 
     def _eligible_jobs(self) -> list[Job]:
-        return [job for job in self._tools.plugin.look() if not self._backoff.holds(job.id)]
+        found = self._tools.plugin.look()
+        self._report_queue(found)
+        return [job for job in found if not self._backoff.holds(job.id)]
+
+    def _report_queue(self, jobs: Sequence[Job]) -> None:
+        """How many wait and for how long; told when it changes."""
+        seen = QueueSeen(waiting=len(jobs), oldest=min((job.queued_at for job in jobs if job.queued_at), default=0.0))
+        if seen != self._queue_seen:
+            self._queue_seen = seen
+            self._tools.link.tell(seen)
 
     def _acquire_slot(self) -> SlotRef | None:
         """Wait for a slot, and make sure that VMs that are not ours have left room for it. None: no slot for us now."""
@@ -184,6 +195,8 @@ class Runner:
             self._tools.leases.give_back(key)
             raise
         self._announce(attempt)
+        if job.queued_at:
+            attempt.stage_took("queue", attempt.record.claimed_at - job.queued_at)
         attempt.stage_took("claim", time.monotonic() - began)
         return attempt
 
@@ -203,8 +216,18 @@ class Runner:
         )
 
     def _announce(self, attempt: Attempt) -> None:
-        job = attempt.record.job
-        self._tools.link.tell(JobClaimed(job_id=job.id, job_name=job.name, job_url=job.url, vm=attempt.record.vm))
+        record = attempt.record
+        job = record.job
+        self._tools.link.tell(
+            JobClaimed(
+                job_id=job.id,
+                job_name=job.name,
+                job_url=job.url,
+                vm=record.vm,
+                queued_at=job.queued_at,
+                attempt=record.attempt,
+            )
+        )
         self._status(Status.RUNNING)
 
     # ---- run ----

@@ -317,8 +317,8 @@ def test_rivals_are_jobs_that_our_runner_could_get():
 # ---- figures ----
 
 
-def test_what_waits_is_reported():
-    """How many, how old, and which of them nobody has claimed for long; each of these is told once."""
+def test_jobs_that_nobody_wants_are_reported():
+    """Those that have waited for long without a claim: counted, and told once."""
     board = FakeBoard()
     old = datetime.fromtimestamp(time.time() - 1000, UTC).isoformat()
     jobs = [workflow_job(1, created_at=old), workflow_job(2, created_at=old), workflow_job(3)]
@@ -326,8 +326,6 @@ def test_what_waits_is_reported():
     looking, _, context = discovery([Run(7, "queued", "CI")], {7: jobs}, board)
     looking.look()
     looking.look()
-    assert context.figures[Figure.QUEUED_JOBS] == 3
-    assert 1000 <= context.figures[Figure.OLDEST_QUEUED_JOB] < 1060
     assert context.figures[Figure.STALE_JOBS] == 1
     assert context.logged("WARNING") == ["a job has waited long and nobody has claimed it"]
 

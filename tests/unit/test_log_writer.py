@@ -249,3 +249,57 @@ def test_closing_twice_is_closing_once(tmp_path):
     writer.close()
     writer.close()
     assert not any(os.path.samestat(os.fstat(fd), tmp_path.joinpath("anklet.log").stat()) for fd in open_files())
+
+
+# ---- rotation by size ----
+
+
+def numbers(path):
+    """What the lines of a file count; none where there is no file."""
+    return [record["number"] for record in records(path)] if path.exists() else []
+
+
+@pytest.mark.parametrize("keep", [0, 1, 3])
+def test_a_file_that_has_reached_its_size_is_rotated(tmp_path, path, keep):
+    """No line is lost, doubled or torn among the files that are kept; the oldest goes."""
+    one = LogWriter(tmp_path, max_megabytes=0.001, keep=keep)
+    for number in range(200):
+        one.write(line(number=number, text="x" * 40))
+    one.close()
+    files = [tmp_path / f"anklet.log.{age}" for age in range(keep + 3, 0, -1)] + [path]
+    kept = [number for file in files for number in numbers(file)]
+    assert kept == list(range(200))[-len(kept) :]
+    assert sum(file.exists() for file in files) == keep + 1
+    assert all(file.stat().st_size < 1100 for file in files if file.exists())
+
+
+def test_without_a_size_nothing_is_rotated(tmp_path, path):
+    """Then newsyslog does it, or nobody."""
+    one = LogWriter(tmp_path)
+    for number in range(2000):
+        one.write(line(number=number, text="x" * 100))
+    one.close()
+    assert len(numbers(path)) == 2000
+    assert [entry.name for entry in tmp_path.iterdir()] == ["anklet.log"]
+
+
+def test_a_file_that_was_long_at_the_start_is_rotated_first(tmp_path, path):
+    """What an earlier version had let grow."""
+    path.write_bytes(line(number=0) * 200)
+    one = LogWriter(tmp_path, max_megabytes=0.001, keep=1)
+    one.write(line(number=1))
+    one.close()
+    assert numbers(path) == [1]
+    assert len(numbers(tmp_path / "anklet.log.1")) == 200
+
+
+def test_a_rotation_that_the_directory_refuses_loses_no_line(tmp_path, path):
+    """A directory stands where the earlier file should go: the file grows on, lines are kept or counted."""
+    (tmp_path / "anklet.log.1").mkdir()
+    (tmp_path / "anklet.log.1" / "x").touch()
+    path.write_bytes(line(number=0) * 200)
+    one = LogWriter(tmp_path, max_megabytes=0.001, keep=1)
+    one.write(line(number=1))
+    one.close()
+    assert one.dropped == 0
+    assert numbers(path)[-1] == 1

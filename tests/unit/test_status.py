@@ -15,8 +15,9 @@ from rich.console import Console
 from anklet_supervisor import allocator, machine, status, status_view
 from anklet_supervisor.machine import JobView
 from anklet_supervisor.state import Mode, ServiceState
-from anklet_supervisor.status import StatusFile, document, read, written_at
+from anklet_supervisor.status import ApiBudget, StatusFile, document, read, written_at
 from anklet_supervisor.status_view import StatusView
+from anklet_supervisor.timelines import Timeline
 from anklet_worker import __version__
 from anklet_worker.plugin import Status
 from anklet_worker.slots import Slot, SlotState
@@ -82,6 +83,7 @@ def test_the_document_has_the_documented_form():
                     "since": "2023-11-14T22:14:20.000Z",
                 },
                 "reason": "",
+                "api": None,
             },
             {
                 "name": "RUNNER2",
@@ -92,6 +94,7 @@ def test_the_document_has_the_documented_form():
                 "restarts": 0,
                 "job": None,
                 "reason": "ended with exit code 70",
+                "api": None,
             },
         ],
         "slots": [
@@ -104,14 +107,25 @@ def test_the_document_has_the_documented_form():
             },
             {"index": 1, "state": "free", "service": None, "vm": None, "since": None},
         ],
+        "failures": [],
     }
 
 
 def test_the_keys_are_in_the_documented_order():
     """For people who read the file, and for scripts that cut it."""
     found = json.loads(msgspec.json.encode(document(model_of(), PLUGINS, START)))
-    assert list(found) == ["mode", "pid", "version", "started_at", "services", "slots"]
-    assert list(found["services"][0]) == ["name", "plugin", "state", "status", "pid", "restarts", "job", "reason"]
+    assert list(found) == ["mode", "pid", "version", "started_at", "services", "slots", "failures"]
+    assert list(found["services"][0]) == [
+        "name",
+        "plugin",
+        "state",
+        "status",
+        "pid",
+        "restarts",
+        "job",
+        "reason",
+        "api",
+    ]
     assert list(found["services"][0]["job"]) == ["id", "url", "name", "vm", "since"]
     assert list(found["slots"][0]) == ["index", "state", "service", "vm", "since"]
 
@@ -255,3 +269,22 @@ def test_the_file_is_where_the_documentation_says(tmp_path):
     StatusFile(tmp_path).write(document(model_of(), PLUGINS, START))
     assert json.loads((tmp_path / "status.json").read_text())["mode"] == "running"
     assert status.read(tmp_path).mode == "running"
+
+
+FAILURE = Timeline(
+    job_id="7", job_name="ui tests", job_url="https://g/7", service="RUNNER1", vm="v",
+    steps={"finished": START + 100}, ended="failure",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_the_last_failures_and_the_rate_are_shown(width):
+    """Under the services, with age and link; nothing where there is nothing."""
+    budgets = {"RUNNER1": ApiBudget(remaining=4321, limit=5000, reset="2023-11-14T23:13:20.000Z")}
+    found = document(model_of(), PLUGINS, START, [FAILURE], budgets)
+    text = " ".join(drawn(StatusView(found, now=START + 160, age=0.0), width).split())
+    assert "last failures 1m00s ago, RUNNER1, ui tests, failure https://g/7" in text
+    assert "RUNNER1: 4321 of 5000 API requests left until" in text
+    assert "failures" not in drawn(view_of(model_of()), width)
+    (one,) = json.loads(msgspec.json.encode(found))["failures"]
+    assert list(one) == ["id", "name", "url", "service", "ended", "reason", "at"]

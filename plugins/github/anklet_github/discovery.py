@@ -122,6 +122,7 @@ class Discovery:
             vm=spec,
             log_fields={key: value for key, value in fields.items() if value != ""},
             details={"labels": job.labels, "run_id": job.run_id, "repo": repo.name},
+            queued_at=_time(job.created_at, 0.0),
         )
 
     def _look_at_all(self, queues: Sequence[RunQueue]) -> list[tuple[RunQueue, list[Waiting]]]:
@@ -170,11 +171,10 @@ class Discovery:
         return self._context.spec_from_labels(job.labels)
 
     def _report(self, waiting: Sequence[WorkflowJob], jobs: Sequence[Job]) -> None:
-        """How many wait, for how long, and which of them nobody seems to want."""
-        now = time.time()
-        ages = [now - _time(job.created_at, now) for job in waiting]
+        """Which of those that wait nobody seems to want."""
         stale = 0
-        for age, job, described in zip(ages, waiting, jobs, strict=True):
+        for job, described in zip(waiting, jobs, strict=True):
+            age = time.time() - described.queued_at if described.queued_at else 0.0
             if age > STALE_AFTER and self._context.board.holder(described.key("claim")) is None:
                 stale += 1
                 self._warn_once(
@@ -182,8 +182,6 @@ class Discovery:
                     job,
                     {"seconds": round(age), "jobURL": described.url},
                 )
-        self._context.report(Figure.QUEUED_JOBS, len(ages))
-        self._context.report(Figure.OLDEST_QUEUED_JOB, max(ages, default=0.0))
         self._context.report(Figure.STALE_JOBS, stale)
 
     def _warn_once(self, message: str, job: WorkflowJob, more: dict[str, str | int]) -> None:

@@ -71,6 +71,11 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in ("ended", "gone")
 
     @property
+    def online(self) -> bool:
+        """The runner said that it is in touch with GitHub."""
+        return "Listening for Jobs" in self.words
+
+    @property
     def job_name(self) -> str | None:
         """The job that the runner took up, by its own words."""
         said = re.findall(r"Running job: (.+)$", self.words, re.MULTILINE)

@@ -104,6 +104,8 @@ class Watch:
             return sighting
         self._over("guest", "the guest tells of its runner again")
         self.removed = self.removed or sighting.removed
+        if sighting.online:
+            self._w.context.runner_online()
         if sighting.state == "working" and self._working_since is None:
             self._doubtful = sighting.job_name not in (None, self._job.name)
             self._note_work()
@@ -310,7 +312,9 @@ class Watch:
     def _check_deadlines(self, runner: Runner) -> None:
         """The runner must come online in time, and then get a job in time; else it is withdrawn and the job tried anew."""
         deadlines = self._w.context.service.deadlines
-        if runner.status != "online" and self._waited(deadlines.runner_online):
+        if runner.status == "online":
+            self._w.context.runner_online()
+        elif self._waited(deadlines.runner_online):
             self._withdraw(
                 RetryHere(f"job {self._job.id}: its runner did not come online within {deadlines.runner_online:g} s")
             )

@@ -12,7 +12,7 @@ say() {
     [ -f "$marks/ended" ] && status=$(cat "$marks/ended")
     grep -aq 'Removed .runner' "$HOME/runner.log" 2>/dev/null && removed=1
     echo "anklet-runner state=$1 status=$status removed=$removed"
-    grep -a 'Running job: \|completed with result: ' "$HOME/runner.log" 2>/dev/null | tail -n 2
+    grep -a 'Listening for Jobs\|Running job: \|completed with result: ' "$HOME/runner.log" 2>/dev/null | tail -n 3
     exit 0
 }
 

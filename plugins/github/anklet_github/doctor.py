@@ -1,0 +1,204 @@
+"""Examines what the github plugin needs of GitHub: login, rights, what is left of the rate, and the two clocks.
+
+Each question is asked once and not repeated: a doctor tells what is so now. Nothing is left behind but a registration token, the
+one proof of the right to register runners, which is thrown away and worth nothing within the hour. GitHub REST docs, version
+2022-11-28.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jwt
+import msgspec
+import urllib3
+
+from anklet_worker import __version__
+from anklet_worker.config import ServiceConfig
+from anklet_worker.doctor import Finding, Verdict
+
+_TIMEOUT = urllib3.Timeout(connect=5.0, read=10.0)
+_OK, _CREATED, _UNAUTHORIZED, _NOT_FOUND = 200, 201, 401, 404
+#: Seconds between GitHub's clock and ours: more than the first puts times in the log in doubt, more than the second ends logins.
+_SKEW_TOLD, _SKEW_TOO_MUCH = 5.0, 60.0
+#: Share of the hourly rate below which it may run out before it is renewed.
+_LITTLE_LEFT = 0.1
+#: An App's own token (a JWT) may live ten minutes; it is dated back against clocks that differ.
+_JWT_BACK, _JWT_LIFE = 60, 540
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One reply. `status` 0: none came, and `said` tells why; `took_at` is our clock then, Unix seconds."""
+
+    status: int
+    said: str = ""
+    date: float | None = None
+    body: Any = None
+    took_at: float = 0.0
+
+
+Ask = Callable[[str, str], Answer]
+
+
+def examine(service: ServiceConfig, clock: Callable[[], float] = time.time) -> Iterable[Finding]:
+    """Ask GitHub; see `anklet_worker.doctor.PluginDoctor`. `clock` gives Unix seconds."""
+    with urllib3.PoolManager(timeout=_TIMEOUT, retries=False) as pool:
+        http = _Http(pool, service, clock)
+        login = http.log_in()
+        if login.status not in (_OK, _CREATED):
+            return [_login_failed(login, service)]
+        return list(_examined(service, http.ask))
+
+
+def _examined(service: ServiceConfig, ask: Ask) -> Iterator[Finding]:
+    place = f"/repos/{service.owner}/{service.repo}" if service.registration == "repo" else f"/orgs/{service.owner}"
+    first = ask("GET", place)
+    if first.status != _OK:
+        yield _login_failed(first, service)
+        return
+    yield Finding(check="GitHub login", verdict=Verdict.OK, said=f"accepted; {place} is to be seen")
+    yield from _rights(service, place, ask)
+    yield _rate(ask("GET", "/rate_limit"))
+    yield from _clock(first)
+
+
+def _login_failed(answer: Answer, service: ServiceConfig) -> Finding:
+    host = service.api_url
+    if answer.status == 0:
+        said, remedy = f"{host} does not answer: {answer.said}", "see to the network, a proxy, and api_url"
+    elif answer.status == _UNAUTHORIZED:
+        said, remedy = (
+            f"GitHub does not accept the login (401 {answer.said})",
+            "make a new token, or see to app_id and private_key",
+        )
+    elif answer.status == _NOT_FOUND:
+        said = f"GitHub knows no {service.owner}/{service.repo}, or does not show it to this login (404)"
+        remedy = "see to owner and repo; give the token, or the App's installation, access to this repository"
+    else:
+        said, remedy = f"GitHub answers {answer.status} {answer.said}", "see to the token's rights; try again"
+    return Finding(check="GitHub login", verdict=Verdict.PROBLEM, said=said, remedy=remedy)
+
+
+def _rights(service: ServiceConfig, place: str, ask: Ask) -> Iterator[Finding]:
+    runners = "Self-hosted runners (organization)" if service.registration == "org" else "Administration"
+    questions = [
+        ("GET", f"{place}/actions/runners?per_page=1", f"{runners}: read"),
+        ("POST", f"{place}/actions/runners/registration-token", f"{runners}: read and write"),
+    ]
+    if service.repo:
+        questions.insert(0, ("GET", f"/repos/{service.owner}/{service.repo}/actions/runs?per_page=1", "Actions: read"))
+    for method, path, right in questions:
+        answer = ask(method, path)
+        if answer.status in (_OK, _CREATED):
+            yield Finding(check="GitHub rights", verdict=Verdict.OK, said=f"{right}: granted")
+        else:
+            yield Finding(
+                check="GitHub rights",
+                verdict=Verdict.PROBLEM,
+                said=f"{right}: refused ({answer.status or 'no answer'} {answer.said})".replace(" )", ")"),
+                remedy=f"grant {right} to the token, or to the App and then to its installation",
+            )
+
+
+def _rate(answer: Answer) -> Finding:
+    core = answer.body.get("resources", {}).get("core", {}) if isinstance(answer.body, dict) else {}
+    limit, left = core.get("limit"), core.get("remaining")
+    if answer.status == _NOT_FOUND or not isinstance(limit, int) or not isinstance(left, int) or limit <= 0:
+        return Finding(check="GitHub rate", verdict=Verdict.OK, said="this server has no rate limit")
+    said = f"{left} of {limit} requests are left in this hour"
+    if left < limit * _LITTLE_LEFT:
+        remedy = "log in as a GitHub App, whose limit is its own; or a longer sleep_interval, fewer services"
+        return Finding(check="GitHub rate", verdict=Verdict.WARNING, said=said, remedy=remedy)
+    return Finding(check="GitHub rate", verdict=Verdict.OK, said=said)
+
+
+def _clock(answer: Answer) -> Iterator[Finding]:
+    if answer.date is None:
+        return
+    skew = answer.took_at - answer.date
+    said = f"this host's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} GitHub's"
+    remedy = "System Settings, Date & Time: set automatically; or sudo sntp -sS time.apple.com"
+    if abs(skew) > _SKEW_TOO_MUCH:
+        yield Finding(check="clock", verdict=Verdict.PROBLEM, said=said + "; logins are refused", remedy=remedy)
+    elif abs(skew) > _SKEW_TOLD:
+        yield Finding(check="clock", verdict=Verdict.WARNING, said=said, remedy=remedy)
+    else:
+        yield Finding(check="clock", verdict=Verdict.OK, said="agrees with GitHub's")
+
+
+class _Http:
+    """Asks with the service's login. No answer ever holds the login."""
+
+    def __init__(self, pool: urllib3.PoolManager, service: ServiceConfig, clock: Callable[[], float]) -> None:
+        self._pool = pool
+        self._service = service
+        self._clock = clock
+        self._bearer = service.token.reveal() if service.token is not None else ""
+
+    def log_in(self) -> Answer:
+        """A token is there already; an App's installation gets one for an hour, by the App's own."""
+        if self._service.private_key is None or self._bearer:
+            return Answer(_OK)
+        try:
+            self._bearer = _app_jwt(self._service, int(self._clock()))
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            return Answer(_UNAUTHORIZED, f"private_key cannot be used: {type(error).__name__}")
+        number = self._service.installation_id
+        if number is None:
+            place = (
+                f"/repos/{self._service.owner}/{self._service.repo}"
+                if self._service.repo
+                else f"/orgs/{self._service.owner}"
+            )
+            found = self.ask("GET", f"{place}/installation")
+            if found.status != _OK:
+                return found
+            number = found.body.get("id")
+        given = self.ask("POST", f"/app/installations/{number}/access_tokens")
+        if given.status == _CREATED:
+            self._bearer = str(given.body.get("token") or "")
+        return given
+
+    def ask(self, method: str, path: str) -> Answer:
+        """One request, one answer."""
+        headers = {
+            "Accept": "application/vnd.github+json",
+            "Authorization": f"Bearer {self._bearer}",
+            "User-Agent": f"anklet-supervisor/{__version__}",
+            "X-GitHub-Api-Version": "2022-11-28",
+        }
+        try:
+            reply = self._pool.request(method, self._service.api_url + path, headers=headers, redirect=False)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            return Answer(0, _why(error))
+        try:
+            body = msgspec.json.decode(reply.data)
+        except msgspec.MsgspecError:
+            body = None
+        message = body.get("message", "") if isinstance(body, dict) else ""
+        date = email.utils.parsedate_to_datetime(reply.headers["Date"]).timestamp() if "Date" in reply.headers else None
+        return Answer(reply.status, " ".join(str(message).split())[:200], date, body, self._clock())
+
+
+def _app_jwt(service: ServiceConfig, now: int) -> str:
+    """An App's own token: RS256, issued by its id (GitHub docs, "Generating a JSON Web Token")."""
+    key = service.private_key.reveal() if service.private_key is not None else ""
+    claims = {"iat": now - _JWT_BACK, "exp": now + _JWT_LIFE, "iss": service.app_id}
+    return jwt.encode(claims, key, algorithm="RS256")
+
+
+def _why(error: Exception) -> str:
+    """A reason in a few words; the libraries' own texts name objects."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = (
+            getattr(cause, "reason", None)
+            if isinstance(getattr(cause, "reason", None), BaseException)
+            else cause.__cause__
+        )
+    return type(error).__name__

@@ -1,0 +1,68 @@
+"""`jobs.json` in the state directory: the timelines of the latest jobs, for `job show` and for what `status` says of failures.
+
+Owns the file. It is history, not state: nothing is decided by it, and one that is lost or damaged is begun anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+from anklet_supervisor.timelines import Timeline, Timelines, durations, failures
+from anklet_worker import messages as m
+from anklet_worker.files import write_atomically
+from anklet_worker.logs import ServiceLog
+
+_FILE_NAME = "jobs.json"
+#: How many failures the status shows.
+FAILURES_SHOWN = 5
+
+
+class JobHistory:
+    """Takes in facts, keeps the file up to date when told to, and writes a line to the log at the end of each attempt."""
+
+    def __init__(self, state_dir: Path, log: ServiceLog) -> None:
+        self._path = state_dir / _FILE_NAME
+        self._log = log
+        self._timelines = Timelines(read(state_dir))
+        self._changed = False
+
+    def fact(self, service: str, fact: m.Fact, now: float) -> None:
+        """What a worker reported, at `now`, Unix seconds."""
+        changed, ended = self._timelines.fold(service, fact, now)
+        self._changed = self._changed or changed
+        if ended is not None:
+            self._log.info(
+                "timeline of a job",
+                extra={
+                    "serviceName": ended.service,
+                    "jobId": ended.job_id,
+                    "jobName": ended.job_name,
+                    "jobURL": ended.job_url,
+                    "vmName": ended.vm,
+                    "attempt": ended.attempt,
+                    "ended": ended.ended,
+                    "seconds": durations(ended),
+                },
+            )
+
+    def failures(self) -> list[Timeline]:
+        """The latest attempts that ended otherwise than by success, the latest first."""
+        return failures(self._timelines.all(), FAILURES_SHOWN)
+
+    def save(self) -> None:
+        """Write the file if anything has changed. A disk that refuses it is no reason to stop."""
+        if self._changed:
+            self._changed = False
+            with contextlib.suppress(OSError):
+                write_atomically(self._path, msgspec.json.encode(self._timelines.all()) + b"\n", durable=False)
+
+
+def read(state_dir: Path) -> list[Timeline]:
+    """The timelines that are on file, oldest first; none when there is no file to be read."""
+    try:
+        return msgspec.json.decode((state_dir / _FILE_NAME).read_bytes(), type=list[Timeline])
+    except (OSError, msgspec.MsgspecError):
+        return []

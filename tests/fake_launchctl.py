@@ -1,0 +1,69 @@
+"""A launchctl for tests: a program that keeps what is loaded in a folder, with the exit codes and texts of the real one.
+
+From launchctl(1) and what it prints on macOS 14: `print` of what is not loaded exits 113, `bootout` of it 3, a `bootout` whose
+job takes its time 36, a `bootstrap` of what is loaded already 5.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+_PROGRAM = """#!{python}
+import json, plistlib, sys
+from pathlib import Path
+folder = Path({folder!r})
+loaded = folder / "loaded"
+arguments = sys.argv[1:]
+with (folder / "calls").open("a") as calls:
+    calls.write(json.dumps(arguments) + "\\n")
+def end(code, text="", out=""):
+    sys.stdout.write(out); sys.stderr.write(text); sys.exit(code)
+verb = arguments[0]
+fault = folder / ("fault-" + verb)
+if fault.exists():
+    code, text = fault.read_text().split(" ", 1)
+    end(int(code), text + "\\n")
+if verb == "print":
+    if not loaded.exists():
+        end(113, "Bad request.\\nCould not find service in domain\\n")
+    end(0, out="gui/501/x = {{\\n\\tactive count = 1\\n\\tstate = running\\n\\n\\tpid = 4711\\n\\truns = 2\\n"
+        "\\tlast exit code = 0\\n\\tinner = {{\\n\\t\\tstate = active\\n\\t}}\\n}}\\n")
+if verb == "bootstrap":
+    if loaded.exists():
+        end(5, "Bootstrap failed: 5: Input/output error\\n")
+    content = Path(arguments[2]).read_bytes()
+    plistlib.loads(content)
+    loaded.write_bytes(content)
+elif verb == "bootout":
+    if not loaded.exists():
+        end(3, "Boot-out failed: 3: No such process\\n")
+    loaded.unlink()
+elif verb != "enable":
+    end(64, "Unrecognized subcommand: " + verb + "\\n")
+"""
+
+
+class FakeLaunchctl:
+    """The program in a folder for PATH, and what became of it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir()
+        program = folder / "launchctl"
+        program.write_text(_PROGRAM.format(python=sys.executable, folder=str(folder)))
+        program.chmod(0o755)
+
+    @property
+    def loaded(self):
+        """The property list that is loaded, or None."""
+        path = self.folder / "loaded"
+        return path.read_bytes() if path.exists() else None
+
+    def calls(self):
+        """The arguments of each call."""
+        path = self.folder / "calls"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def fail(self, verb, code, text):
+        """From now on this subcommand exits so."""
+        (self.folder / f"fault-{verb}").write_text(f"{code} {text}")

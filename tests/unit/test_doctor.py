@@ -1,0 +1,218 @@
+"""What counts as a fit host: judgements over facts, how facts are read, and how findings are drawn."""
+
+import io
+import json
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from anklet_supervisor import doctor, doctor_view
+from anklet_supervisor.config import Problem, Severity
+from anklet_supervisor.doctor import DriverFacts, Facts, MacFacts, PathFacts, Reached, VMSeen, as_json, fit, judge
+from anklet_supervisor.doctor_facts import gather, power_on_mains
+from anklet_worker.doctor import Finding, Verdict
+
+OURS, THEIRS = "anklet-vm-0a1b2c3d-aaaaaa-1-1", "anklet-vm-ffffffff-aaaaaa-1-1"
+GIB = 1 << 30
+MAC = MacFacts(
+    power={"sleep": "0", "autorestart": "1"},
+    console_ours=True,
+    auto_login="me",
+    keychain_unlocked=True,
+    dhcp_lease=600,
+    agent_loaded=True,
+)
+ANKA = DriverFacts(
+    name="anka",
+    services=("RUNNER1",),
+    product="Anka 3.9.0",
+    vms=(VMSeen(name="macos-15", running=False), VMSeen(name=OURS, running=True)),
+)
+FIT = Facts(
+    config="/c.yml",
+    services=1,
+    install_id="0a1b2c3d",
+    drivers=(ANKA,),
+    registries=(Reached(what="http://anka:8089", services=("RUNNER1",)),),
+    stores=(Reached(what="Redis at redis:6379", services=("RUNNER1",)),),
+    origins=(Finding(check="origin", verdict=Verdict.OK, said="there"),),
+    disk=(200 * GIB, "/"),
+    port=Reached(what="127.0.0.1:8080", services=()),
+    paths=(PathFacts(path=Path("/s"), what="state_dir", mode=stat.S_IFDIR | 0o700),),
+    mac=msgspec.structs.replace(MAC, virtualization_processes=1),
+    agent_label="com.anklet.supervisor",
+)
+
+
+def with_mac(**changes):
+    """A fit Mac, but for these."""
+    return msgspec.structs.replace(FIT, mac=msgspec.structs.replace(FIT.mac, **changes))
+
+
+def with_driver(**changes):
+    """A fit Mac whose VM tool says something else."""
+    return msgspec.structs.replace(FIT, drivers=(msgspec.structs.replace(ANKA, **changes),))
+
+
+def changed(**changes):
+    """A fit Mac, but for these facts."""
+    return msgspec.structs.replace(FIT, **changes)
+
+
+def path(mode, **more):
+    """One path of that mode."""
+    return (PathFacts(path=Path("/p"), what="something", mode=mode, **more),)
+
+
+def test_a_fit_host_has_nothing_but_ok():
+    """Every check says so, each once or more, in the documented order."""
+    findings = judge(FIT)
+    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    assert fit(findings)
+    order = list(dict.fromkeys(finding.check for finding in findings))
+    assert order == [
+        "configuration", "user", "VM tool", "templates", "registry", "origin", "Redis", "disk", "sleep", "login",
+        "login after a reboot", "login keychain", "DHCP lease time", "leftover virtualization processes", "foreign VMs",
+        "port", "file modes", "launchd agent",
+    ]  # fmt: skip
+
+
+ERROR = Problem("/c.yml", 3, 1, "no such thing")
+HINT = Problem("/c.yml", 3, 1, "others can read this", Severity.WARN)
+
+
+@pytest.mark.parametrize(
+    ("facts", "check", "verdict", "words"),
+    [
+        (changed(problems=(ERROR,)), "configuration", "problem", "/c.yml:3:1: no such thing"),
+        (changed(problems=(HINT,)), "configuration", "warning", "others can read this"),
+        (changed(root=True), "user", "problem", "root"),
+        (changed(root=True, mac=None), "user", "warning", "root"),
+        (with_driver(error="anka is not on PATH", vms=None), "VM tool", "problem", "anka is not on PATH"),
+        (with_driver(vms=(VMSeen(name=OURS, running=False),)), "templates", "warning", "no template"),
+        (changed(registries=(Reached(what="r", services=("A",), error="refused"),)), "registry", "warning", "refused"),
+        (changed(stores=(Reached(what="r", services=("A",), error="away"),)), "Redis", "problem", "away"),
+        (changed(disk=(4 * GIB, "/")), "disk", "problem", "4 GiB free"),
+        (changed(disk=(49 * GIB, "/")), "disk", "warning", "49 GiB free"),
+        (changed(disk=None), "disk", "not checked", "not tell"),
+        (with_mac(power={"sleep": "10"}), "sleep", "warning", "10 minutes"),
+        (with_mac(power={"sleep": "0", "autorestart": "0"}), "power cut", "warning", "stays off"),
+        (with_mac(power=None), "sleep", "not checked", "not checked here"),
+        (with_mac(console_ours=False), "login", "problem", "not logged in"),
+        (with_mac(auto_login=None), "login after a reboot", "warning", "nobody"),
+        (with_mac(keychain_unlocked=False), "login keychain", "warning", "locked"),
+        (with_mac(keychain_unlocked=None), "login keychain", "not checked", "not checked here"),
+        (with_mac(dhcp_lease=None), "DHCP lease time", "warning", "a day"),
+        (with_mac(dhcp_lease=86_400), "DHCP lease time", "warning", "86400 s"),
+        (with_mac(virtualization_processes=2), "leftover virtualization processes", "warning", "2 virtualization"),
+        (with_driver(vms=None), "leftover virtualization processes", "not checked", "cannot be listed"),
+        (with_driver(vms=(VMSeen(name=THEIRS, running=False),)), "foreign VMs", "warning", THEIRS),
+        (changed(install_id=None), "foreign VMs", "warning", OURS),
+        (changed(port=Reached(what="h:1", services=(), error="in use")), "port", "problem", "in use"),
+        (changed(supervisor=7, port=Reached(what="h:1", services=(), error="in use")), "port", "ok", "pid 7"),
+        (changed(paths=path(stat.S_IFDIR | 0o750)), "file modes", "warning", "read by others"),
+        (changed(paths=path(stat.S_IFDIR | 0o775, secret=False)), "file modes", "problem", "changed by others"),
+        (changed(paths=path(0o600, ours=False)), "file modes", "problem", "another user"),
+        (with_mac(agent_loaded=False), "launchd agent", "warning", "not loaded"),
+    ],
+)  # fmt: skip
+def test_each_fault_is_told(facts, check, verdict, words):
+    """What is not as it should be is named, with a remedy; only problems make a host unfit."""
+    findings = judge(facts)
+    (found,) = [one for one in findings if one.check == check and words in one.said]
+    assert found.verdict.value == verdict
+    assert bool(found.remedy) is (verdict in ("problem", "warning"))
+    assert fit(findings) is (verdict != "problem")
+
+
+def test_what_is_not_there_yet_is_no_fault_of_its_mode():
+    """A state directory is made by the first start."""
+    findings = judge(changed(paths=path(None)))
+    assert [one.verdict for one in findings if one.check == "file modes"] == [Verdict.OK]
+
+
+def test_elsewhere_than_on_a_mac_nothing_is_guessed():
+    """Each check that needs a Mac says that it was not made."""
+    findings = judge(changed(mac=None))
+    unchecked = {one.check for one in findings if one.verdict is Verdict.NOT_CHECKED}
+    assert unchecked == {
+        "sleep", "login", "login after a reboot", "login keychain", "DHCP lease time",
+        "leftover virtualization processes", "launchd agent",
+    }  # fmt: skip
+    assert all("not checked here" in one.said for one in findings if one.verdict is Verdict.NOT_CHECKED)
+    assert fit(findings)
+
+
+def test_the_core_names_no_plugin():
+    """What is said of where jobs come from is the plugins'."""
+    source = Path(doctor.__file__).read_text() + Path(doctor.__file__).with_name("doctor_facts.py").read_text()
+    assert "github" not in source.lower()
+
+
+PMSET = """Battery Power:
+ lidwake              1
+ sleep                1
+AC Power:
+ Sleep On Power Button 1
+ autorestart          0
+ sleep                0 (sleep prevented by caffeinate)
+ displaysleep         10
+"""
+
+
+def test_the_settings_on_the_mains_are_read():
+    """Of a laptop, not those of its battery; of other Macs the only ones."""
+    assert power_on_mains(PMSET) == {"Sleep": "On", "autorestart": "0", "sleep": "0", "displaysleep": "10"}
+    assert power_on_mains("AC Power:\n sleep 15\n") == {"sleep": "15"}
+    assert power_on_mains(" sleep 15\n") == {"sleep": "15"}
+    assert power_on_mains("") == {}
+
+
+def test_without_a_configuration_the_rest_is_examined(tmp_path):
+    """The first thing that is missing does not hide the others."""
+    facts = gather(tmp_path / "none.yml", tmp_path)
+    findings = judge(facts)
+    assert not fit(findings)
+    (first, *others) = findings
+    assert first.check == "configuration"
+    assert "there is no such file" in first.said
+    assert {"user", "login"} <= {one.check for one in others}
+
+
+def test_json_is_stable():
+    """The keys, in order."""
+    document = json.loads(as_json(judge(with_mac(console_ours=False))))
+    assert list(document) == ["fit", "findings"]
+    assert document["fit"] is False
+    assert all(list(one) == ["check", "verdict", "said", "remedy", "service"] for one in document["findings"])
+    assert {one["verdict"] for one in document["findings"]} == {"ok", "problem"}
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_findings_are_drawn_with_their_remedies(width):
+    """Whatever the width, nothing is lost; the end says whether the host is fit."""
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    doctor_view.show(judge(with_mac(console_ours=False, power={"sleep": "10"})), console)
+    text = console.file.getvalue()
+    assert all(len(line) <= width for line in text.splitlines())
+    flat = " ".join(text.split())
+    for word in ("FAIL", "warn", "sudo pmset", "->", "not fit to run jobs", "RUNNER1:"):
+        assert word in flat
+
+
+def test_what_is_piped_has_whole_lines_and_nothing_behind_them(capsys):
+    """`doctor | grep FAIL` sees each finding on one line."""
+    doctor_view.show(judge(with_mac(console_ours=False)))
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("FAIL") for line in lines) == 1
+    assert all(line == line.rstrip() for line in lines)
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_a_fit_host_is_called_fit(capsys):
+    """In the last line."""
+    doctor_view.show(judge(FIT))
+    assert capsys.readouterr().out.splitlines()[-1] == "this host is fit to run jobs"

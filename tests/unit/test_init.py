@@ -1,0 +1,197 @@
+"""`init`: what it asks, what it writes, and that it replaces nothing."""
+
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from anklet_supervisor.config import load
+from anklet_supervisor.init import Answers, Terminal, ask_for_missing, render, write
+from anklet_worker.config import Secret
+from anklet_worker.errors import ConfigError, UsageError
+
+TOKEN = "github_pat_bait_123"
+ANSWERS = Answers(owner="acme", repo="app", token=TOKEN, plugin="github")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A home of its own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RUNNER1_OWNER", "LOG_LEVEL"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def path(home):
+    """The usual place, in a folder that does not exist yet."""
+    return home / ".config" / "anklet" / "config.yml"
+
+
+def never(*_):
+    """Nobody may be asked."""
+    raise AssertionError("asked")
+
+
+def person(**said):
+    """Somebody at a terminal, who says this when asked for a word of it."""
+    asked = []
+
+    def answer(question):
+        asked.append(question)
+        return next(text for word, text in said.items() if word in question)
+
+    return Terminal(answer, answer, never, interactive=True), asked
+
+
+def test_what_is_written_loads_without_a_warning(path):
+    """Two services with the token from its file, private both."""
+    done = write(path, ANSWERS)
+    config, warnings = load(path, {}, home=Path.home(), platform="linux")
+    assert warnings == ()
+    assert [(one.name, one.owner, one.repo, one.token) for one in config.services] == [
+        ("RUNNER1", "acme", "app", Secret(TOKEN)),
+        ("RUNNER2", "acme", "app", Secret(TOKEN)),
+    ]
+    for file in (path, path.parent / "token"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["config.yml", "token"]
+    assert TOKEN not in path.read_text()
+    assert not any(TOKEN in line for line in done)
+    assert done[-1] == "next: anklet-supervisor doctor"
+
+
+def test_the_file_explains_itself():
+    """Each section has a comment above it."""
+    lines = render(ANSWERS, "token").splitlines()
+    for key in ("vm_limit", "vm_driver", "services", "    token_file", "    sleep_interval", "  port"):
+        (at,) = [number for number, line in enumerate(lines) if line.startswith(f"{key}:")][:1]
+        assert lines[at - 1].lstrip().startswith("#"), key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"services": 1, "registry_url": "http://anka:8089"},
+        {"api_url": "https://ghe.example.com/api/v3", "vm_driver": "tart"},
+        {"owner": "a.b-c_d"},
+    ],
+)
+def test_every_answer_is_in_the_configuration(path, changes):
+    """As it was given."""
+    write(path, msgspec.structs.replace(ANSWERS, **changes))
+    config, _ = load(path, {}, home=Path.home(), platform="linux")
+    for key, value in changes.items():
+        found = len(config.services) if key == "services" else getattr(config.services[0], key)
+        assert found == value
+
+
+def test_a_log_directory_that_exists_is_used(path, home):
+    """Else it stands there behind a #, for the operator to make."""
+    (home / "Library" / "Logs").mkdir(parents=True)
+    write(path, ANSWERS)
+    assert load(path, {}, home=home, platform="linux")[0].log.file_dir == home / "Library" / "Logs"
+    assert '  # file_dir: "/nowhere"' in render(msgspec.structs.replace(ANSWERS, log_dir=Path("/nowhere")), "token")
+
+
+def test_a_token_that_has_a_file_stays_there(path, home):
+    """Nothing is copied; the file is named."""
+    (home / "secret").write_text(TOKEN + "\n")
+    (home / "secret").chmod(0o600)
+    write(path, msgspec.structs.replace(ANSWERS, token="", token_file=home / "secret"))
+    assert [entry.name for entry in path.parent.iterdir()] == ["config.yml"]
+    assert load(path, {}, home=home, platform="linux")[0].services[0].token == Secret(TOKEN)
+
+
+@pytest.mark.parametrize("which", ["config.yml", "token"])
+def test_nothing_is_ever_replaced(path, which):
+    """Whichever of the two is there, both stay as they are."""
+    path.parent.mkdir(parents=True)
+    (path.parent / which).write_text("mine")
+    with pytest.raises(ConfigError, match="replaces nothing"):
+        write(path, ANSWERS)
+    assert [(entry.name, entry.read_text()) for entry in path.parent.iterdir()] == [(which, "mine")]
+
+
+def test_a_dangling_link_is_not_written_through(path, home):
+    """A link is somebody's arrangement."""
+    path.parent.mkdir(parents=True)
+    path.symlink_to(home / "elsewhere")
+    with pytest.raises(ConfigError, match="replaces nothing"):
+        write(path, ANSWERS)
+    assert not (home / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("changes", [{"owner": "no good"}, {"registry_url": "nonsense"}, {"plugin": "nosuch"}])
+def test_answers_that_make_no_configuration_leave_nothing(path, changes):
+    """The error names the key, and no file of ours."""
+    with pytest.raises(ConfigError, match="these answers:") as error:
+        write(path, msgspec.structs.replace(ANSWERS, **changes))
+    assert next(iter(changes)) in str(error.value)
+    assert ".init-" not in str(error.value)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_dollar_brace_is_text(path):
+    """Not a variable of the environment."""
+    text = render(msgspec.structs.replace(ANSWERS, log_dir=Path("/a${HOME}b")), "token")
+    assert '"/a$${HOME}b"' in text
+
+
+def test_a_folder_that_cannot_be_written_is_told(home):
+    """In a line, with the reason."""
+    (home / "file").write_text("")
+    with pytest.raises(ConfigError, match="file cannot be made: File exists"):
+        write(home / "file" / "config.yml", ANSWERS)
+
+
+# ---- asking ----
+
+
+def test_a_person_is_asked_for_what_is_missing(path):
+    """The token unseen; nothing that was said already, nor the plugin where there is only one."""
+    terminal, asked = person(Repository="app", token=TOKEN)
+    answers = ask_for_missing(Answers(owner="given"), path, terminal)
+    assert (answers.owner, answers.repo, answers.token, answers.plugin) == ("given", "app", TOKEN, "github")
+    assert len(asked) == 2
+
+
+def test_standard_input_gives_the_token_where_nobody_is(path):
+    """Only its first line."""
+    terminal = Terminal(never, never, lambda: f"{TOKEN}\nmore\n", interactive=False)
+    assert ask_for_missing(Answers(owner="o", repo="r"), path, terminal).token == TOKEN
+
+
+@pytest.mark.parametrize(("answers", "option"), [(Answers(), "--owner"), (Answers(owner="o"), "--repo")])
+def test_what_nobody_can_be_asked_for_is_named(path, answers, option):
+    """As the option that would have said it."""
+    with pytest.raises(UsageError, match=f"{option} is missing, and nobody is there"):
+        ask_for_missing(answers, path, Terminal(never, never, never, interactive=False))
+
+
+def test_an_empty_token_is_none(path):
+    """Neither from a person nor from standard input."""
+    for terminal in (person(token=" ")[0], Terminal(never, never, lambda: "\n", interactive=False)):
+        with pytest.raises(UsageError, match="a token is missing"):
+            ask_for_missing(Answers(owner="o", repo="r"), path, terminal)
+
+
+def test_a_person_who_leaves_is_not_written_for(path):
+    """Ctrl-D is no answer."""
+
+    def gone(_):
+        raise EOFError
+
+    with pytest.raises(UsageError, match="--owner is missing"):
+        ask_for_missing(Answers(), path, Terminal(gone, gone, never, interactive=True))
+
+
+def test_nobody_is_asked_for_what_cannot_be_written(path):
+    """That a configuration exists is told first."""
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(ConfigError, match="exists"):
+        ask_for_missing(Answers(), path, Terminal(never, never, never, interactive=True))

@@ -1,0 +1,165 @@
+"""`logs`: which lines are taken, how a file is followed, and how lines look."""
+
+import io
+import json
+from datetime import datetime
+
+import pytest
+from rich.console import Console
+
+from anklet_supervisor.log_reader import Tail, Wanted, parsed
+from anklet_supervisor.log_view import LineWriter
+
+RECORD = {
+    "time": "2026-01-02T03:04:05.678901Z",
+    "level": "INFO",
+    "msg": "job claimed",
+    "ankletVersion": "1",
+    "serviceName": "RUNNER1",
+    "plugin": "github",
+    "workflowJobId": 42,
+    "jobId": "42",
+    "vmName": "anklet-vm-1",
+    "ankaTemplate": "macos 15",
+    "seconds": {"clone": 1.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "takes"),
+    [
+        (Wanted(), True),
+        (Wanted(service="RUNNER1"), True),
+        (Wanted(service="RUNNER2"), False),
+        (Wanted(job="42"), True),
+        (Wanted(job="anklet-vm-1"), True),
+        (Wanted(job="4"), False),
+        (Wanted(level="INFO"), True),
+        (Wanted(level="WARN"), False),
+        (Wanted(service="RUNNER1", job="42", level="DEBUG"), True),
+        (Wanted(service="RUNNER1", job="43"), False),
+    ],
+)
+def test_lines_are_taken_by_service_job_and_level(wanted, takes):
+    """Each by itself, and together."""
+    assert wanted.takes(RECORD) is takes
+
+
+def test_what_is_no_record_is_shown_only_with_everything():
+    """Lines of LOG_LEVEL=dev and of crashes belong to no service and no job."""
+    assert Wanted().takes(None)
+    assert not Wanted(job="1").takes(None)
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"[]", b"12", b'{"msg": 1}', b"\xff", b"Traceback (most recent call last):"]
+)
+def test_what_is_no_record(line):
+    """Anything but an object with a message."""
+    assert parsed(line) is None
+
+
+def test_a_level_that_nobody_knows_is_shown():
+    """A later version's, perhaps: better too much than too little."""
+    assert Wanted(level="ERROR").takes({**RECORD, "level": "PANIC"})
+
+
+# ---- following ----
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The file that is followed."""
+    return tmp_path / "anklet.log"
+
+
+def append(path, text):
+    """Write on."""
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_lines_come_whole(path):
+    """Half a line waits for its other half."""
+    tail = Tail(path)
+    assert tail.read() == []
+    append(path, "one\ntw")
+    assert tail.read() == [b"one"]
+    append(path, "o\nthree\n")
+    assert tail.read() == [b"two", b"three"]
+    assert tail.read() == []
+
+
+def test_a_file_that_was_moved_is_read_to_its_end_first(path):
+    """Also what was written between the last look and the move."""
+    tail = Tail(path)
+    append(path, "one\n")
+    assert tail.read() == [b"one"]
+    append(path, "two\n")
+    path.rename(path.with_name("anklet.log.1"))
+    assert tail.read() == [b"two"]
+    append(path, "three\n")
+    assert tail.read() == [b"three"]
+
+
+def test_a_file_that_was_cut_is_read_from_its_beginning(path):
+    """As `> anklet.log` does."""
+    tail = Tail(path)
+    append(path, "one\ntwo\n")
+    assert tail.read() == [b"one", b"two"]
+    path.write_text("new\n")
+    assert tail.read() == [b"new"]
+
+
+# ---- for people ----
+
+
+def drawn(line, width=200, **how):
+    """What a terminal of that width shows."""
+    console = Console(width=width, file=io.StringIO(), highlight=False, **how)
+    LineWriter(console).write(line, parsed(line))
+    return console.file.getvalue()
+
+
+def test_a_record_is_one_line_with_what_is_its_own():
+    """The day where it is not today; no field that says the same on every line."""
+    text = drawn(json.dumps(RECORD).encode())
+    moment = datetime.fromisoformat(RECORD["time"]).astimezone()
+    assert text == (
+        f"{moment:%Y-%m-%d %H:%M:%S} INFO  RUNNER1: job claimed workflowJobId=42 vmName=anklet-vm-1 "
+        'ankaTemplate="macos 15" seconds=clone:1.5\n'
+    )
+
+
+def test_today_needs_no_day():
+    """The time of day alone."""
+    now = datetime.now().astimezone()
+    assert drawn(json.dumps({**RECORD, "time": now.isoformat()}).encode()).startswith(f"{now:%H:%M:%S} INFO")
+
+
+@pytest.mark.parametrize("width", [30, 60])
+def test_a_narrow_terminal_breaks_lines_and_loses_nothing(width):
+    """Every word is still there."""
+    text = drawn(json.dumps(RECORD).encode(), width, force_terminal=True, no_color=True)
+    assert "vmName=anklet-vm-1" in "".join(text.split("\n")).replace(" ", "") or "anklet-vm-1" in text
+
+
+def test_levels_have_colours_on_a_terminal_only():
+    """And none where nobody can see them."""
+    line = json.dumps({**RECORD, "level": "ERROR"}).encode()
+    assert "\x1b[1;31mERROR" in drawn(line, force_terminal=True, color_system="standard")
+    assert "\x1b" not in drawn(line)
+
+
+@pytest.mark.parametrize("line", [b"\x1b]0;owned\x07 text", json.dumps({**RECORD, "msg": "\x1b[2J"}).encode()])
+def test_no_line_gives_the_terminal_orders(line):
+    """Escapes are shown as what they are not."""
+    text = drawn(line, force_terminal=True, no_color=True)
+    assert "\x07" not in text
+    assert "\x1b]" not in text
+    assert "\x1b[2J" not in text
+
+
+def test_a_time_that_is_none_does_no_harm():
+    """A hand-made line is shown, too."""
+    assert drawn(b'{"msg": "hello", "level": "INFO", "time": "soon"}') == "--:--:-- INFO  hello\n"
