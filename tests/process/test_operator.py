@@ -95,7 +95,7 @@ def test_rights_that_are_missing_are_named(mac, github, permissions, refused):
     [
         ({"token": "unknown_bait"}, "does not accept the login (401"),
         ({"repo": "nosuch"}, f"knows no {OWNER}/nosuch"),
-        ({"api_url": "http://127.0.0.1:1"}, "does not answer: Connection refused"),
+        ({"api_url": "http://127.0.0.1:1"}, "no connection: Connection refused"),
     ],
 )
 def test_a_login_that_fails_is_one_finding(mac, change, words):

@@ -416,3 +416,4 @@ def test_reasons_tell_no_address():
     assert "ca_file" in _reason(OSError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: x"))
     assert "407" in _reason(OSError("Tunnel connection failed: 407 Proxy Authentication Required"))
     assert _reason(ConnectionResetError("http://user:hunter2@proxy")) == "ConnectionResetError"
+    assert _reason(ConnectionRefusedError(111, "Connection refused")) == "Connection refused"

@@ -20,16 +20,15 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from anklet_github.connect import headers
 from anklet_github.http import NoAnswer, Reply, Transport
 from anklet_github.limits import Budget
 from anklet_github.login import Login
-from anklet_worker import __version__
 from anklet_worker.errors import RetryHere, RightsRefused
 from anklet_worker.plugin import Context
 
 T = TypeVar("T")
 
-_VERSION = "2022-11-28"
 _TRIES = 4
 _PAUSE_FIRST, _PAUSE_LONGEST = 0.5, 10.0
 _PER_PAGE = 100
@@ -246,16 +245,11 @@ class Api:
 
     def _send(self, method: str, url: str, body: bytes | None, more: Mapping[str, str]) -> Reply:
         route = route_of(method, url)
-        headers = {
-            "Accept": "application/vnd.github+json",
-            "Authorization": self._login.authorization(),
-            "User-Agent": f"anklet-supervisor/{__version__}",
-            "X-GitHub-Api-Version": _VERSION,
-            **({"Content-Type": "application/json"} if body is not None else {}),
-            **more,
-        }
+        said = headers(self._login.authorization()) | dict(more)
+        if body is not None:
+            said["Content-Type"] = "application/json"
         try:
-            reply = self._transport.exchange(method, url, headers, body)
+            reply = self._transport.exchange(method, url, said, body)
         except NoAnswer as error:
             self._context.api_called(route, "none")
             kind = ApiTrouble if error.in_time else TimedOut

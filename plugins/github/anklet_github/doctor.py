@@ -7,27 +7,25 @@ one proof of the right to register runners, which is thrown away and worth nothi
 
 from __future__ import annotations
 
-import email.utils
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import jwt
 import msgspec
-import urllib3
 
-from anklet_worker import __version__
-from anklet_worker.config import ServiceConfig
+from anklet_github.connect import headers, transport_of
+from anklet_github.http import NoAnswer, Transport
+from anklet_github.login import AppLogin, TokenLogin
+from anklet_github.scope import scope_of
+from anklet_worker.config import Secret, ServiceConfig
 from anklet_worker.doctor import Finding, Verdict
+from anklet_worker.errors import ServiceFatal
 
-_TIMEOUT = urllib3.Timeout(connect=5.0, read=10.0)
 _OK, _CREATED, _UNAUTHORIZED, _NOT_FOUND = 200, 201, 401, 404
 #: Seconds between GitHub's clock and ours: more than the first puts times in the log in doubt, more than the second ends logins.
 _SKEW_TOLD, _SKEW_TOO_MUCH = 5.0, 60.0
 #: Share of the hourly rate below which it may run out before it is renewed.
 _LITTLE_LEFT = 0.1
-#: An App's own token (a JWT) may live ten minutes; it is dated back against clocks that differ.
-_JWT_BACK, _JWT_LIFE = 60, 540
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -45,16 +43,22 @@ Ask = Callable[[str, str], Answer]
 
 def examine(service: ServiceConfig, clock: Callable[[], float] = time.time) -> Iterable[Finding]:
     """Ask GitHub; see `anklet_worker.doctor.PluginDoctor`. `clock` gives Unix seconds."""
-    with urllib3.PoolManager(timeout=_TIMEOUT, retries=False) as pool:
-        http = _Http(pool, service, clock)
-        login = http.log_in()
+    try:
+        transport = transport_of(service)
+    except ServiceFatal as error:
+        return [_login_failed(Answer(0, str(error)), service)]
+    try:
+        asker = _Asker(transport, service, clock)
+        login = asker.log_in()
         if login.status not in (_OK, _CREATED):
             return [_login_failed(login, service)]
-        return list(_examined(service, http.ask))
+        return list(_examined(service, asker.ask))
+    finally:
+        transport.close()
 
 
 def _examined(service: ServiceConfig, ask: Ask) -> Iterator[Finding]:
-    place = f"/repos/{service.owner}/{service.repo}" if service.registration == "repo" else f"/orgs/{service.owner}"
+    place = scope_of(service).path
     first = ask("GET", place)
     if first.status != _OK:
         yield _login_failed(first, service)
@@ -68,7 +72,7 @@ def _examined(service: ServiceConfig, ask: Ask) -> Iterator[Finding]:
 def _login_failed(answer: Answer, service: ServiceConfig) -> Finding:
     host = service.api_url
     if answer.status == 0:
-        said, remedy = f"{host} does not answer: {answer.said}", "see to the network, a proxy, and api_url"
+        said, remedy = f"{host}: {answer.said}", "see to the network, a proxy, and api_url"
     elif answer.status == _UNAUTHORIZED:
         said, remedy = (
             f"GitHub does not accept the login (401 {answer.said})",
@@ -129,76 +133,45 @@ def _clock(answer: Answer) -> Iterator[Finding]:
         yield Finding(check="clock", verdict=Verdict.OK, said="agrees with GitHub's")
 
 
-class _Http:
-    """Asks with the service's login. No answer ever holds the login."""
+class _Asker:
+    """Asks with the service's login, each question once. No answer ever holds the login."""
 
-    def __init__(self, pool: urllib3.PoolManager, service: ServiceConfig, clock: Callable[[], float]) -> None:
-        self._pool = pool
+    def __init__(self, transport: Transport, service: ServiceConfig, clock: Callable[[], float]) -> None:
+        self._transport = transport
         self._service = service
         self._clock = clock
-        self._bearer = service.token.reveal() if service.token is not None else ""
+        self._authorization = ""
 
     def log_in(self) -> Answer:
         """A token is there already; an App's installation gets one for an hour, by the App's own."""
-        if self._service.private_key is None or self._bearer:
+        service = self._service
+        if service.private_key is None or not service.app_id:
+            self._authorization = TokenLogin(service.token or Secret("")).authorization()
             return Answer(_OK)
         try:
-            self._bearer = _app_jwt(self._service, int(self._clock()))
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
-            return Answer(_UNAUTHORIZED, f"private_key cannot be used: {type(error).__name__}")
-        number = self._service.installation_id
+            self._authorization = AppLogin(service.app_id, service.private_key, self._clock).authorization()
+        except ServiceFatal as error:
+            return Answer(_UNAUTHORIZED, str(error))
+        number = service.installation_id
         if number is None:
-            place = (
-                f"/repos/{self._service.owner}/{self._service.repo}"
-                if self._service.repo
-                else f"/orgs/{self._service.owner}"
-            )
-            found = self.ask("GET", f"{place}/installation")
+            found = self.ask("GET", f"{scope_of(service).path}/installation")
             if found.status != _OK:
                 return found
             number = found.body.get("id")
         given = self.ask("POST", f"/app/installations/{number}/access_tokens")
         if given.status == _CREATED:
-            self._bearer = str(given.body.get("token") or "")
+            self._authorization = f"Bearer {given.body.get('token')}"
         return given
 
     def ask(self, method: str, path: str) -> Answer:
         """One request, one answer."""
-        headers = {
-            "Accept": "application/vnd.github+json",
-            "Authorization": f"Bearer {self._bearer}",
-            "User-Agent": f"anklet-supervisor/{__version__}",
-            "X-GitHub-Api-Version": "2022-11-28",
-        }
         try:
-            reply = self._pool.request(method, self._service.api_url + path, headers=headers, redirect=False)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            return Answer(0, _why(error))
+            reply = self._transport.exchange(method, path, headers(self._authorization))
+        except NoAnswer as error:
+            return Answer(0, str(error))
         try:
-            body = msgspec.json.decode(reply.data)
+            body = msgspec.json.decode(reply.body)
         except msgspec.MsgspecError:
             body = None
         message = body.get("message", "") if isinstance(body, dict) else ""
-        date = email.utils.parsedate_to_datetime(reply.headers["Date"]).timestamp() if "Date" in reply.headers else None
-        return Answer(reply.status, " ".join(str(message).split())[:200], date, body, self._clock())
-
-
-def _app_jwt(service: ServiceConfig, now: int) -> str:
-    """An App's own token: RS256, issued by its id (GitHub docs, "Generating a JSON Web Token")."""
-    key = service.private_key.reveal() if service.private_key is not None else ""
-    claims = {"iat": now - _JWT_BACK, "exp": now + _JWT_LIFE, "iss": service.app_id}
-    return jwt.encode(claims, key, algorithm="RS256")
-
-
-def _why(error: Exception) -> str:
-    """A reason in a few words; the libraries' own texts name objects."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = (
-            getattr(cause, "reason", None)
-            if isinstance(getattr(cause, "reason", None), BaseException)
-            else cause.__cause__
-        )
-    return type(error).__name__
+        return Answer(reply.status, " ".join(str(message).split())[:200], reply.date(), body, self._clock())

@@ -74,6 +74,9 @@ class Transport:
                 response.release_conn()
         except urllib3.exceptions.ProxyError as error:
             raise NoAnswer(f"the proxy does not let us through: {_reason(error)}") from None
+        except urllib3.exceptions.NewConnectionError as error:
+            # urllib3 counts it among the time-outs; but nothing was sent.
+            raise NoAnswer(f"no connection: {_reason(error)}") from None
         except urllib3.exceptions.TimeoutError as error:
             raise NoAnswer(f"no answer in time: {_reason(error)}", in_time=False) from None
         except urllib3.exceptions.HTTPError as error:
@@ -87,15 +90,20 @@ class Transport:
         self._pool.clear()
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong, without an address or a header: those of TLS tell of themselves, the others by their kind."""
-    inner = getattr(error, "original_error", None) or getattr(error, "reason", None) or error
-    text = str(inner)
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return "the server's certificate is not trusted (for a CA of your own, set ca_file)"
-    if "407" in text:
-        return "it wants a user and a password (407)"
-    return type(inner).__name__
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a few words without an address or a header: the libraries' own texts may hold either."""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            return "the server's certificate is not trusted (for a CA of your own, set ca_file)"
+        if "407" in text:
+            return "it wants a user and a password (407)"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        inner = getattr(cause, "original_error", None) or getattr(cause, "reason", None)
+        cause = inner if isinstance(inner, BaseException) else cause.__cause__
+    return type(error).__name__
 
 
 def _read(response: urllib3.BaseHTTPResponse) -> bytes:

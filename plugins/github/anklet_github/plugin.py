@@ -12,9 +12,10 @@ from pathlib import Path
 
 from anklet_github import guest_logs
 from anklet_github.api import Api, ApiTrouble, NotFound, Refused, TimedOut, Unprocessable
+from anklet_github.connect import transport_of
 from anklet_github.discovery import Discovery
 from anklet_github.guest import GuestScripts
-from anklet_github.http import BadCertificates, Transport
+from anklet_github.http import Transport
 from anklet_github.login import AppLogin, InstallationLogin, Login, TokenLogin
 from anklet_github.payloads import Installation, InstallationToken, JitConfig
 from anklet_github.repos import Repos
@@ -42,7 +43,7 @@ class GithubPlugin:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._scope = scope_of(context.service)
-        self._transport = _transport(context)
+        self._transport = transport_of(context.service)
         api = Api(self._transport, _login(self._transport, self._scope, context), context)
         self._discovery = Discovery(Repos(api, context), context)
         self._runners = RunnerRegistry(api, self._scope)
@@ -172,15 +173,6 @@ class _AppRoutes:
         """A new token; one too many does no harm."""
         path = f"/app/installations/{installation_id}/access_tokens"
         return self._api.post(path, InstallationToken, {}, repeatable=True)
-
-
-def _transport(context: Context) -> Transport:
-    service = context.service
-    ca_file = service.options.get("ca_file")
-    try:
-        return Transport(service.api_url, Path(str(ca_file)).expanduser() if ca_file else None)
-    except BadCertificates as error:
-        raise ServiceFatal(f"service {service.name}: {error}") from None
 
 
 def _login(transport: Transport, scope: Scope, context: Context) -> Login:
