@@ -312,7 +312,13 @@ def _states(model: Model) -> Iterator[Metric]:
     restarts = CounterMetricFamily(
         "anklet_worker_restarts", "Restarts of a service's worker.", labels=("service_name",)
     )
+    in_hand = GaugeMetricFamily(
+        "anklet_job_in_hand_timestamp_seconds",
+        "Since when the service has its job in hand, Unix seconds; 0 when it has none.",
+        labels=("service_name",),
+    )
     for service in model.services.values():
+        in_hand.add_metric((service.name,), 0.0 if service.job is None else service.job.since)
         for state in ServiceState:
             state_of.add_metric((service.name, state.value), float(service.state is state))
         restarts.add_metric((service.name,), service.restarts)
@@ -321,7 +327,7 @@ def _states(model: Model) -> Iterator[Metric]:
     for slot_state in SlotState:
         slots.add_metric((slot_state.name.lower(),), sum(slot.state is slot_state for slot in table.slots))
     foreign = GaugeMetricFamily("anklet_foreign_vms", "Running VMs that are not ours, as last seen.", table.foreign)
-    yield from (services, state_of, restarts, slots, foreign)
+    yield from (services, state_of, restarts, in_hand, slots, foreign)
 
 
 def _host(host: HostFigures) -> Iterator[Metric]:

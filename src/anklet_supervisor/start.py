@@ -108,7 +108,7 @@ def _supervise(config: SupervisorConfig, ids: HostIds, writer: LogWriter, log: S
     metrics = Metrics(config.services, time.time())
     server = MetricsServer(config.metrics.host, config.metrics.port, metrics)
     allocation = allocator.build(
-        config.vm_limit, random.SystemRandom().getrandbits(62), _left_behind(config), time.time()
+        config.vm_limit, random.SystemRandom().getrandbits(62), _left_behind(config, log), time.time()
     )
     slots = SlotWriter(config.state_dir / "slots", allocation.table)
     model = machine.initial(
@@ -138,10 +138,15 @@ def _supervise(config: SupervisorConfig, ids: HostIds, writer: LogWriter, log: S
     return code
 
 
-def _left_behind(config: SupervisorConfig) -> Iterator[tuple[str, str]]:
+def _left_behind(config: SupervisorConfig, log: ServiceLog) -> Iterator[tuple[str, str]]:
     """The VMs that the records of the configured services name: each holds its slot until its worker proves that it is gone."""
     for service in config.services:
-        records, _ = RecordBook(config.state_dir / "services" / service.name).load()
+        records, problems = RecordBook(config.state_dir / "services" / service.name).load()
+        for problem in problems:
+            # Told here, for here a damaged file is moved aside: the worker does not see it any more.
+            log.bind(serviceName=service.name).error(
+                "a record cannot be read; what it named is found by its VM's name", extra={"err": problem}
+            )
         yield from ((service.name, record.vm) for record in records if may_have_vm(record.phase))
 
 

@@ -58,6 +58,7 @@ class Runner:
         self._backoff = JobBackoff(time.monotonic)
         self._debts_due = 0.0
         self._trouble: str | None = None
+        self._problems_told: set[str] = set()
         self._queue_seen: QueueSeen | None = None
 
     def serve(self, driver: DriverInfo, left_running: list[Record]) -> None:
@@ -291,7 +292,9 @@ class Runner:
         self._debts_due = time.monotonic() + _DEBT_PAUSE
         records, problems = self._tools.book.load()
         for problem in problems:
-            self._tools.log.error("a record cannot be read", extra={"err": problem})
+            if problem not in self._problems_told:
+                self._problems_told.add(problem)
+                self._tools.log.error("a record cannot be read", extra={"err": problem})
         for record in records:
             attempt = Attempt.of(record, self._tools)
             self._context.attempt = attempt

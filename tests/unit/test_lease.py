@@ -240,7 +240,7 @@ def test_a_bug_in_the_store_does_not_end_renewals(store, keeper, caplog):
     """An unexpected exception is logged as the bug that it is, and the thread goes on."""
     keeper.take("job")
     store.broken = RuntimeError("no such thing")
-    eventually(lambda: lines(caplog, logging.ERROR))
+    eventually(lambda: "a bug hindered the renewal of claims" in lines(caplog, logging.ERROR))
     store.broken = None
     store.renewals.clear()
     eventually(lambda: len(store.renewals) >= 2)

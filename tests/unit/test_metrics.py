@@ -420,3 +420,83 @@ def test_scrapes_see_whole_states_while_the_loop_writes(metrics):
     finally:
         over.set()
         writer.join()
+
+
+# ---- what tells of trouble ----
+
+
+def test_retries_losses_and_orphans_are_counted(metrics):
+    """Each by its service; a first try is none."""
+    claimed = m.JobClaimed(job_id="1", job_name="j", job_url="u", vm="v")
+    for fact in (
+        claimed,
+        msgspec.structs.replace(claimed, attempt=2),
+        msgspec.structs.replace(claimed, attempt=3),
+        m.LeaseLost(),
+        m.OrphanReaped(),
+        m.OrphanReaped(),
+    ):
+        metrics.fact("RUNNER2", fact, START)
+    for name, count in (("anklet_job_retries", 2), ("anklet_leases_lost", 1), ("anklet_orphans_reaped", 2)):
+        assert value(metrics, f"{name}_total", service_name="RUNNER2") == count
+        assert value(metrics, f"{name}_total", service_name="RUNNER1") == 0
+
+
+def test_what_waits_is_shown_as_last_seen(metrics):
+    """How many, and since when the oldest."""
+    metrics.fact("RUNNER1", m.QueueSeen(waiting=3, oldest=START - 60), START)
+    assert value(metrics, "anklet_queue_jobs", service_name="RUNNER1") == 3
+    assert value(metrics, "anklet_queue_oldest_timestamp_seconds", service_name="RUNNER1") == START - 60
+    metrics.fact("RUNNER1", m.QueueSeen(waiting=0, oldest=0.0), START)
+    assert value(metrics, "anklet_queue_jobs", service_name="RUNNER1") == 0
+    assert value(metrics, "anklet_queue_oldest_timestamp_seconds", service_name="RUNNER1") == 0
+
+
+def test_a_job_in_hand_shows_since_when(metrics):
+    """0 without one."""
+    job = machine.JobView(id="1", url="u", name="j", vm="v", since=START)
+    metrics.update(with_service(model_of(A, B), "RUNNER1", job=job), 0, START)
+    assert value(metrics, "anklet_job_in_hand_timestamp_seconds", service_name="RUNNER1") == START
+    assert value(metrics, "anklet_job_in_hand_timestamp_seconds", service_name="RUNNER2") == 0
+
+
+def test_facts_of_an_unknown_service_count_nowhere(metrics):
+    """One that a reload has removed."""
+    for fact in (m.LeaseLost(), m.QueueSeen(waiting=1, oldest=1.0), m.JobGivenBack(job_id="1", reason="r")):
+        metrics.fact("gone", fact, START)
+    assert b"gone" not in metrics.prometheus()
+
+
+def whole_job(metrics, number):
+    """Everything that a worker reports of one job."""
+    for fact in (
+        m.QueueSeen(waiting=number, oldest=float(number)),
+        m.JobClaimed(job_id=str(number), job_name=f"job {number}", job_url=f"https://g/{number}", vm=f"vm-{number}"),
+        *(m.StageTook(stage=stage, seconds=number % 100) for stage in m.STAGES),
+        *(m.DriverCommandEnded(command=verb, outcome="done", seconds=0.1) for verb in ("clone", "start", "delete")),
+        m.JobFinished(
+            job_id=str(number),
+            job_name=f"job {number}",
+            job_url=f"https://g/{number:05d}",
+            conclusion=list(Conclusion)[number % 4],
+        ),
+        m.AttemptOver(),
+    ):
+        metrics.fact("RUNNER1", fact, START + number)
+
+
+def series(metrics):
+    """Names and labels of every sample, in order."""
+    return [line.rpartition(" ")[0] for line in metrics.prometheus().decode().splitlines() if not line.startswith("#")]
+
+
+def test_a_scrape_costs_the_same_however_many_jobs_there_were(metrics):
+    """After 8 jobs as after 10,000: the same series, and no memory of any job but the last."""
+    for number in range(8):
+        whole_job(metrics, number)
+    first = series(metrics)
+    for number in range(8, 10_000):
+        whole_job(metrics, number)
+    last = series(metrics)
+    assert [re.sub('job_url="[^"]*"', "", one) for one in first] == [re.sub('job_url="[^"]*"', "", one) for one in last]
+    assert sum("https://g/" in line for line in last) == 2

@@ -217,6 +217,8 @@ def test_a_bug_in_a_figure_is_an_internal_error_in_the_log(caplog, clock):
         server.close()
     (record,) = caplog.records
     assert record.exc_info[0] is ZeroDivisionError
+    assert record.msg % record.args == "a bug kept /metrics from being answered"
+    assert record.msg.endswith("from being answered")
 
 
 def test_slow_clients_block_nobody(server):

@@ -2,6 +2,7 @@
 
 import logging
 
+import msgspec
 import pytest
 from attempt_fakes import JOB, FakeDriver, FakeLeases, FakeLink, FakePlugin, FakeSlots, Script
 
@@ -11,7 +12,7 @@ from anklet_worker.config import ServiceConfig
 from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.errors import Interrupted, RetryElsewhere, RetryHere, StoreUnavailable
 from anklet_worker.logs import ServiceLog
-from anklet_worker.messages import SlotRef
+from anklet_worker.messages import STAGES, QueueSeen, SlotRef, StageTook
 from anklet_worker.orders import Orders
 from anklet_worker.records import RecordBook
 from anklet_worker.runner import JobBackoff, Runner
@@ -279,3 +280,38 @@ def test_backoff_doubles_and_ends():
     now[0] = 10.0
     assert not backoff.holds("a")
     assert max(backoff.put_off("a", 2.0) for _ in range(20)) == 750.0
+
+
+def test_a_record_that_is_damaged_while_running_is_told(tmp_path):
+    """It is moved aside, and the pass goes on."""
+    bench = Bench(tmp_path)
+    bench.plugin.jobs = []
+    (bench.setup.service_dir / "records" / "anklet-vm-x.json").write_text("{")
+    bench.one_pass()
+    assert bench.lines("ERROR") == ["a record cannot be read"]
+    assert "look" in bench.script.trace
+
+
+def test_the_queue_is_told_when_it_changes(tmp_path):
+    """How many wait and since when; not with every look."""
+    bench = Bench(tmp_path)
+    old, new = (msgspec.structs.replace(JOB, id=str(n), queued_at=float(n)) for n in (5, 9))
+    bench.plugin.jobs = [new, old]
+    for _ in range(2):
+        bench.runner._eligible_jobs()
+    bench.plugin.jobs = []
+    bench.runner._eligible_jobs()
+    assert [fact for fact in bench.link.told if isinstance(fact, QueueSeen)] == [
+        QueueSeen(waiting=2, oldest=5.0),
+        QueueSeen(waiting=0, oldest=0.0),
+    ]
+
+
+def test_the_stages_of_a_job_are_told(tmp_path):
+    """Each of the closed list once, but for `queue` where nobody knows since when the job waited."""
+    bench = Bench(tmp_path)
+    bench.plugin.jobs = [msgspec.structs.replace(JOB, queued_at=1.0)]
+    bench.one_pass()
+    told = [fact.stage for fact in bench.link.told if isinstance(fact, StageTook)]
+    assert sorted(told) == sorted(STAGES)
+    assert [stage for stage in told if stage in ("register", "wait", "run")] == ["register", "wait", "run"]

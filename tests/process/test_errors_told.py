@@ -1,0 +1,131 @@
+"""Each ERROR that the whole program can log, provoked: it is told, once, with what an operator needs."""
+
+import json
+import signal
+
+import msgspec
+from stage import eventually, job
+from test_job_life import queue
+from test_supervision import running_job
+
+from anklet_supervisor import allocator, machine
+from anklet_supervisor.machine import STOP_PATIENCE, Moment, Report
+
+
+def the_error(mac, message, deadline=30):
+    """The one ERROR of this message."""
+
+    def found():
+        return [line for line in mac.log_lines(level="ERROR") if line["msg"] == message]
+
+    eventually(found, message, deadline)
+    (line,) = found()
+    return line
+
+
+def test_an_agent_that_cannot_start_says_so(mac):
+    """In the log, where a later look finds it."""
+    mac.config["services"] = []
+    assert mac.command("start", "--agent").returncode == 0
+    assert "services needs at least one service" in the_error(mac, "not started")["err"]
+
+
+def test_a_service_that_cannot_run_says_why(mac):
+    """With the reason in the message, for those who see nothing else."""
+    mac.config["services"][0]["token"] = "wrong_bait"
+    mac.start(wait=False)
+    eventually(lambda: mac.log_lines(level="ERROR"), "it is told", 20)
+    (line,) = mac.log_lines(level="ERROR")
+    assert line["msg"].startswith("the service cannot run: ")
+    assert "401" in line["msg"]
+    assert mac.drain() == 0
+
+
+def test_a_worker_that_hangs_at_a_stop_is_killed_and_told():
+    """After the patience of a stop, and not before."""
+    model = machine.initial(["A"], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None)
+    model, _ = machine.step(model, machine.Began(), Moment(0.0, 0.0))
+    model, _ = machine.step(model, machine.WorkerStarted("A", 1), Moment(0.0, 0.0))
+    model, _ = machine.step(model, machine.InterruptedBy(), Moment(1.0, 1.0))
+    model, effects = machine.step(model, machine.Tick(), Moment(STOP_PATIENCE, 1.0))
+    assert effects == []
+    model, effects = machine.step(model, machine.Tick(), Moment(STOP_PATIENCE + 1.0, 1.0))
+    assert Report("ERROR", "the worker did not end within 300 s; killed", "A") in effects
+    assert machine.KillWorker("A") in effects
+
+
+def test_a_damaged_record_is_kept_and_told(mac):
+    """Under another name; the service starts all the same."""
+    records = mac.state_dir / "services" / "RUNNER1" / "records"
+    records.mkdir(parents=True)
+    (records / "anklet-vm-x.json").write_text("{")
+    mac.start()
+    line = the_error(mac, "a record cannot be read; what it named is found by its VM's name")
+    assert "anklet-vm-x.json.corrupt" in line["err"]
+    assert (records / "anklet-vm-x.json.corrupt").exists()
+
+
+def test_a_record_of_another_host_is_left_alone_and_told(mac, github):
+    """With its VM, whatever that is here."""
+    running_job(mac, github)
+    mac.send(signal.SIGUSR2)
+    assert mac.wait(20) == 75
+    (record,) = (mac.state_dir / "services" / "RUNNER1" / "records").glob("*.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "host_id": "f" * 16}))
+    mac.start()
+    line = the_error(mac, "a record of another host is left alone; was the state directory copied?")
+    assert line["vmName"] == record.stem
+    assert record.exists()
+
+
+def test_a_job_that_no_host_can_run_is_told(mac, github):
+    """After its last try; it stays queued."""
+    mac.config["job_retry_attempts"] = 0
+    mac.anka.fault("clone", times=None, message="no space left", code=28)
+    (job_id,) = queue(github, job("hopeless"))
+    mac.start()
+    line = the_error(mac, "the job could not be run and is left queued; no host tries it again")
+    assert "no space left" in line["err"]
+    assert line["workflowJobId"] == job_id
+    assert github.job(job_id)["status"] == "queued"
+
+
+def test_a_vm_that_cannot_be_deleted_is_told_once(mac, github):
+    """With its name, to be deleted by hand."""
+    mac.config["services"][0]["deadlines"] = {"cleanup": 1}
+    mac.anka.fault("delete", times=None, message="busy", code=16)
+    queue(github, job("leftover"))
+    mac.start()
+    line = the_error(mac, "cannot delete the VM; its slot stays occupied and the deletion is tried again")
+    assert line["vmName"] == mac.vms()[0]
+    mac.anka.clear_faults()
+
+
+def test_a_damaged_store_is_kept_and_told(mac, github):
+    """Claims are forgotten, and the job is run."""
+    mac.start()
+    assert mac.drain() == 0
+    (store,) = mac.state_dir.glob("leases.db")
+    store.write_bytes(b"not a database, whatever it was before" * 100)
+    (job_id,) = queue(github, job("goes on"))
+    mac.start()
+    message = "the store of claims was damaged and is begun anew; check the disk, then delete the file that was kept"
+    assert store.name in the_error(mac, message)["kept"]
+    eventually(lambda: github.job(job_id)["conclusion"] == "success", "the job is run", 30)
+
+
+def test_a_plugins_bug_ends_its_worker_and_is_told(mac):
+    """With the place in the source; the supervisor goes on."""
+    folder = mac.folder / "plugins" / "buggy"
+    folder.mkdir(parents=True)
+    (folder / "plugin.py").write_text(
+        "def plugin(context):\n    raise ZeroDivisionError('oh')\n\n\nplugin.api_version = 1\n"
+    )
+    mac.config["services"] = [{"name": "BUGGY", "plugin": "buggy"}]
+    mac.start(wait=False)
+    eventually(lambda: mac.log_lines(msg="a bug ended the worker; it is started again"), "it is told", 20)
+    line = mac.log_lines(msg="a bug ended the worker; it is started again")[0]
+    assert (line["level"], line["err"]) == ("ERROR", "ZeroDivisionError: oh")
+    assert line["where"].startswith("plugin.py:2 plugin")
+    assert mac.get("/healthz")[0] == 200
+    assert msgspec.json.decode(mac.get("/readyz")[1])
