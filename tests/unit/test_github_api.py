@@ -272,7 +272,7 @@ def test_what_was_granted_before_is_waited_for_and_told_once(refusal, monkeypatc
         with pytest.raises(Refused):
             api.get("/repos/a/b/actions/runs", Runs, configured=True)
     assert len(transport.asked) < 100
-    assert len(context.logged("ERROR")) == 1
+    assert context.logged("ERROR") == ["GitHub refuses what it granted before; asking now and then"]
     transport.answers = [reply(200, NO_RUNS)]
     now[0] += 301
     api.get("/repos/a/b/actions/runs", Runs, configured=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from anklet_github import discovery as discovery_module
 from anklet_github.api import ApiTrouble, NotFound
 from anklet_github.discovery import Discovery
 from anklet_github.payloads import Jobs, Repository, Run, Runs, WorkflowJob
@@ -25,6 +24,8 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 
 class FakeApi:
     """Lists by path; writes down what was asked. A list may be an exception."""
+
+    identity = "me"
 
     def __init__(self, runs=(), jobs=None, repos=()):
         self.runs, self.jobs, self.repos = list(runs), jobs or {}, list(repos)
@@ -218,6 +219,16 @@ def test_what_any_service_saw_waiting_is_known_to_all():
     assert api.asked == []
 
 
+def test_another_login_looks_for_itself():
+    """It may see other things, or nothing: a token that is refused must show at once."""
+    board = FakeBoard()
+    discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="A")[0].look()
+    api = FakeApi()
+    api.identity = "another"
+    assert discovery(board=board, api=api, name="B")[0].look() == []
+    assert api.paths("/runs") == 3
+
+
 def test_a_service_in_trouble_lets_another_look():
     """A host that is cut off from GitHub does not keep the turn."""
     board = FakeBoard()
@@ -243,7 +254,7 @@ def test_what_another_found_is_asked_about_before_it_is_taken():
 def test_a_service_without_the_turn_waits_for_a_look_under_way():
     """Somebody else looks right now: what it finds is had a moment later, and nothing is asked twice."""
     board = FakeBoard()
-    board.leases["anklet:{acme/app}:queue:turn"] = "B"
+    board.leases["anklet:{acme/app}:queue:me:turn"] = "B"
     waiting, api, context = discovery(board=board, name="A")
     other, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="B")
     naps = []
@@ -255,7 +266,7 @@ def test_a_service_without_the_turn_waits_for_a_look_under_way():
 def test_a_look_that_never_ends_is_not_waited_for():
     """The next interval comes; the turn ends by itself."""
     board = FakeBoard()
-    board.leases["anklet:{acme/app}:queue:turn"] = "other"
+    board.leases["anklet:{acme/app}:queue:me:turn"] = "other"
     looking, api, context = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board)
     assert looking.look() == []
     assert api.asked == []
@@ -265,18 +276,17 @@ def test_a_look_that_never_ends_is_not_waited_for():
 def test_a_note_of_another_version_is_no_trouble():
     """What cannot be read was left by another version of the program."""
     board = FakeBoard()
-    board.leases["anklet:{acme/app}:queue:turn"] = "other"
-    board.notes["anklet:{acme/app}:queue"] = '{"something": "else"}'
+    board.leases["anklet:{acme/app}:queue:me:turn"] = "other"
+    board.notes["anklet:{acme/app}:queue:me"] = '{"something": "else"}'
     assert discovery(board=board)[0].look() == []
 
 
-def test_after_a_job_the_known_queue_serves(monkeypatch):
+def test_after_a_job_the_known_queue_serves():
     """The jobs that are left are the oldest; each is asked about again before it is taken, and none twice."""
     jobs = {1: [workflow_job(10, run_id=1)], 2: [workflow_job(20, run_id=2)]}
     looking, api, _ = discovery([Run(1, "queued", "CI"), Run(2, "queued", "CI")], jobs)
     first = looking.look()[0]
     assert looking.may_claim(first)
-    monkeypatch.setattr(discovery_module, "_FRESH", -1.0)
     api.asked.clear()
     (second,) = looking.look()
     assert (second.id, api.asked) == ("20", [])

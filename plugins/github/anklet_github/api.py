@@ -94,6 +94,7 @@ class Api:
     """One login's client."""
 
     def __init__(self, transport: Transport, login: Login, context: Context) -> None:
+        self.identity = login.identity
         self._transport = transport
         self._login = login
         self._context = context

@@ -38,7 +38,7 @@ class Discovery:
         self._repos = repos
         self._context = context
         self._warned: set[tuple[str, int]] = set()
-        self._just_worked = False
+        self._just_worked = self._from_backlog = False
         self._taken: set[str] = set()
 
     def look(self) -> list[Job]:
@@ -47,7 +47,9 @@ class Discovery:
             self._just_worked = False
             known = self._ours((queue, queue.last(_BACKLOG_GOOD_FOR)) for queue in self._repos.queues())
             if backlog := [job for job in known if job.id not in self._taken]:
+                self._from_backlog = True
                 return backlog
+        self._from_backlog = False
         self._taken.clear()
         return self._ours(self._look_at_all(self._repos.due()))
 
@@ -64,8 +66,8 @@ class Discovery:
         return now is not None and now.status == "queued" and now.labels == job.details.get("labels")
 
     def may_claim(self, job: Job) -> bool:
-        """As `still_queued`; our own look of a moment ago is good enough for a job that we have not had in hand since."""
-        known = self.queue_of(job).looked_within(_FRESH) and job.id not in self._taken
+        """As `still_queued`; our own look of a moment ago is good enough."""
+        known = not self._from_backlog and self.queue_of(job).looked_within(_FRESH)
         self._taken.add(job.id)
         if not known and not self.still_queued(job):
             return False

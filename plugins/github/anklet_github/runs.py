@@ -1,8 +1,8 @@
 """One repository's queue: the jobs that wait in it, found with as few calls as may be, and found once for all who ask.
 
-Services that share a store take turns: one looks and leaves what it found on the board, the others read it there. Whoever looks
-asks conditionally (what has not changed costs nothing) and asks for the jobs of a run only when the run may have changed. Knows
-nothing of labels, VMs or runners.
+Services that share a store and a login take turns: one looks and leaves what it found on the board, the others read it there.
+Whoever looks asks conditionally (what has not changed costs nothing) and asks for the jobs of a run only when the run may have
+changed. Knows nothing of labels, VMs or runners.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class RunQueue:
         self._context = context
         self._board = context.board
         self._interval = context.service.sleep_interval
-        self._key = f"{repo.keyspace}:queue"
+        # What one login sees another may not, and a login that is refused must show: each looks for itself.
+        self._key = f"{repo.keyspace}:queue:{api.identity}"
         self._seen: dict[int, _SeenRun] = {}
         self._others: dict[str, list[Run]] = {}
         self._looks = 0
@@ -125,7 +126,7 @@ class RunQueue:
 
     def leaves(self, state: str) -> None:
         """A job of ours leaves this state: the list of it may be empty again, as whoever looks next will expect."""
-        self._board.count(f"{self._key}:left-{state}", _TOLD_FOR)
+        self._board.count(f"{self.repo.keyspace}:left-{state}", _TOLD_FOR)
 
     def jobs(self, run_id: int) -> list[WorkflowJob]:
         """The jobs of a run's latest attempt. Raises `ApiTrouble`."""
@@ -189,7 +190,7 @@ class RunQueue:
 
     def _was_left(self, state: str) -> bool:
         """Whether a job of ours, whoever's, has left this state since the last look."""
-        before, now = self._left.get(state), self._board.count(f"{self._key}:left-{state}", _TOLD_FOR, 0)
+        before, now = self._left.get(state), self._board.count(f"{self.repo.keyspace}:left-{state}", _TOLD_FOR, 0)
         self._left[state] = now
         return now != before
 
