@@ -195,6 +195,7 @@ class FakeSlots:
         class Table:
             available = int(self.state is SlotState.FREE)
             foreign = 0
+            limit = 2
 
         return Table
 

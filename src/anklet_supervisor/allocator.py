@@ -2,7 +2,8 @@
 
 FREE -> RESERVED (granted, in order of asking) -> OCCUPIED (a VM is about to be made) -> FREE (proof that it is gone). When
 the worker dies, RESERVED is FREE again, for no VM was made, and OCCUPIED becomes ORPHANED: the slot is the VM's, not the
-worker's. Running VMs that have no slot count against the limit as foreign.
+worker's. Running VMs that have no slot count against the limit as foreign. A limit that shrinks withdraws slots as they become
+free; one that grows gives slots back, or adds some.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ _NONCE_MASK = (1 << 62) - 1
 
 
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):
-    """The slot table and the services that wait for a slot, in order of asking. `drawn` counts nonces drawn from `seed`."""
+    """The slot table and the services that wait for a slot, in order of asking. `limit`: how many VMs may run at once.
+    `drawn` counts nonces drawn from `seed`."""
 
     table: SlotTable
+    limit: int
     waiting: tuple[str, ...] = ()
     seed: int = 0
     drawn: int = 0
@@ -49,7 +52,27 @@ def build(limit: int, seed: int, left_behind: Iterable[tuple[str, str]], wall: f
         else:
             slots.append(Slot(index=index))
     table = SlotTable(slots=tuple(slots), foreign=max(0, len(found) - limit))
-    return Allocation(table=table, seed=seed & _NONCE_MASK)
+    return Allocation(table=table, limit=limit, seed=seed & _NONCE_MASK)
+
+
+def resize(allocation: Allocation, limit: int) -> Allocation:
+    """Another limit holds. A slot in use is withdrawn when it is free again."""
+    return _fit(msgspec.structs.replace(allocation, limit=limit))
+
+
+def _fit(allocation: Allocation) -> Allocation:
+    """As many slots as the limit allows, as far as those in use let that be."""
+    slots = list(allocation.table.slots)
+    excess = allocation.table.limit - allocation.limit
+    for slot in reversed(slots) if excess > 0 else slots:
+        if excess > 0 and slot.state is SlotState.FREE:
+            slots[slot.index] = msgspec.structs.replace(slot, state=SlotState.RETIRED)
+            excess -= 1
+        elif excess < 0 and slot.state is SlotState.RETIRED:
+            slots[slot.index] = _free(slot)
+            excess += 1
+    slots += [Slot(index=len(slots) + more) for more in range(-excess)]
+    return msgspec.structs.replace(allocation, table=msgspec.structs.replace(allocation.table, slots=tuple(slots)))
 
 
 def want(allocation: Allocation, service: str) -> Allocation:
@@ -68,6 +91,7 @@ def decline(allocation: Allocation, service: str) -> Allocation:
 
 def grant(allocation: Allocation, wall: float) -> tuple[Allocation, list[Grant]]:
     """Give what may be given to those who wait, first come, first served."""
+    allocation = _fit(allocation)
     grants: list[Grant] = []
     while allocation.waiting and allocation.table.available > 0:
         service, *rest = allocation.waiting

@@ -101,6 +101,17 @@ def _parser() -> argparse.ArgumentParser:
             "--wait", type=float, metavar="SECONDS", help="wait for the exit, else return 75"
         )
     command("restart", _restart, "let go of VMs and jobs and exit 75; the next start (launchd's) goes on with them")
+    command("reload", _reload, "read the configuration again; touch only the services that changed").add_argument(
+        "--wait",
+        type=float,
+        metavar="SECONDS",
+        help="wait until it is done, and say what is wrong with the configuration",
+    )
+    for name, run, summary in (
+        ("pause", _pause, "let a service take no more jobs, until it is resumed; the one in hand finishes"),
+        ("resume", _resume, "let a paused service take jobs again"),
+    ):
+        command(name, run, summary).add_argument("service", metavar="SERVICE", help="the service's name")
     status = command("status", _status, "what the services, slots and jobs are doing")
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON, in a stable form")
@@ -151,6 +162,24 @@ def _restart(options: argparse.Namespace) -> int:
     from anklet_supervisor.remote import signal_and_wait
 
     return signal_and_wait(_config_path(options), signal.SIGUSR2, None)
+
+
+def _reload(options: argparse.Namespace) -> int:
+    from anklet_supervisor.remote import reload
+
+    return reload(_config_path(options), options.wait)
+
+
+def _pause(options: argparse.Namespace) -> int:
+    from anklet_supervisor.remote import set_paused
+
+    return set_paused(_config_path(options), options.service, paused=True)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from anklet_supervisor.remote import set_paused
+
+    return set_paused(_config_path(options), options.service, paused=False)
 
 
 def _status(options: argparse.Namespace) -> int:

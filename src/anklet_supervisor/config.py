@@ -19,7 +19,7 @@ from anklet_supervisor.config_reader import Reader, Scope, Values
 from anklet_supervisor.config_schema import HOST, LogConfig, MetricsConfig, SupervisorConfig
 from anklet_supervisor.config_secrets import RunCommand
 from anklet_supervisor.config_services import HOST_PREFIX, ServicesLoader, environment_prefix
-from anklet_supervisor.config_tree import Branch, parse
+from anklet_supervisor.config_tree import Branch, Items, parse
 from anklet_supervisor.config_values import Roots, log_level
 from anklet_worker import plugin
 from anklet_worker.vm.command import run_capture
@@ -35,6 +35,7 @@ __all__ = [
     "environment_prefix",
     "load",
     "load_host",
+    "service_names",
 ]
 
 #: A configuration is a few kilobytes; more is the wrong file (or a device without end).
@@ -92,6 +93,18 @@ def load_host(path: Path, env: Mapping[str, str], *, home: Path, platform: str) 
     raise ConfigErrors(work.report.problems())
 
 
+def service_names(path: Path, env: Mapping[str, str], *, home: Path, platform: str) -> list[str]:
+    """The names of the services alone; nothing else of them is looked at, and no command is run. Raises as `load_host`."""
+    work = _Load(path.absolute(), env, home, platform)
+    branch = work.read_file()
+    if branch is not None:
+        work.host(branch, run_capture, lambda _: True)
+        names = work.names(branch)
+        if not work.report.failed:
+            return names
+    raise ConfigErrors(work.report.problems())
+
+
 def default_state_dir(env: Mapping[str, str], *, home: Path, platform: str) -> Path:
     """Where state is kept when the configuration does not say."""
     if platform == "darwin":
@@ -142,6 +155,19 @@ class _Load:
         )
         services = loader.load(None if entry is None else entry.value, branch.place)
         return msgspec.structs.replace(config, services=services)
+
+    def names(self, branch: Branch) -> list[str]:
+        """The services' names, as far as they have some."""
+        entry = branch.entries.get("services")
+        if self._reader is None:
+            raise AssertionError("the host's part comes first")
+        items = entry.value.items if entry is not None and isinstance(entry.value, Items) else ()
+        given = (
+            self._reader.text(item.entries["name"].value, Scope(place=item.place, prefix=None), "name")
+            for item in items
+            if isinstance(item, Branch) and "name" in item.entries
+        )
+        return [one.text for one in given if one is not None]
 
     def check_exposure(self) -> None:
         """Warn when others can read a file that holds a secret."""

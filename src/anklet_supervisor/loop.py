@@ -9,26 +9,32 @@ from __future__ import annotations
 import contextlib
 import queue
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import msgspec
 
 from anklet_supervisor import machine
+from anklet_supervisor.clock import AwakeClock
+from anklet_supervisor.config import Problem, SupervisorConfig
 from anklet_supervisor.history import JobHistory
 from anklet_supervisor.logs import LogWriter
 from anklet_supervisor.machine import Effect, Event, Model, Moment
 from anklet_supervisor.metrics import Metrics
 from anklet_supervisor.process import WorkerProcess
+from anklet_supervisor.settings import Settings
 from anklet_supervisor.status import StatusFile, document
 from anklet_worker import messages as m
-from anklet_worker.logs import ServiceLog
-from anklet_worker.setup import WorkerSetup
+from anklet_worker.errors import ConfigError
+from anklet_worker.logs import ServiceLog, open_log
 from anklet_worker.slots import SlotWriter
 
 #: The loop turns at least this often, so that status and health are fresh.
 _LONGEST_SLEEP = 4.0
+#: A longer gap between two turns is none in which a deadline could pass, see `AwakeClock`.
+_LONGEST_GAP = 10.0
 #: Changes within this time make one status file.
 _STATUS_PAUSE = 0.1
 
@@ -37,7 +43,18 @@ _SIGNALS: dict[signal.Signals, Event] = {
     signal.SIGQUIT: machine.DrainAsked(),
     signal.SIGINT: machine.InterruptedBy(),
     signal.SIGUSR2: machine.RestartAsked(),
+    signal.SIGHUP: machine.ReloadAsked(),
 }
+
+#: Reads file and environment again, with its warnings. Raises `ConfigError`.
+ReadAgain = Callable[[], tuple[SupervisorConfig, tuple[Problem, ...]]]
+
+
+class _ConfigArrived(msgspec.Struct, frozen=True):
+    """The configuration has been read again; what it changes is to be found out."""
+
+    config: SupervisorConfig
+    warnings: tuple[Problem, ...]
 
 
 class Outlets(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,18 +66,21 @@ class Outlets(msgspec.Struct, frozen=True, kw_only=True):
     log: ServiceLog
     writer: LogWriter
     history: JobHistory
-    plugins: dict[str, str]
     started_at: float
 
 
 class Loop:
-    """Runs the machine until it finishes. `setups` has one entry for each configured service."""
+    """Runs the machine until it finishes. `settings` has those of each configured service, `read_again` reads them anew."""
 
-    def __init__(self, model: Model, setups: dict[str, WorkerSetup], outlets: Outlets) -> None:
+    def __init__(self, model: Model, settings: Settings, outlets: Outlets, read_again: ReadAgain) -> None:
         self._model = model
-        self._setups = setups
+        self._settings = settings
         self._outlets = outlets
-        self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._read_again = read_again
+        self._inbox: queue.SimpleQueue[Event | _ConfigArrived] = queue.SimpleQueue()
+        self._clock = AwakeClock(time.monotonic, _LONGEST_GAP)
+        #: Of the configuration that was read last.
+        self._warnings: tuple[Problem, ...] = ()
         self._processes: dict[str, WorkerProcess] = {}
         self._exit_code: int | None = None
         self._status_due = 0.0
@@ -74,63 +94,110 @@ class Loop:
         self._publish(force=True)
         return self._exit_code
 
-    def _next_event(self) -> Event:
+    def _next_event(self) -> Event | _ConfigArrived:
         now = time.monotonic()
+        pause = min(_LONGEST_SLEEP, self._status_due - now if self._status_due > now else _LONGEST_SLEEP)
         due = machine.next_deadline(self._model)
-        wake = min(now + _LONGEST_SLEEP, self._status_due if self._status_due > now else now + _LONGEST_SLEEP)
         if due is not None:
-            wake = min(wake, due)
+            pause = min(pause, due - self._clock())
         try:
-            return self._inbox.get(timeout=max(0.0, wake - now))
+            return self._inbox.get(timeout=max(0.0, pause))
         except queue.Empty:
             return machine.Tick()
 
-    def _turn(self, event: Event) -> None:
+    def _turn(self, event: Event | _ConfigArrived) -> None:
+        if isinstance(event, _ConfigArrived):
+            self._warnings = event.warnings
+            event = self._settings.compare(event.config)
         if isinstance(event, machine.WorkerSaid):
             self._outlets.metrics.fact(event.service, event.fact, time.time())
             self._outlets.history.fact(event.service, event.fact, time.time())
         if isinstance(event, machine.WorkerExited):
             self._processes.pop(event.service, None)
-        self._model, effects = machine.step(self._model, event, Moment(time.monotonic(), time.time()))
+        self._model, effects = machine.step(self._model, event, Moment(self._clock(), time.time()))
         for effect in effects:
             self._perform(effect)
         self._publish(force=False)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case machine.StartWorker(service=name):
-                self._start(name)
-            case machine.Tell(service=name, command=command):
-                self._tell(name, command)
-            case machine.DetachWorker(service=name):
-                if name in self._processes:
-                    self._processes[name].detach()
-            case machine.KillWorker(service=name):
-                if name in self._processes:
-                    self._processes[name].kill()
+            case machine.StartWorker() | machine.Tell() | machine.DetachWorker() | machine.KillWorker():
+                self._on_worker(effect)
+            case machine.ReadConfig() | machine.TakeConfig() | machine.RenewSettings() | machine.ForgetService():
+                self._on_config(effect)
             case machine.PublishSlots():
                 self._outlets.slots.write(self._model.allocation.table)
-            case machine.Report(level=level, message=message, service=service):
-                self._report(level, message, service)
+            case machine.Report(level=level, message=message, service=service, problems=problems):
+                self._report(level, message, service, problems)
             case machine.Finish(exit_code=code):
                 self._exit_code = code
 
+    def _on_worker(
+        self, effect: machine.StartWorker | machine.Tell | machine.DetachWorker | machine.KillWorker
+    ) -> None:
+        process = self._processes.get(effect.service)
+        match effect:
+            case machine.StartWorker(service=name):
+                self._start(name)
+            case machine.Tell(command=command) if process is not None:
+                process.tell(command)
+            case machine.DetachWorker() if process is not None:
+                process.detach()
+            case machine.KillWorker() if process is not None:
+                process.kill()
+
+    def _on_config(
+        self, effect: machine.ReadConfig | machine.TakeConfig | machine.RenewSettings | machine.ForgetService
+    ) -> None:
+        match effect:
+            case machine.ReadConfig():
+                threading.Thread(target=self._read_config, name="configuration", daemon=True).start()
+            case machine.TakeConfig():
+                self._take_config()
+            case machine.RenewSettings(service=name):
+                self._outlets.metrics.add_service(self._settings.renew(name), time.time())
+            case machine.ForgetService(service=name):
+                self._settings.forget(name)
+                self._outlets.metrics.remove_service(name)
+
     def _start(self, name: str) -> None:
         try:
-            self._processes[name] = WorkerProcess(self._setups[name], self._inbox.put, self._outlets.writer.write)
+            setup = self._settings.for_start(name, tuple(self._model.services))
+            self._processes[name] = WorkerProcess(setup, self._inbox.put, self._outlets.writer.write)
         except OSError as error:
             # No process, no memory, no file descriptors: as a death, so that back-off and budget apply.
             self._report("WARN", f"the worker cannot be started: {error.strerror}", name)
             self._inbox.put(machine.WorkerExited(name, 71))
 
-    def _tell(self, name: str, command: m.Command) -> None:
-        process = self._processes.get(name)
-        if process is not None:
-            process.tell(command)
+    def _read_config(self) -> None:
+        """In a thread of its own: a `token_command` may take half a minute."""
+        try:
+            config, warnings = self._read_again()
+        except ConfigError as error:
+            self._inbox.put(machine.ConfigRefused(error.lines()))
+        except Exception as error:  # noqa: BLE001  a reload that is never answered would keep every later one waiting
+            self._inbox.put(machine.ConfigRefused((f"a bug: {type(error).__name__}: {error}",)))
+        else:
+            self._inbox.put(_ConfigArrived(config, warnings))
 
-    def _report(self, level: str, message: str, service: str | None) -> None:
+    def _take_config(self) -> None:
+        before = self._settings.log_level
+        only_at_start = list(self._settings.take())
+        level = self._settings.log_level
+        # The log of this process is one: who holds it writes at the new level, and no new secret into it.
+        open_log(self._outlets.writer.write, level, self._settings.secrets(), {})
+        if level != before:
+            for process in self._processes.values():
+                process.tell(m.LogLevel(level=level))
+        for warning in self._warnings:
+            self._outlets.log.warning(str(warning))
+        for key in only_at_start:
+            self._outlets.log.warning("%s has changed; that takes effect at the next restart", key)
+
+    def _report(self, level: str, message: str, service: str | None, problems: tuple[str, ...] = ()) -> None:
         log = self._outlets.log if service is None else self._outlets.log.bind(serviceName=service)
-        {"DEBUG": log.debug, "INFO": log.info, "WARN": log.warning, "ERROR": log.error}[level](message)
+        write = {"DEBUG": log.debug, "INFO": log.info, "WARN": log.warning, "ERROR": log.error}[level]
+        write(message, extra={"problems": problems} if problems else {})
 
     def _publish(self, *, force: bool) -> None:
         """Bring metrics and status up to date: at every change, but bursts of changes make one file."""
@@ -139,7 +206,15 @@ class Loop:
         self._outlets.metrics.update(self._model, self._outlets.writer.dropped, time.time())
         if force or self._inbox.empty() or now - self._status_due > _STATUS_PAUSE:
             out = self._outlets
-            out.status.write(document(self._model, out.plugins, out.started_at, out.history.failures()))
+            out.status.write(
+                document(
+                    self._model,
+                    self._settings.plugins,
+                    out.started_at,
+                    out.history.failures(),
+                    paused=self._settings.paused(),
+                )
+            )
             self._outlets.history.save()
             self._status_due = now + _LONGEST_SLEEP
 
@@ -150,11 +225,13 @@ class Loop:
         def record(number: int, _frame: FrameType | None) -> None:
             self._inbox.put(_SIGNALS[signal.Signals(number)])
 
-        previous = {number: signal.signal(number, record) for number in _SIGNALS}
-        # A terminal that closes is no reason to end.
-        previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in _SIGNALS:
+            signal.signal(number, record)
+        # What came since the lock was taken is heard now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            # It ends: there is nothing left to be ordered, and nothing must change its exit code.
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)

@@ -10,169 +10,82 @@ import msgspec
 
 from anklet_supervisor import allocator, backoff
 from anklet_supervisor.allocator import Allocation
+from anklet_supervisor.events import (
+    Began,
+    ConfigRead,
+    ConfigRefused,
+    DetachWorker,
+    DrainAsked,
+    Effect,
+    Event,
+    Finish,
+    ForgetService,
+    InterruptedBy,
+    KillWorker,
+    PublishSlots,
+    ReadConfig,
+    ReloadAsked,
+    RenewSettings,
+    Report,
+    RestartAsked,
+    StartWorker,
+    TakeConfig,
+    Tell,
+    Terminated,
+    Tick,
+    WorkerExited,
+    WorkerSaid,
+    WorkerStarted,
+)
+from anklet_supervisor.model import Fate, JobView, Model, Moment, Reload, Service
 from anklet_supervisor.state import ALIVE, FINAL, Mode, ServiceState, Trigger, follow
 from anklet_worker import messages as m
 from anklet_worker.errors import DO_NOT_RESTART, ExitCode
 from anklet_worker.plugin import Status
 from anklet_worker.slots import SlotState
 
+__all__ = [
+    "STOP_PATIENCE",
+    "Began",
+    "ConfigRead",
+    "ConfigRefused",
+    "DetachWorker",
+    "DrainAsked",
+    "Effect",
+    "Event",
+    "Fate",
+    "Finish",
+    "ForgetService",
+    "InterruptedBy",
+    "JobView",
+    "KillWorker",
+    "Model",
+    "Moment",
+    "PublishSlots",
+    "ReadConfig",
+    "Reload",
+    "ReloadAsked",
+    "RenewSettings",
+    "Report",
+    "RestartAsked",
+    "Service",
+    "StartWorker",
+    "TakeConfig",
+    "Tell",
+    "Terminated",
+    "Tick",
+    "WorkerExited",
+    "WorkerSaid",
+    "WorkerStarted",
+    "describe_exit",
+    "initial",
+    "next_deadline",
+    "slots_in_use",
+    "step",
+]
+
 #: Seconds after a Stop by which a worker must have ended; its own clean-up is bounded well below that.
 STOP_PATIENCE = 300.0
-
-
-class Moment(msgspec.Struct, frozen=True):
-    """A point in time on two clocks: `mono` for arithmetic, `wall` (Unix seconds) for people."""
-
-    mono: float
-    wall: float
-
-
-class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """The job that a service has in hand."""
-
-    id: str
-    url: str
-    name: str
-    vm: str
-    since: float
-
-
-class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured service. `crashes` and `ready_since` are monotonic seconds, `due` the end of a back-off."""
-
-    name: str
-    state: ServiceState = ServiceState.STARTING
-    status: Status = Status.IDLE
-    pid: int | None = None
-    restarts: int = 0
-    crashes: tuple[float, ...] = ()
-    ready_since: float | None = None
-    due: float | None = None
-    job: JobView | None = None
-    #: Why it is fatal or backing off, for people.
-    reason: str = ""
-    exit_code: int | None = None
-
-
-class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the supervisor knows and decides by."""
-
-    services: dict[str, Service]
-    allocation: Allocation
-    mode: Mode = Mode.RUNNING
-    once: bool = False
-    #: Whether SIGTERM, SIGINT have come once: the second one means more.
-    terminated: bool = False
-    interrupted: bool = False
-    #: Ending in order to be started again: workers have let go of their VMs and jobs.
-    restarting: bool = False
-    drain_timeout: float | None = None
-    #: When a drain becomes a stop; when workers that still live are killed.
-    drain_deadline: float | None = None
-    stop_deadline: float | None = None
-    exit_code: int | None = None
-
-
-# ---- events ----
-
-
-class Began(msgspec.Struct, frozen=True):
-    """The supervisor is set up; start the services."""
-
-
-class DrainAsked(msgspec.Struct, frozen=True):
-    """SIGQUIT."""
-
-
-class Terminated(msgspec.Struct, frozen=True):
-    """SIGTERM: a drain; the second one is a stop."""
-
-
-class InterruptedBy(msgspec.Struct, frozen=True):
-    """SIGINT: a stop; the second one exits at once."""
-
-
-class RestartAsked(msgspec.Struct, frozen=True):
-    """SIGUSR2: let go of VMs and jobs, and end, to be started again; the next start goes on with them."""
-
-
-class WorkerStarted(msgspec.Struct, frozen=True):
-    """The process of a service exists."""
-
-    service: str
-    pid: int
-
-
-class WorkerSaid(msgspec.Struct, frozen=True):
-    """A fact came up the pipe."""
-
-    service: str
-    fact: m.Fact
-
-
-class WorkerExited(msgspec.Struct, frozen=True):
-    """The process is gone, and everything that it had said has been heard. Negative codes are signals."""
-
-    service: str
-    exit_code: int
-
-
-class Tick(msgspec.Struct, frozen=True):
-    """Time has passed."""
-
-
-Event = (
-    Began | DrainAsked | Terminated | InterruptedBy | RestartAsked | WorkerStarted | WorkerSaid | WorkerExited | Tick
-)
-
-
-# ---- effects ----
-
-
-class StartWorker(msgspec.Struct, frozen=True):
-    """Start the process of a service."""
-
-    service: str
-
-
-class Tell(msgspec.Struct, frozen=True):
-    """Send a command down a service's pipe."""
-
-    service: str
-    command: m.Command
-
-
-class DetachWorker(msgspec.Struct, frozen=True):
-    """SIGTERM the process of a service: it leaves VM, runner and claim as they are, and ends."""
-
-    service: str
-
-
-class KillWorker(msgspec.Struct, frozen=True):
-    """SIGKILL the process of a service."""
-
-    service: str
-
-
-class PublishSlots(msgspec.Struct, frozen=True):
-    """Write the slot table to shared memory. Comes before any grant in it is told."""
-
-
-class Report(msgspec.Struct, frozen=True):
-    """Write a line to the log. `level` is one of DEBUG, INFO, WARN, ERROR."""
-
-    level: str
-    message: str
-    service: str | None = None
-
-
-class Finish(msgspec.Struct, frozen=True):
-    """Nothing is left to do: exit with this code."""
-
-    exit_code: int
-
-
-Effect = StartWorker | Tell | DetachWorker | KillWorker | PublishSlots | Report | Finish
 
 
 def initial(services: list[str], allocation: Allocation, *, once: bool, drain_timeout: float | None) -> Model:
@@ -183,6 +96,16 @@ def initial(services: list[str], allocation: Allocation, *, once: bool, drain_ti
         once=once,
         drain_timeout=drain_timeout,
     )
+
+
+def _is_to_change(service: Service, event: ConfigRead) -> bool:
+    """Whether a configured service gets other settings; one that was to leave has been told to end, and begins anew."""
+    return service.name in event.changed or service.fate is Fate.LEAVES
+
+
+def _in_order(services: dict[str, Service], names: tuple[str, ...]) -> dict[str, Service]:
+    """The services as they are configured, and after them those that are to leave."""
+    return {name: services[name] for name in (*names, *(name for name in services if name not in names))}
 
 
 def next_deadline(model: Model) -> float | None:
@@ -198,14 +121,10 @@ def step(model: Model, event: Event, now: Moment) -> tuple[Model, list[Effect]]:
         case Began():
             turn.effects.append(PublishSlots())
             turn.effects.extend(StartWorker(name) for name in model.services)
-        case DrainAsked():
-            turn.drain()
-        case Terminated():
-            turn.terminated()
-        case InterruptedBy():
-            turn.interrupted()
-        case RestartAsked():
-            turn.restart()
+        case DrainAsked() | Terminated() | InterruptedBy() | RestartAsked():
+            turn.ordered(event)
+        case ReloadAsked() | ConfigRead() | ConfigRefused():
+            turn.reloading(event)
         case WorkerStarted(service=name, pid=pid):
             turn.worker_started(name, pid)
         case WorkerSaid(service=name, fact=fact):
@@ -230,7 +149,20 @@ class _Turn:
 
     # ---- orders ----
 
+    def ordered(self, order: DrainAsked | Terminated | InterruptedBy | RestartAsked) -> None:
+        match order:
+            case DrainAsked():
+                self.drain()
+            case Terminated():
+                self.terminated()
+            case InterruptedBy():
+                self.interrupted()
+            case RestartAsked():
+                self.restart()
+
     def terminated(self) -> None:
+        if self._comes_too_late():
+            return
         if self.model.terminated:
             self.stop()
         self._set(terminated=True)
@@ -240,10 +172,12 @@ class _Turn:
         if self.model.interrupted:
             self._set(exit_code=int(ExitCode.INTERRUPTED))
         self._set(interrupted=True)
-        self.stop()
+        if not self._comes_too_late():
+            self.stop()
 
     def drain(self) -> None:
         if self.model.mode is not Mode.RUNNING:
+            self._comes_too_late()
             return
         deadline = None if self.model.drain_timeout is None else self.now.mono + self.model.drain_timeout
         self._set(mode=Mode.DRAINING, drain_deadline=deadline)
@@ -259,6 +193,8 @@ class _Turn:
 
     def restart(self) -> None:
         if self.model.mode is Mode.STOPPING:
+            if not self.model.restarting:
+                self._report("WARN", "not restarted: it is stopping already")
             return
         self._set(mode=Mode.STOPPING, restarting=True, drain_deadline=None, stop_deadline=self.now.mono + STOP_PATIENCE)
         self._report("INFO", "restarting: VMs and their jobs go on; the next start follows them")
@@ -269,6 +205,13 @@ class _Turn:
             elif service.state is ServiceState.BACKOFF:
                 self._trigger(service.name, Trigger.ENDED, due=None)
 
+    def _comes_too_late(self) -> bool:
+        """True when the workers have let go already, so that nothing is left to be drained or stopped: the VMs and their jobs are
+        the next start's, and so is the order."""
+        if self.model.restarting:
+            self._report("WARN", "the restart goes on; give the order again when the next start runs")
+        return self.model.restarting
+
     def _order_all(self, command: m.Command) -> None:
         for service in self.model.services.values():
             self._trigger(service.name, Trigger.ORDERED)
@@ -277,17 +220,142 @@ class _Turn:
             elif service.state is ServiceState.BACKOFF and not allocator.owes(self.model.allocation, service.name):
                 self._trigger(service.name, Trigger.ENDED, due=None)
 
+    # ---- reload ----
+
+    def reloading(self, event: ReloadAsked | ConfigRead | ConfigRefused) -> None:
+        match event:
+            case ReloadAsked():
+                self.reload_asked()
+            case ConfigRead():
+                self.config_read(event)
+            case ConfigRefused(problems=problems):
+                self.config_refused(problems)
+
+    def reload_asked(self) -> None:
+        asked = self.model.reload.asked + 1
+        self._set(reload=msgspec.structs.replace(self.model.reload, asked=asked))
+        refusal = self._why_no_reload()
+        if refusal:
+            self._report("WARN", refusal)
+            self._answer_reload((refusal,), refused=True)
+        elif self.model.reload.reading is None:
+            self._read_config()
+
+    def config_read(self, event: ConfigRead) -> None:
+        if not self._is_wanted():
+            return
+        self._answer_reload(())
+        self.effects.append(TakeConfig())
+        self._report("INFO", self._describe_changes(event))
+        allocation = allocator.resize(self.model.allocation, event.vm_limit)
+        self._set(drain_timeout=event.drain_timeout, allocation=allocation)
+        before = self.model.services
+        for name, service in before.items():
+            if name not in event.services:
+                self._dismiss(service, Fate.LEAVES)
+            elif _is_to_change(service, event):
+                self._dismiss(service, Fate.REPLACED)
+        for name in event.services:
+            if name not in before:
+                self._set(services={**self.model.services, name: Service(name=name)})
+                self.effects += [RenewSettings(name), StartWorker(name)]
+        self._set(services=_in_order(self.model.services, event.services))
+
+    def config_refused(self, problems: tuple[str, ...]) -> None:
+        if self._is_wanted():
+            self.effects.append(
+                Report("ERROR", "the configuration cannot be used; nothing has changed", None, problems)
+            )
+            self._answer_reload(problems)
+
+    def _is_wanted(self) -> bool:
+        """Whether what has just been read is to be used: nothing ends, and nobody has asked again since it was looked at."""
+        reload = self.model.reload
+        begun = reload.reading or 0
+        self._set(reload=msgspec.structs.replace(reload, reading=None))
+        refusal = self._why_no_reload()
+        if refusal:
+            if reload.answered < begun:
+                self._report("WARN", refusal)
+                self._answer_reload((refusal,), refused=True)
+            return False
+        if reload.asked > begun:
+            self._read_config()
+            return False
+        return True
+
+    def _why_no_reload(self) -> str:
+        if self.model.mode is not Mode.RUNNING:
+            return f"not reloaded: the supervisor is {self.model.mode.value}"
+        return "not reloaded: with --once each service makes but one pass" if self.model.once else ""
+
+    def _read_config(self) -> None:
+        self._set(reload=msgspec.structs.replace(self.model.reload, reading=self.model.reload.asked))
+        self.effects.append(ReadConfig())
+
+    def _answer_reload(self, problems: tuple[str, ...], *, refused: bool = False) -> None:
+        reload = self.model.reload
+        answer = msgspec.structs.replace(
+            reload, answered=reload.asked, problems=problems, refused=refused, at=self.now.wall
+        )
+        self._set(reload=answer)
+
+    def _describe_changes(self, event: ConfigRead) -> str:
+        before = self.model.services
+        groups = {
+            "new": [name for name in event.services if name not in before],
+            "changed": [name for name in event.services if name in before and _is_to_change(before[name], event)],
+            "removed": [name for name in before if name not in event.services],
+        }
+        told = "; ".join(f"{word}: {', '.join(names)}" for word, names in groups.items() if names)
+        return f"reloaded: {told}" if told else "reloaded: no service has changed"
+
+    def _dismiss(self, service: Service, fate: Fate) -> None:
+        """A service's worker is to finish what it has in hand, under the settings that it has."""
+        name = service.name
+        if service.state in ALIVE:
+            self._trigger(name, Trigger.ORDERED, fate=fate)
+            if service.fate is Fate.STAYS:
+                self.effects.append(Tell(name, m.Drain()))
+        elif service.state is ServiceState.BACKOFF and allocator.owes(self.model.allocation, name):
+            # A job may run in its VM, which the new settings might not find: once more under the old ones, with a fresh budget.
+            self._trigger(name, Trigger.DUE, fate=fate, due=None, crashes=(), status=Status.IDLE)
+            self.effects.append(StartWorker(name))
+        else:
+            self._update(name, fate=fate)
+            self._follow_fate(name)
+
+    def _follow_fate(self, name: str) -> None:
+        """No process of the service lives, nor need one under its old settings: what a reload has decided comes true."""
+        service = self.model.services[name]
+        if self.model.mode is not Mode.RUNNING:
+            return
+        if service.fate is Fate.REPLACED:
+            fresh = Service(name=name, state=service.state, restarts=service.restarts)
+            self._set(services={**self.model.services, name: fresh})
+            self._trigger(name, Trigger.RENEWED)
+            self.effects += [RenewSettings(name), StartWorker(name)]
+        elif service.fate is Fate.LEAVES:
+            self._set(services={key: one for key, one in self.model.services.items() if key != name})
+            self.effects.append(ForgetService(name))
+            for slot in self.model.allocation.table.slots:
+                if slot.service == name and slot.state is SlotState.ORPHANED:
+                    self._report(
+                        "ERROR", f"the service is configured no more, and nobody looks after its VM {slot.vm}", name
+                    )
+
     # ---- workers ----
 
     def worker_started(self, name: str, pid: int) -> None:
         self._update(name, pid=pid)
-        if self.model.mode is not Mode.RUNNING:
-            # It was started to clean up what its predecessor left, and for nothing else.
+        mode = self.model.mode
+        if mode is not Mode.RUNNING or self.model.services[name].fate is not Fate.STAYS:
+            # It was started to finish or to clean up what its predecessor left, and for nothing else.
             self._trigger(name, Trigger.ORDERED)
             if self.model.restarting:
                 self.effects.append(DetachWorker(name))
             else:
-                self.effects.append(Tell(name, m.Drain() if self.model.mode is Mode.DRAINING else m.Stop()))
+                self.effects.append(Tell(name, m.Stop() if mode is Mode.STOPPING else m.Drain()))
 
     def worker_said(self, name: str, fact: m.Fact) -> None:
         service = self.model.services[name]
@@ -338,14 +406,22 @@ class _Turn:
             self._trigger(name, Trigger.ENDED, status=Status.STOPPED, ready_since=None)
         else:
             self._crashed(service, code)
+        if self.model.services[name].state in FINAL:
+            self._follow_fate(name)
 
     def _ended_as_ordered(self, service: Service, code: int) -> bool:
         if code == ExitCode.OK:
             return service.state is ServiceState.STOPPING or self.model.once
         ordered = service.state is ServiceState.STOPPING
+        if self._out_of_patience():
+            return True
         if self.model.restarting:
             return ordered
         return ordered and not allocator.owes(self.model.allocation, service.name)
+
+    def _out_of_patience(self) -> bool:
+        """A stop has lasted too long: whoever still lived has been killed, and nobody is started again."""
+        return self.model.mode is Mode.STOPPING and self.model.stop_deadline is None
 
     def _crashed(self, service: Service, code: int) -> None:
         crashes = backoff.remember(service.crashes, self.now.mono, service.ready_since)
@@ -368,7 +444,10 @@ class _Turn:
         )
 
     def _give_up(self, name: str, reason: str) -> None:
-        self._report("ERROR", f"the service cannot run: {reason}", name)
+        if self.model.services[name].fate is Fate.STAYS:
+            self._report("ERROR", f"the service cannot run: {reason}", name)
+        else:
+            self._report("WARN", f"the worker cannot go on under its old settings: {reason}", name)
         self._trigger(name, Trigger.GAVE_UP, status=Status.FAILED, reason=reason, due=None, ready_since=None)
 
     # ---- time ----
@@ -387,6 +466,8 @@ class _Turn:
                 if service.state in ALIVE:
                     self._report("ERROR", f"the worker did not end within {STOP_PATIENCE:.0f} s; killed", service.name)
                     self.effects.append(KillWorker(service.name))
+                elif service.state is ServiceState.BACKOFF:
+                    self._trigger(service.name, Trigger.ENDED, due=None)
 
     # ---- the end of the step ----
 

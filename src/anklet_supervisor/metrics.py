@@ -72,6 +72,16 @@ class Metrics:
         with self._lock:
             self._tally.fold(service, fact, now)
 
+    def add_service(self, config: ServiceConfig, now: float) -> None:
+        """A service that is new, or has new settings: its counters go on."""
+        with self._lock:
+            self._tally.add_service(config, now)
+
+    def remove_service(self, name: str) -> None:
+        """A service that is no more: its series vanish."""
+        with self._lock:
+            self._tally.remove_service(name)
+
     def update(self, model: Model, log_lines_dropped: int, now: float) -> None:
         """Take over the supervisor's state."""
         with self._lock:
@@ -324,7 +334,7 @@ def _states(model: Model) -> Iterator[Metric]:
         restarts.add_metric((service.name,), service.restarts)
     slots = GaugeMetricFamily("anklet_slots", "VM slots by state.", labels=("state",))
     table = model.allocation.table
-    for slot_state in SlotState:
+    for slot_state in (one for one in SlotState if one is not SlotState.RETIRED):
         slots.add_metric((slot_state.name.lower(),), sum(slot.state is slot_state for slot in table.slots))
     foreign = GaugeMetricFamily("anklet_foreign_vms", "Running VMs that are not ours, as last seen.", table.foreign)
     yield from (services, state_of, restarts, in_hand, slots, foreign)

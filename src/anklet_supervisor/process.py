@@ -27,7 +27,8 @@ from anklet_worker.setup import WorkerSetup
 _OUTBOX = 64
 #: Seconds that a process has to end after it closed its pipe, before it is killed.
 _LINGER = 30.0
-_HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2}
+#: Signals that mean something to us, or that the terminal sends.
+HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2}
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -50,7 +51,7 @@ class WorkerProcess:
 
     def _start(self, theirs: Connection, log_theirs: Connection) -> None:
         # The child inherits the mask, so that a signal to the group cannot end it before its handlers are in place.
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         try:
             self._process.start()
         finally:

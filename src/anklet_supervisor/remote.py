@@ -1,10 +1,11 @@
-"""Commands that speak to a supervisor that runs elsewhere on this host: drain, stop, status.
+"""Commands that speak to a supervisor that runs elsewhere on this host: drain, stop, reload, pause, status.
 
-They find it by the lock in its state directory, ask by signals, and read its status file. They hold nothing.
+They find it by the lock in its state directory, ask by signals and marks in files, and read its status file. They hold nothing.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import sys
@@ -15,10 +16,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anklet_supervisor import status as status_file
-from anklet_supervisor.config import ConfigErrors, default_state_dir, load_host
+from anklet_supervisor.config import ConfigErrors, default_state_dir, load_host, service_names
 from anklet_supervisor.host import running_supervisor
 from anklet_supervisor.state import Mode
-from anklet_worker.errors import ExitCode
+from anklet_supervisor.state_dir import told
+from anklet_worker.errors import ExitCode, UsageError
+from anklet_worker.files import make_private_dir, remove, write_atomically
+from anklet_worker.setup import pause_file
 
 if TYPE_CHECKING:
     from anklet_supervisor.status_view import StatusView
@@ -51,6 +55,71 @@ def signal_and_wait(config: Path, number: signal.Signals, wait: float | None) ->
             return int(ExitCode.TEMPFAIL)
         time.sleep(_PAUSE)
     return int(ExitCode.OK)
+
+
+def reload(config: Path, wait: float | None) -> int:
+    """Have the configuration read again; with `wait`, wait so many seconds for what comes of it, else 75. 3: no supervisor runs.
+
+    A configuration that cannot be used is 78, with its problems; a reload that is refused is 75.
+    """
+    state_dir = state_dir_of(config)
+    pid = running_supervisor(state_dir)
+    if pid is None:
+        _say(f"no supervisor is running (state directory {state_dir})", error=True)
+        return int(ExitCode.NOT_RUNNING)
+    before = _document_of(state_dir, pid)
+    asked = 0 if before is None or before.reload is None else before.reload.asked
+    os.kill(pid, signal.SIGHUP)
+    if wait is None:
+        return int(ExitCode.OK)
+    deadline = time.monotonic() + wait
+    while time.monotonic() < deadline and running_supervisor(state_dir) == pid:
+        document = status_file.read(state_dir)
+        answer = None if document is None or document.pid != pid else document.reload
+        if answer is not None and answer.answered > asked:
+            for problem in answer.problems:
+                _say(problem, error=True)
+            return int(ExitCode.OK if not answer.problems else ExitCode.TEMPFAIL if answer.refused else ExitCode.CONFIG)
+        time.sleep(_PAUSE)
+    _say(f"the supervisor (pid {pid}) has not answered within {wait:g} s", error=True)
+    return int(ExitCode.TEMPFAIL)
+
+
+def set_paused(config: Path, service: str, *, paused: bool) -> int:
+    """Mark a service as paused, or take the mark away, whether a supervisor runs or not: it outlasts restarts.
+
+    Raises `UsageError` for a service that there is not, `ConfigErrors` when only the configuration could tell and cannot be read,
+    `ConfigError` and `TemporaryError` for a state directory that cannot be written.
+    """
+    state_dir = state_dir_of(config)
+    _check_service(config, state_dir, service)
+    mark = pause_file(state_dir, service)
+    with told(state_dir):
+        if paused:
+            for folder in (state_dir, mark.parent.parent, mark.parent):
+                make_private_dir(folder)
+            write_atomically(mark, b"")
+        else:
+            remove(mark)
+    if paused:
+        _say(f"{service} takes no more jobs, until `anklet-supervisor resume {service}`; a job in hand finishes")
+    else:
+        _say(f"{service} takes jobs")
+    return int(ExitCode.OK)
+
+
+def _check_service(config: Path, state_dir: Path, service: str) -> None:
+    """The services are those of the running supervisor; when none runs, those of the configuration. No secret is looked up."""
+    pid = running_supervisor(state_dir)
+    document = None if pid is None else _document_of(state_dir, pid)
+    if document is not None:
+        names = [one.name for one in document.services]
+    else:
+        names = service_names(config, os.environ, home=Path.home(), platform=sys.platform)
+    if service not in names:
+        near = difflib.get_close_matches(service, names, 1, 0.5)
+        known = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        raise UsageError(f"there is no service {service!r}; {known}")
 
 
 def show_status(config: Path, *, as_json: bool, watch: bool) -> int:

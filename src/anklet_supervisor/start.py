@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import msgspec
 
 from anklet_supervisor import allocator, machine
 from anklet_supervisor.config import Problem, SupervisorConfig, load, load_host
@@ -21,9 +24,11 @@ from anklet_supervisor.logs import LogWriter
 from anklet_supervisor.loop import Loop, Outlets
 from anklet_supervisor.metrics import Metrics
 from anklet_supervisor.metrics_http import MetricsServer
+from anklet_supervisor.process import HELD_BACK
+from anklet_supervisor.settings import Settings
+from anklet_supervisor.state_dir import mark_version, open_state_dir, told
 from anklet_supervisor.status import StatusFile
 from anklet_worker.errors import AlreadyRunning, ConfigError, ExitCode
-from anklet_worker.files import make_private_dir
 from anklet_worker.job import may_have_vm
 from anklet_worker.logs import ServiceLog, open_log
 from anklet_worker.records import RecordBook
@@ -43,15 +48,18 @@ def load_config(path: Path) -> tuple[SupervisorConfig, tuple[Problem, ...]]:
 def start(path: Path, *, once: bool) -> int:
     """Run the supervisor in the foreground. Returns its exit code; raises `AnkletError` for what keeps it from starting."""
     config, warnings = load_config(path)
-    _make_state_dir(config.state_dir)
+    notes = open_state_dir(config.state_dir)
     lock = InstanceLock(config.state_dir)
-    lock.acquire()
     with contextlib.ExitStack() as stack:
+        # From here on commands find us: what they signal before the loop turns must neither kill nor be lost.
+        stack.enter_context(_signals_held_back())
+        lock.acquire()
+        mark_version(config.state_dir)
         writer = _open_log_file(config)
         stack.callback(writer.close)
         log = open_log(writer.write, config.log.level, config.secrets(), {})
-        for warning in warnings:
-            log.warning(str(warning))
+        for warning in (*map(str, warnings), *notes):
+            log.warning(warning)
         pid_file = PidFile(config.pid_file_dir)
         pid_file.write()
         stack.callback(pid_file.remove)
@@ -61,7 +69,15 @@ def start(path: Path, *, once: bool) -> int:
                 "the state directory comes from another machine; it has a new install id here",
                 extra={"installId": ids.install_id, "formerInstallId": ids.former_install_id},
             )
-        return _supervise(config, ids, writer, log, once=once)
+        settings = Settings(config, lambda read: _setups(read, ids, once=once))
+        loop = _prepare(config, settings, _Place(ids, writer, log, path), stack, once=once)
+        log.info(
+            "supervisor started",
+            extra={"pid": os.getpid(), "installId": ids.install_id, "services": len(config.services)},
+        )
+        code = loop.run()
+        log.info("supervisor ended", extra={"exitCode": code})
+        return code
 
 
 def start_for_launchd(path: Path, *, once: bool) -> int:
@@ -88,11 +104,14 @@ def _last_words(path: Path, message: str) -> None:
     writer.close()
 
 
-def _make_state_dir(path: Path) -> None:
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """The loop hears them as soon as it turns."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
-        make_private_dir(path)
-    except OSError as error:
-        raise ConfigError(f"state_dir {path} cannot be used: {error.strerror or error}") from None
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _open_log_file(config: SupervisorConfig) -> LogWriter:
@@ -103,17 +122,29 @@ def _open_log_file(config: SupervisorConfig) -> LogWriter:
         raise ConfigError(f"log.file_dir {config.log.file_dir} cannot be written: {error.strerror}") from None
 
 
-def _supervise(config: SupervisorConfig, ids: HostIds, writer: LogWriter, log: ServiceLog, *, once: bool) -> int:
-    """With the lock in hand: port, slots, services, loop."""
+class _Place(msgspec.Struct, frozen=True):
+    """Where the supervisor finds itself: on which host, with which log, and by which file."""
+
+    ids: HostIds
+    writer: LogWriter
+    log: ServiceLog
+    path: Path
+
+
+def _prepare(
+    config: SupervisorConfig, settings: Settings, place: _Place, stack: contextlib.ExitStack, *, once: bool
+) -> Loop:
+    """With the lock in hand: port, slots, services. What is taken is given back by the stack."""
+    ids, writer, log = place.ids, place.writer, place.log
     metrics = Metrics(config.services, time.time())
     server = MetricsServer(config.metrics.host, config.metrics.port, metrics)
-    allocation = allocator.build(
-        config.vm_limit, random.SystemRandom().getrandbits(62), _left_behind(config, log), time.time()
-    )
-    slots = SlotWriter(config.state_dir / "slots", allocation.table)
-    model = machine.initial(
-        [service.name for service in config.services], allocation, once=once, drain_timeout=config.drain_timeout
-    )
+    stack.callback(server.close)
+    with told(config.state_dir):
+        seed = random.SystemRandom().getrandbits(62)
+        allocation = allocator.build(config.vm_limit, seed, list(_left_behind(config, ids, log)), time.time())
+        slots = SlotWriter(config.state_dir / "slots", allocation.table)
+    stack.callback(slots.close)
+    names = [service.name for service in config.services]
     outlets = Outlets(
         slots=slots,
         metrics=metrics,
@@ -121,33 +152,32 @@ def _supervise(config: SupervisorConfig, ids: HostIds, writer: LogWriter, log: S
         log=log,
         writer=writer,
         history=JobHistory(config.state_dir, log),
-        plugins={service.name: service.plugin for service in config.services},
         started_at=time.time(),
     )
     keep_awake()
     server.start()
-    log.info(
-        "supervisor started", extra={"pid": os.getpid(), "installId": ids.install_id, "services": len(config.services)}
-    )
-    try:
-        code = Loop(model, _setups(config, ids, once=once), outlets).run()
-    finally:
-        server.close()
-        slots.close()
-    log.info("supervisor ended", extra={"exitCode": code})
-    return code
+    model = machine.initial(names, allocation, once=once, drain_timeout=config.drain_timeout)
+    return Loop(model, settings, outlets, lambda: load_config(place.path))
 
 
-def _left_behind(config: SupervisorConfig, log: ServiceLog) -> Iterator[tuple[str, str]]:
-    """The VMs that the records of the configured services name: each holds its slot until its worker proves that it is gone."""
-    for service in config.services:
-        records, problems = RecordBook(config.state_dir / "services" / service.name).load()
+def _left_behind(config: SupervisorConfig, ids: HostIds, log: ServiceLog) -> Iterator[tuple[str, str]]:
+    """The VMs that records name: each holds its slot until there is proof that it is gone. Another host's records name none."""
+    configured = {service.name for service in config.services}
+    for folder in sorted((config.state_dir / "services").iterdir()):
+        if not folder.is_dir():
+            continue
+        name = folder.name
+        own = log.bind(serviceName=name)
+        records, problems = RecordBook(folder).load()
         for problem in problems:
             # Told here, for here a damaged file is moved aside: the worker does not see it any more.
-            log.bind(serviceName=service.name).error(
-                "a record cannot be read; what it named is found by its VM's name", extra={"err": problem}
-            )
-        yield from ((service.name, record.vm) for record in records if may_have_vm(record.phase))
+            own.error("a record cannot be read; what it named is found by its VM's name", extra={"err": problem})
+        for record in records:
+            if record.host_id != ids.host_id or not may_have_vm(record.phase):
+                continue
+            if name not in configured and record.boot_id == ids.boot_id:
+                own.error(f"the service is configured no more, and nobody looks after its VM {record.vm}")
+            yield name, record.vm
 
 
 def _setups(config: SupervisorConfig, ids: HostIds, *, once: bool) -> dict[str, WorkerSetup]:
@@ -158,7 +188,6 @@ def _setups(config: SupervisorConfig, ids: HostIds, *, once: bool) -> dict[str, 
             services=names,
             sweeps_strays=number == 0,
             once=once,
-            vm_limit=config.vm_limit,
             install_id=ids.install_id,
             host_id=ids.host_id,
             boot_id=ids.boot_id,

@@ -4,6 +4,9 @@ starting --ready--> ready --ordered to end--> stopping --exited--> stopped
     |                 |                          |
     +----crashed------+--------(owes clean-up)---+--> backoff --time is up--> starting
     +----cannot run---+--------------------------+--> fatal
+
+A reload that changes a service's settings leads from backoff, stopped and fatal to starting, with a fresh budget of restarts; one
+that removes the service takes it out of the table, once no process of it lives.
 """
 
 from __future__ import annotations
@@ -54,6 +57,8 @@ class Trigger(Enum):
     GAVE_UP = "gave_up"
     #: The back-off is over.
     DUE = "due"
+    #: A reload has given it new settings, and no process of it lives: it begins afresh.
+    RENEWED = "renewed"
 
 
 #: Cells that are missing are impossible: reaching one is a bug (`ImpossibleTrigger`), never silently ignored.
@@ -77,6 +82,7 @@ TRANSITIONS: dict[ServiceState, dict[Trigger, ServiceState]] = {
         Trigger.ORDERED: ServiceState.BACKOFF,
         Trigger.ENDED: ServiceState.STOPPED,
         Trigger.DUE: ServiceState.STARTING,
+        Trigger.RENEWED: ServiceState.STARTING,
         Trigger.GAVE_UP: ServiceState.FATAL,
     },
     ServiceState.STOPPING: {
@@ -86,13 +92,13 @@ TRANSITIONS: dict[ServiceState, dict[Trigger, ServiceState]] = {
         Trigger.CRASHED: ServiceState.BACKOFF,
         Trigger.GAVE_UP: ServiceState.FATAL,
     },
-    ServiceState.STOPPED: {Trigger.ORDERED: ServiceState.STOPPED},
-    ServiceState.FATAL: {Trigger.ORDERED: ServiceState.FATAL},
+    ServiceState.STOPPED: {Trigger.ORDERED: ServiceState.STOPPED, Trigger.RENEWED: ServiceState.STARTING},
+    ServiceState.FATAL: {Trigger.ORDERED: ServiceState.FATAL, Trigger.RENEWED: ServiceState.STARTING},
 }
 
 #: States in which a worker process exists.
 ALIVE = frozenset({ServiceState.STARTING, ServiceState.READY, ServiceState.STOPPING})
-#: States that a service does not leave.
+#: States that a service does not leave by itself: only new settings lead on.
 FINAL = frozenset({ServiceState.STOPPED, ServiceState.FATAL})
 
 

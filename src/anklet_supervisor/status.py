@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
 
-from anklet_supervisor.machine import Model
+from anklet_supervisor.model import Model, Reload
 from anklet_supervisor.timelines import Timeline
 from anklet_worker import __version__
 from anklet_worker.files import write_atomically
+from anklet_worker.slots import SlotState
 
 _FILE_NAME = "status.json"
 
@@ -52,10 +53,23 @@ class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):
     at: str
 
 
+class ReloadStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How many reloads were asked for, which of them was answered last, and when.
+
+    `problems` say why it changed nothing: because of the configuration, or (`refused`) of what the supervisor was about.
+    """
+
+    asked: int
+    answered: int
+    problems: list[str]
+    refused: bool
+    at: str | None
+
+
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One service. `state` is its worker's, `status` the metric's word; `reason` says why it is not ready, if it is not.
 
-    `api` is null where no limit is known.
+    `paused`: an operator has paused it; it takes no job once the one in hand is done. `api` is null where no limit is known.
     """
 
     name: str
@@ -66,6 +80,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     job: JobStatus | None
     reason: str = ""
+    paused: bool = False
     api: ApiBudget | None = None
 
 
@@ -89,6 +104,7 @@ class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
     services: list[ServiceStatus]
     slots: list[SlotStatus]
     failures: list[FailureStatus] = []
+    reload: ReloadStatus | None = None
 
 
 def document(
@@ -97,9 +113,10 @@ def document(
     started_at: float,
     failures: Sequence[Timeline] = (),
     budgets: Mapping[str, ApiBudget] = MappingProxyType({}),
+    paused: Container[str] = (),
 ) -> StatusDocument:
-    """The document for a model; `plugins` has the plugin of each service, `budgets` what is known of their API's limits,
-    `started_at` is Unix seconds."""
+    """The document for a model; `plugins` has the plugin of each service, `budgets` what is known of their API's limits, `paused`
+    the services that an operator has paused; `started_at` is Unix seconds."""
     services = [
         ServiceStatus(
             name=service.name,
@@ -118,6 +135,7 @@ def document(
                 since=_rfc3339(service.job.since),
             ),
             reason=service.reason,
+            paused=service.name in paused,
             api=budgets.get(service.name),
         )
         for service in model.services.values()
@@ -131,6 +149,7 @@ def document(
             since=_rfc3339(slot.since) if slot.since else None,
         )
         for slot in model.allocation.table.slots
+        if slot.state is not SlotState.RETIRED
     ]
     return StatusDocument(
         mode=model.mode.value,
@@ -140,6 +159,19 @@ def document(
         services=services,
         slots=slots,
         failures=[_failure(line) for line in failures],
+        reload=_reload(model.reload),
+    )
+
+
+def _reload(reload: Reload) -> ReloadStatus | None:
+    if not reload.asked:
+        return None
+    return ReloadStatus(
+        asked=reload.asked,
+        answered=reload.answered,
+        problems=list(reload.problems),
+        refused=reload.refused,
+        at=_rfc3339(reload.at) if reload.answered else None,
     )
 
 

@@ -61,6 +61,7 @@ class StatusView:
                 reason = _plain(f"{service.name}: {service.reason}")
                 reason.stylize(_STYLES.get(service.state, ""))
                 yield reason
+        yield from self._reload()
         yield from self._failures()
 
     def _tables(self) -> Iterator[Table | Text]:
@@ -69,7 +70,7 @@ class StatusView:
             services.add_row(
                 _plain(service.name),
                 _word(service.state),
-                _word(service.status),
+                _status(service),
                 str(service.pid or "-"),
                 str(service.restarts),
                 *self._job(service),
@@ -82,7 +83,7 @@ class StatusView:
     def _lines(self) -> Iterator[Text]:
         for service in self._document.services:
             pid = f", pid {service.pid}" if service.pid else ""
-            yield Text.assemble(_plain(service.name), ": ", _word(service.state), ", ", _word(service.status), pid)
+            yield Text.assemble(_plain(service.name), ": ", _word(service.state), ", ", _status(service), pid)
             if service.job is not None:
                 name, vm, since = self._job(service)
                 yield Text.assemble("  job ", name, f", for {since}, in ", vm)
@@ -91,6 +92,12 @@ class StatusView:
             name, vm, since = self._holder(slot)
             held = "" if slot.service is None else Text.assemble(", ", name, ", ", vm, f", for {since}")
             yield Text.assemble(f"slot {slot.index}: ", _word(slot.state), held)
+
+    def _reload(self) -> Iterator[Text]:
+        """Why the last reload changed nothing, if it did not."""
+        reload = self._document.reload
+        for problem in reload.problems if reload is not None else []:
+            yield Text.assemble(Text("not reloaded: ", style="red"), _plain(problem))
 
     def _failures(self) -> Iterator[Text]:
         """The latest jobs that did not succeed, one line each."""
@@ -137,6 +144,12 @@ def _console() -> Console:
 
 def _word(word: str) -> Text:
     return Text(word, style=_STYLES.get(word, ""))
+
+
+def _status(service: ServiceStatus) -> Text:
+    """What it does; a job in hand goes on in a service that is paused."""
+    word = _word(service.status)
+    return word if not service.paused or service.status == "paused" else Text.assemble(word, ", ", _word("paused"))
 
 
 def _plain(text: str) -> Text:

@@ -103,6 +103,10 @@ class Tally:
         else:
             known.relabel(config)
 
+    def remove_service(self, name: str) -> None:
+        """A service that is no more. What it added to sums over all services stays."""
+        self.services.pop(name, None)
+
     def take_over(self, model: Model, now: float) -> None:
         """The supervisor's state as it is now."""
         self.model = model
@@ -173,4 +177,4 @@ class Tally:
         if self.model is None:
             return False
         table = self.model.allocation.table
-        return slots_in_use(self.model) + table.foreign <= len(table.slots)
+        return slots_in_use(self.model) + table.foreign <= table.limit

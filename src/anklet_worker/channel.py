@@ -14,6 +14,7 @@ from anklet_worker.messages import (
     Drain,
     Fact,
     GrantSlot,
+    LogLevel,
     Message,
     SlotAnswered,
     SlotDeclined,
@@ -58,6 +59,10 @@ class Channel:
         self._connection.close()
 
 
+def _ignore(_level: str) -> None:
+    """Nobody wants to know."""
+
+
 class SupervisorLink:
     """A worker's view of its supervisor: facts go up, orders come down, and slots are asked for and granted.
 
@@ -69,6 +74,8 @@ class SupervisorLink:
         self._orders = orders
         self._granted: SlotRef | None = None
         self._wanted = False
+        #: Told, from the thread that reads, of another level for the log.
+        self.on_log_level: Callable[[str], object] = _ignore
 
     def start(self) -> None:
         """Begin to read commands."""
@@ -119,6 +126,8 @@ class SupervisorLink:
                     self._orders.notify()
                 case SlotAnswered():
                     self._orders.notify()
+                case LogLevel(level=level):
+                    self.on_log_level(level)
                 case Drain():
                     self._orders.drain()
                 case Stop():

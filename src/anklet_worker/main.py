@@ -59,11 +59,17 @@ def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> Non
     with contextlib.suppress(Exception):
         # A title is a convenience for `ps`; on macOS it goes through services that may be missing.
         setproctitle.setproctitle(f"anklet-worker: {setup.service.name}")
-    log = open_log(logs.send_bytes, setup.log_level, setup.service.secrets(), _log_fields(setup))
+    log = _log_at(setup.log_level, setup, logs)
     link = SupervisorLink(Channel(control), orders)
+    link.on_log_level = lambda level: _log_at(level, setup, logs)
     link.start()
     code = _guarded(lambda: _serve(setup, orders, link, log), link, log)
     sys.exit(int(code))
+
+
+def _log_at(level: str, setup: WorkerSetup, logs: Connection) -> ServiceLog:
+    """The log of this process; whoever has it already writes at this level from now on."""
+    return open_log(logs.send_bytes, level, setup.service.secrets(), _log_fields(setup))
 
 
 def _log_fields(setup: WorkerSetup) -> dict[str, object]:

@@ -53,7 +53,13 @@ class Stop(Message, frozen=True, kw_only=True, tag=True):
     """Interrupt the job in hand, clean up, give an unstarted claim back, exit 0."""
 
 
-Command = GrantSlot | SlotAnswered | Drain | Stop
+class LogLevel(Message, frozen=True, kw_only=True, tag=True):
+    """Write the log at another level from now on: one of DEBUG, INFO, ERROR, dev."""
+
+    level: str
+
+
+Command = GrantSlot | SlotAnswered | Drain | Stop | LogLevel
 
 
 # ---- facts, up ----

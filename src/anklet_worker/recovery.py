@@ -45,6 +45,8 @@ def recover(setup: WorkerSetup, tools: Tools, context: WorkerContext) -> list[Re
         finally:
             context.attempt = None
     _sweep(setup, tools, {record.vm for record in records}, listing)
+    if setup.sweeps_strays:
+        _tell_gone(setup, tools, {vm.name for vm in listing})
     return still_running
 
 
@@ -61,6 +63,14 @@ def _sweep(setup: WorkerSetup, tools: Tools, on_record: set[str], listing: Seque
                 tools.log.warning("a VM of another Anklet is on this host; it is left alone", extra={"vmName": vm.name})
         elif parsed.service_tag == mine or (parsed.service_tag not in tags and setup.sweeps_strays):
             _remove_stray(tools, vm, knows_origin=parsed.service_tag == mine)
+
+
+def _tell_gone(setup: WorkerSetup, tools: Tools, existing: set[str]) -> None:
+    """What the records of services that are no more name, and what does not exist, holds no slot. The records stay, for the case
+    that the service comes back."""
+    for path in setup.state_dir.glob("services/*/records/*.json"):
+        if path.parents[1].name not in setup.services and path.stem not in existing:
+            tools.link.tell(VMGone(vm=path.stem))
 
 
 def _remove_stray(tools: Tools, vm: VMInfo, *, knows_origin: bool) -> None:

@@ -79,7 +79,7 @@ class Runner:
     def _pass(self) -> bool:
         """Look for a job and run it. True when one was run, so that the next look need not wait."""
         self._settle_debts()
-        if self._setup.drain_file.exists():
+        if self._paused():
             self._status(Status.PAUSED)
             return False
         try:
@@ -89,6 +89,10 @@ class Runner:
             return False
         self._out_of_trouble()
         return took_job
+
+    def _paused(self) -> bool:
+        """True while an operator wants no job taken: on this host, or by this service."""
+        return self._setup.drain_file.exists() or self._setup.pause_file.exists()
 
     def _look_and_run(self) -> bool:
         slot: SlotRef | None = None
@@ -137,7 +141,7 @@ class Runner:
         except InfrastructureError:
             self._release(slot)
             raise
-        if running >= self._setup.vm_limit:
+        if running >= self._tools.slots.snapshot().limit:
             self._release(slot)
             self._status(Status.PAUSED)
             self._tools.log.warning("other VMs run on this host; no room for a job", extra={"runningVMs": running})
@@ -168,7 +172,7 @@ class Runner:
     def _claim_first(self, jobs: list[Job], slot: SlotRef) -> Attempt | None:
         for job in jobs:
             self._tools.orders.check()
-            if self._tools.orders.draining:
+            if self._tools.orders.draining or self._paused():
                 return None
             attempt = self._claim(job, slot)
             if attempt is not None:

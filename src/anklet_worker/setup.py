@@ -9,6 +9,11 @@ import msgspec
 from anklet_worker.config import ServiceConfig
 
 
+def pause_file(state_dir: Path, service: str) -> Path:
+    """The mark that a service is paused; it outlasts restarts."""
+    return state_dir / "services" / service / "paused"
+
+
 class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     """The service's configuration, and the facts of the host that its worker needs.
 
@@ -20,7 +25,6 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[str, ...]
     sweeps_strays: bool
     once: bool
-    vm_limit: int
     install_id: str
     host_id: str
     boot_id: str
@@ -34,6 +38,11 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     def service_dir(self) -> Path:
         """Where this service keeps its records."""
         return self.state_dir / "services" / self.service.name
+
+    @property
+    def pause_file(self) -> Path:
+        """While this file exists, the service takes no job: an operator paused it."""
+        return pause_file(self.state_dir, self.service.name)
 
     @property
     def slots_path(self) -> Path:

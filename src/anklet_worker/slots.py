@@ -10,6 +10,7 @@ when it exits (cpython#82300).
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -45,6 +46,8 @@ class SlotState(Enum):
     OCCUPIED = 2
     #: Its worker is gone; the VM may exist. Only proof that it does not frees the slot.
     ORPHANED = 3
+    #: Withdrawn, because fewer VMs may run than there are slots: not to be given.
+    RETIRED = 4
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +72,11 @@ class SlotTable(msgspec.Struct, frozen=True, kw_only=True):
 
     slots: tuple[Slot, ...]
     foreign: int = 0
+
+    @property
+    def limit(self) -> int:
+        """How many VMs may run at once; more only as long as slots that are to be withdrawn are still in use."""
+        return sum(slot.state is not SlotState.RETIRED for slot in self.slots)
 
     @property
     def available(self) -> int:
@@ -120,28 +128,33 @@ def _decode_slot(index: int, fields: tuple[int, int, int, float, bytes, bytes]) 
     )
 
 
+#: The file has room for every table, so that the number of slots can change while it is mapped.
+_FILE_SIZE = _HEADER.size + 4 + MAX_SLOTS * _SLOT.size
+
+
 class SlotWriter:
-    """The supervisor's end. Makes the file anew at its full size (a full disk under a mapping would be a SIGBUS)."""
+    """The supervisor's end. Makes the file anew at its full size (a full disk under a mapping would be a SIGBUS).
+
+    Raises `OSError`.
+    """
 
     def __init__(self, path: Path, table: SlotTable) -> None:
-        data = encode(table)
-        self._size = len(data)
+        data = encode(table).ljust(_FILE_SIZE, b"\0")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             # Written in place, so that a straggler which still maps the old table sees the new one.
-            os.pwrite(fd, data, 0)
-            os.ftruncate(fd, len(data))
+            if os.pwrite(fd, data, 0) < _FILE_SIZE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.ftruncate(fd, _FILE_SIZE)
             os.fsync(fd)
-            self._map = mmap.mmap(fd, len(data))
+            self._map = mmap.mmap(fd, _FILE_SIZE)
         finally:
             os.close(fd)
 
     def write(self, table: SlotTable) -> None:
         """Publish a table; a reader that meets a half-written one sees a wrong checksum and reads again."""
         data = encode(table)
-        if len(data) != self._size:
-            raise ValueError("the number of slots cannot change while the table is mapped")
-        self._map[:] = data
+        self._map[: len(data)] = data
 
     def close(self) -> None:
         """Unmap; the file stays, for `status` and for the next start to replace."""

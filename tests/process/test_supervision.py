@@ -247,7 +247,7 @@ def test_status_in_all_forms(mac, github):
     """The document has the documented form; the table names the job."""
     job_id = running_job(mac, github)
     document = json.loads(mac.command("status", "--json").stdout)
-    assert set(document) == {"mode", "pid", "version", "started_at", "services", "slots", "failures"}
+    assert set(document) == {"mode", "pid", "version", "started_at", "services", "slots", "failures", "reload"}
     (service,) = document["services"]
     assert {"name", "plugin", "state", "status", "pid", "restarts", "job"} <= set(service)
     assert service["state"] == "ready"

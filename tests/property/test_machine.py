@@ -5,76 +5,135 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from anklet_supervisor import allocator, backoff, machine
+from anklet_supervisor.model import Fate
 from anklet_supervisor.state import ALIVE, FINAL, Mode, ServiceState
 from anklet_worker import messages as m
 from anklet_worker.slots import SlotState
 
 SERVICES = ["alpha", "beta", "gamma"]
-name_of = st.sampled_from(SERVICES)
+name_of = st.sampled_from([*SERVICES, "delta"])
 EXIT_CODES = [0, 64, 69, 70, 75, 77, 78, -9, -15]
+HOLDING = (SlotState.OCCUPIED, SlotState.ORPHANED)
+
+
+class Worker:
+    """A live process: the slot that it was granted, the VM that it made, and the settings that it was born with."""
+
+    def __init__(self, revision):
+        self.slot = None
+        self.vm = None
+        self.revision = revision
 
 
 class Host:
-    """Performs effects as the loop does, with imaginary processes."""
+    """Performs effects as the loop does, with imaginary processes, and knows which VMs there really are."""
 
-    def __init__(self, *, once=False, drain_timeout=None, left=()):
+    def __init__(self, *, once=False, drain_timeout=None, left=0):
         self.now = 1000.0
         self.alive = {}
         self.told = []
-        self.detached = set()
         self.finished = None
-        allocation = allocator.build(2, 11, left, 1.0)
+        self.vms = {f"left-{number}": SERVICES[number] for number in range(left)}
+        allocation = allocator.build(2, 11, [(service, vm) for vm, service in self.vms.items()], 1.0)
         self.model = machine.initial(SERVICES, allocation, once=once, drain_timeout=drain_timeout)
         self.starts = 0
-        self.vms = {}
+        self.reading = False
+        self.configured = tuple(SERVICES)
+        self.proposed = {}
+        self.newest = dict.fromkeys(SERVICES, 0)
+        self.in_force = dict(self.newest)
 
     def feed(self, event):
         """One step, with everything that follows from it."""
         queue = [event]
         while queue:
             self.model, effects = machine.step(self.model, queue.pop(0), machine.Moment(self.now, self.now))
-            queue.extend(self.perform(effects))
+            queue.extend(event for effect in effects for event in self.perform(effect))
 
-    def perform(self, effects):
-        """Perform effects; return the events that they cause."""
-        events = []
-        for effect in effects:
-            match effect:
-                case machine.StartWorker(service=name):
-                    assert name not in self.alive, "two live processes of one service"
-                    self.starts += 1
-                    self.alive[name] = None
-                    events.append(machine.WorkerStarted(name, 4000 + self.starts))
-                case machine.Tell(service=name, command=command):
-                    self.told.append((name, command))
-                    if name in self.alive and isinstance(command, m.GrantSlot):
-                        self.alive[name] = command.slot
-                case machine.DetachWorker(service=name):
-                    self.detached.add(name)
-                case machine.KillWorker(service=name):
-                    if name in self.alive:
-                        del self.alive[name]
-                        events.append(machine.WorkerExited(name, -9))
-                case machine.Finish(exit_code=code):
-                    assert self.finished is None, "finished twice"
-                    self.finished = code
-        return events
+    def perform(self, effect):
+        """Perform one effect; return the events that it causes."""
+        match effect:
+            case machine.StartWorker(service=name):
+                assert name not in self.alive, "two live processes of one service"
+                self.starts += 1
+                self.alive[name] = Worker(self.in_force[name])
+                return [machine.WorkerStarted(name, 4000 + self.starts)]
+            case machine.Tell(service=name, command=command):
+                self.told.append((name, command))
+                self.tell(name, command)
+            case machine.DetachWorker():
+                assert self.model.restarting, "a worker was sent away from its job"
+            case machine.KillWorker(service=name):
+                assert self.model.mode is Mode.STOPPING, "a worker was killed"
+                if name in self.alive:
+                    del self.alive[name]
+                    return [machine.WorkerExited(name, -9)]
+            case machine.Finish(exit_code=code):
+                assert self.finished is None, "finished twice"
+                self.finished = code
+            case _:
+                self.perform_on_config(effect)
+        return []
+
+    def tell(self, name, command):
+        """A command reaches a worker."""
+        if isinstance(command, m.Stop):
+            assert self.model.mode is Mode.STOPPING, "a job was interrupted"
+        if isinstance(command, m.GrantSlot):
+            used = [s for s in self.model.allocation.table.slots if s.state not in (SlotState.FREE, SlotState.RETIRED)]
+            assert len(used) <= self.model.allocation.limit, "more slots were given than may run"
+            if name in self.alive:
+                self.alive[name].slot = command.slot
+
+    def perform_on_config(self, effect):
+        """What concerns the configuration."""
+        match effect:
+            case machine.ReadConfig():
+                assert not self.reading, "the configuration is read twice at once"
+                self.reading = True
+            case machine.TakeConfig():
+                self.newest = self.proposed
+                self.configured = tuple(self.proposed)
+            case machine.RenewSettings(service=name):
+                assert name not in self.alive, "settings were changed under a living worker"
+                self.in_force[name] = self.newest[name]
+            case machine.ForgetService(service=name):
+                assert name not in self.alive, "a service with a process was forgotten"
+                del self.in_force[name]
+
+    def say(self, name, fact):
+        """A worker says something."""
+        self.feed(machine.WorkerSaid(name, fact))
 
     def exit(self, name, code):
-        """A worker process ends."""
+        """A worker process ends; its VM stays."""
         if name in self.alive:
             del self.alive[name]
             self.feed(machine.WorkerExited(name, code))
 
+    def clean_up(self, name):
+        """A worker proves that every VM of its service is gone."""
+        for vm in [vm for vm, owner in self.vms.items() if owner == name]:
+            del self.vms[vm]
+            self.say(name, m.VMGone(vm=vm))
+
+    def slot_of(self, ref):
+        """The slot of a grant, None when it stands for another grant now."""
+        slot = self.model.allocation.table.slots[ref.index]
+        return slot if slot.ref == ref else None
+
 
 class Supervision(RuleBasedStateMachine):
-    """Workers announce, ask, die; operators order; time passes."""
+    """Workers announce, ask, make VMs, die; operators order and reload; time passes; facts are lost or come twice."""
 
-    @initialize(once=st.booleans(), timeout=st.sampled_from([None, 30.0]), left=st.integers(0, 2))
-    def begin(self, once, timeout, left):
+    @initialize(once=st.booleans(), timeout=st.sampled_from([None, 30.0]), left=st.integers(0, 2), hangs=st.booleans())
+    def begin(self, once, timeout, left, hangs):
         """A supervisor starts."""
-        behind = [(SERVICES[i], f"left-{i}") for i in range(left)]
-        self.host = Host(once=once, drain_timeout=timeout, left=behind)
+        self.hangs = hangs
+        self.vm_count = 0
+        self.said = []
+        self.revision = 0
+        self.host = Host(once=once, drain_timeout=timeout, left=left)
         self.host.feed(machine.Began())
 
     @property
@@ -82,31 +141,75 @@ class Supervision(RuleBasedStateMachine):
         """True until the supervisor has finished."""
         return hasattr(self, "host") and self.host.finished is None
 
-    @rule(name=name_of, fact=st.sampled_from(["ready", "want", "occupy", "release", "gone", "failed"]))
-    def says(self, name, fact):
-        """A live worker says something."""
+    def say(self, name, fact):
+        """A live worker says something, which may be repeated later."""
+        self.said.append((name, fact))
+        self.host.say(name, fact)
+
+    @rule(name=name_of, what=st.sampled_from(["ready", "want", "decline", "failed"]))
+    def says(self, name, what):
+        """A live worker announces, asks, or takes its request back."""
         if not self.running or name not in self.host.alive:
             return
-        slot = self.host.alive[name]
-        facts = {
-            "ready": m.Ready(driver="anka", driver_version="3"),
-            "want": m.SlotWanted(),
-            "failed": m.Failed(reason="x"),
-        }
-        if fact in facts:
-            self.host.feed(machine.WorkerSaid(name, facts[fact]))
-        elif fact == "gone":
-            for index, service in enumerate(SERVICES):
-                if service == name:
-                    self.host.feed(machine.WorkerSaid(name, m.VMGone(vm=f"left-{index}")))
-        elif slot is not None:
-            if fact == "occupy":
-                self.host.feed(
-                    machine.WorkerSaid(name, m.SlotOccupied(slot=slot, vm=f"vm-{slot.generation}-{slot.index}"))
-                )
+        worker = self.host.alive[name]
+        if what == "ready":
+            self.say(name, m.Ready(driver="anka", driver_version="3"))
+        elif what == "failed":
+            self.say(name, m.Failed(reason="x"))
+        elif what == "want" and worker.slot is None:
+            self.say(name, m.SlotWanted())
+        elif what == "decline" and worker.vm is None:
+            worker.slot = None
+            self.say(name, m.SlotDeclined())
+
+    @rule(name=name_of, is_lost=st.booleans())
+    def makes_a_vm(self, name, is_lost):
+        """A worker announces its VM, looks what the table says, and makes it, or not."""
+        worker = self.host.alive.get(name) if self.running else None
+        if worker is None or worker.slot is None or worker.vm is not None:
+            return
+        self.vm_count += 1
+        vm = f"vm-{self.vm_count}"
+        if not is_lost:
+            self.say(name, m.SlotOccupied(slot=worker.slot, vm=vm))
+        slot = self.host.slot_of(worker.slot)
+        if slot is not None and slot.state is SlotState.OCCUPIED and slot.vm == vm:
+            worker.vm = vm
+            self.host.vms[vm] = name
+        else:
+            worker.slot = None
+
+    @rule(name=name_of, is_lost=st.booleans())
+    def removes_its_vm(self, name, is_lost):
+        """A worker's VM is gone, and it says so."""
+        worker = self.host.alive.get(name) if self.running else None
+        if worker is None or worker.slot is None:
+            return
+        ref, worker.slot = worker.slot, None
+        self.host.vms.pop(worker.vm, None)
+        worker.vm = None
+        if not is_lost:
+            self.say(name, m.SlotReleased(slot=ref))
+
+    @rule(name=name_of, adopts=st.booleans())
+    def looks_after_what_was_left(self, name, adopts):
+        """A successor adopts a VM, or proves that it is gone."""
+        worker = self.host.alive.get(name) if self.running else None
+        if worker is None:
+            return
+        for vm in [vm for vm, owner in self.host.vms.items() if owner == name and vm != worker.vm]:
+            if adopts:
+                self.say(name, m.VMAdopted(vm=vm))
             else:
-                self.host.alive[name] = None
-                self.host.feed(machine.WorkerSaid(name, m.SlotReleased(slot=slot)))
+                del self.host.vms[vm]
+                self.say(name, m.VMGone(vm=vm))
+
+    @rule(data=st.data())
+    def a_fact_comes_twice(self, data):
+        """Whatever a service has said is said again: no slot is freed by it that holds a VM."""
+        old = [(name, fact) for name, fact in self.said if self.running and name in self.host.alive]
+        if old:
+            self.host.say(*data.draw(st.sampled_from(old)))
 
     @rule(name=name_of, code=st.sampled_from(EXIT_CODES))
     def exits(self, name, code):
@@ -123,6 +226,41 @@ class Supervision(RuleBasedStateMachine):
         """A signal arrives."""
         if self.running:
             self.host.feed(event)
+
+    @rule(times=st.integers(1, 2))
+    def reload_asked(self, times):
+        """The configuration is to be read again, perhaps while it is being read."""
+        for _ in range(times):
+            if self.running:
+                self.host.feed(machine.ReloadAsked())
+
+    @rule(
+        names=st.lists(name_of, min_size=1, unique=True),
+        changed=st.sets(name_of),
+        limit=st.integers(1, 3),
+        broken=st.booleans(),
+    )
+    def config_arrives(self, names, changed, limit, broken):
+        """It has been read."""
+        if not self.running or not self.host.reading:
+            return
+        self.host.reading = False
+        if broken:
+            before = self.host.model.services
+            self.host.feed(machine.ConfigRefused(("config.yml:1:1: no",)))
+            assert self.host.model.services == before
+            return
+        self.revision += 1
+        known = self.host.newest
+        self.host.proposed = {n: known[n] if n in known and n not in changed else self.revision for n in names}
+        self.host.feed(
+            machine.ConfigRead(
+                services=tuple(names),
+                changed=frozenset(n for n in names if n in known and n in changed),
+                vm_limit=limit,
+                drain_timeout=None,
+            )
+        )
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 20.0, 61.0, 400.0]))
     def time_passes(self, seconds):
@@ -142,16 +280,44 @@ class Supervision(RuleBasedStateMachine):
                 assert service.reason, "a fatal service does not say why"
 
     @invariant()
-    def no_grant_outside_running(self):
-        """Who drains or stops is granted nothing, and slots never exceed the limit."""
+    def the_configured_services_are_there(self):
+        """All of them, and besides them only those that are to leave."""
         if not self.running:
             return
-        table = self.host.model.allocation.table
-        assert len(table.slots) == 2
-        if self.host.model.mode is not Mode.RUNNING:
-            waiting_for_tick = [s for s in table.slots if s.state is SlotState.RESERVED]
-            grants_told = [c for _, c in self.host.told if isinstance(c, m.GrantSlot)]
-            assert len(waiting_for_tick) <= len(grants_told)
+        services = self.host.model.services
+        assert set(self.host.configured) <= set(services)
+        assert all(services[name].fate is Fate.LEAVES for name in set(services) - set(self.host.configured))
+
+    @invariant()
+    def a_worker_keeps_its_settings(self):
+        """Those that it was born with; one that stays has the newest."""
+        if not self.running:
+            return
+        for name, worker in self.host.alive.items():
+            assert worker.revision == self.host.in_force[name]
+            if self.host.model.mode is Mode.RUNNING and self.host.model.services[name].fate is Fate.STAYS:
+                assert worker.revision == self.host.newest[name]
+
+    @invariant()
+    def every_vm_has_its_slot(self):
+        """Only proof frees a slot, whatever is lost, said twice, reloaded or killed."""
+        if not hasattr(self, "host"):
+            return
+        held = [slot.vm for slot in self.host.model.allocation.table.slots if slot.state in HOLDING]
+        assert len(held) == len(set(held))
+        assert set(self.host.vms) <= set(held), "a VM without a slot"
+
+    @invariant()
+    def the_limit_holds(self):
+        """There are more slots than the limit only while those too many are in use; who drains or stops is granted nothing."""
+        if not self.running:
+            return
+        allocation = self.host.model.allocation
+        free = [slot for slot in allocation.table.slots if slot.state is SlotState.FREE]
+        if self.host.model.mode is Mode.RUNNING:
+            assert allocation.table.limit == allocation.limit or (
+                allocation.table.limit > allocation.limit and not free
+            )
 
     @invariant()
     def restarts_are_bounded(self):
@@ -161,23 +327,37 @@ class Supervision(RuleBasedStateMachine):
                 assert len(service.crashes) <= backoff.MAX_CRASHES or service.state is ServiceState.FATAL
 
     def teardown(self):
-        """A stop ends in bounded steps: workers that obey it end, those that do not are killed."""
+        """What was reloaded comes true, and a stop ends in bounded steps: workers obey it, or are killed."""
         if not self.running:
             return
+        self.settle()
         self.host.feed(machine.Terminated())
         self.host.feed(machine.Terminated())
         for _ in range(100):
             if self.host.finished is not None:
                 break
-            for name in list(self.host.alive):
-                for index, service in enumerate(SERVICES):
-                    if service == name:
-                        self.host.feed(machine.WorkerSaid(name, m.VMGone(vm=f"left-{index}")))
+            for name in [] if self.hangs else list(self.host.alive):
+                self.host.clean_up(name)
                 self.host.exit(name, 0)
             self.host.now += 61.0
             self.host.feed(machine.Tick())
         assert self.host.finished is not None, "a stop that does not end"
         assert all(service.state in FINAL for service in self.host.model.services.values())
+
+    def settle(self):
+        """Workers that are to finish do so: then there are the configured services, each with its newest settings."""
+        if self.host.model.mode is not Mode.RUNNING or self.hangs:
+            return
+        for _ in range(20):
+            for name in list(self.host.alive):
+                if self.host.model.services[name].fate is not Fate.STAYS:
+                    self.host.clean_up(name)
+                    self.host.exit(name, 0)
+            self.host.now += 61.0
+            self.host.feed(machine.Tick())
+        if self.host.finished is None:
+            assert tuple(self.host.model.services) == self.host.configured
+            assert self.host.in_force == self.host.newest
 
 
 TestSupervision = Supervision.TestCase

@@ -26,7 +26,18 @@ ONLY_IN = {
     "plistlib": {"agent.py", "doctor_facts.py"},
 }
 #: files that decide and must not act -> modules that would let them.
-PURE = {"machine.py", "state.py", "allocator.py", "backoff.py", "job.py", "tally.py", "timelines.py"}
+PURE = {
+    "machine.py",
+    "state.py",
+    "allocator.py",
+    "backoff.py",
+    "job.py",
+    "tally.py",
+    "timelines.py",
+    "model.py",
+    "events.py",
+    "clock.py",
+}
 IMPURE = {
     "os",
     "signal",

@@ -11,9 +11,10 @@ IMPOSSIBLE_FOR_SERVICES = {
     (ServiceState.STARTING, Trigger.DUE),
     (ServiceState.READY, Trigger.DUE),
     (ServiceState.STOPPING, Trigger.DUE),
+    *((state, Trigger.RENEWED) for state in ALIVE),
     (ServiceState.BACKOFF, Trigger.ANNOUNCED),
     (ServiceState.BACKOFF, Trigger.CRASHED),
-    *((state, trigger) for state in FINAL for trigger in Trigger if trigger is not Trigger.ORDERED),
+    *((state, trigger) for state in FINAL for trigger in Trigger if trigger not in (Trigger.ORDERED, Trigger.RENEWED)),
 }
 
 
@@ -27,10 +28,11 @@ def test_every_cell_of_the_service_table_is_decided(state, trigger):
         assert follow(state, trigger) in ServiceState
 
 
-def test_final_states_are_not_left():
-    """Nothing leads out of stopped and fatal."""
+def test_final_states_are_left_by_new_settings_alone():
+    """Nothing else leads out of stopped and fatal."""
     for state in FINAL:
-        assert set(TRANSITIONS[state].values()) == {state}
+        leads = {trigger: to for trigger, to in TRANSITIONS[state].items() if to is not state}
+        assert leads == {Trigger.RENEWED: ServiceState.STARTING}
     assert not ALIVE & FINAL
 
 

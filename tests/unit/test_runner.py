@@ -65,7 +65,6 @@ class Bench:
             services=("S",),
             sweeps_strays=True,
             once=True,
-            vm_limit=2,
             install_id="00000001",
             host_id="h",
             boot_id="b",

@@ -83,6 +83,7 @@ def test_the_document_has_the_documented_form():
                     "since": "2023-11-14T22:14:20.000Z",
                 },
                 "reason": "",
+                "paused": False,
                 "api": None,
             },
             {
@@ -94,6 +95,7 @@ def test_the_document_has_the_documented_form():
                 "restarts": 0,
                 "job": None,
                 "reason": "ended with exit code 70",
+                "paused": False,
                 "api": None,
             },
         ],
@@ -108,13 +110,14 @@ def test_the_document_has_the_documented_form():
             {"index": 1, "state": "free", "service": None, "vm": None, "since": None},
         ],
         "failures": [],
+        "reload": None,
     }
 
 
 def test_the_keys_are_in_the_documented_order():
     """For people who read the file, and for scripts that cut it."""
     found = json.loads(msgspec.json.encode(document(model_of(), PLUGINS, START)))
-    assert list(found) == ["mode", "pid", "version", "started_at", "services", "slots", "failures"]
+    assert list(found) == ["mode", "pid", "version", "started_at", "services", "slots", "failures", "reload"]
     assert list(found["services"][0]) == [
         "name",
         "plugin",
@@ -124,6 +127,7 @@ def test_the_keys_are_in_the_documented_order():
         "restarts",
         "job",
         "reason",
+        "paused",
         "api",
     ]
     assert list(found["services"][0]["job"]) == ["id", "url", "name", "vm", "since"]

@@ -1,0 +1,111 @@
+"""A configuration that is read again while jobs run, and services that are paused: nothing is lost by either."""
+
+import os
+import signal
+
+from stage import eventually, job
+from test_job_life import finish, queue
+from test_supervision import running_job
+
+
+def test_a_reload_touches_only_what_has_changed(new_mac, github):
+    """The busy service finishes its job, then begins anew; the unchanged one keeps its pid; one comes, one goes."""
+    mac = new_mac(services=3)
+    (job_id,) = queue(github, job("long", steps=["sleep 3"]))
+    mac.start()
+    eventually(lambda: github.job(job_id)["status"] == "in_progress", "the job runs", 20)
+    busy = eventually(
+        lambda: next((s for s in mac.status()["services"] if s["job"]), None), "a service shows its job", 10
+    )
+    idle, removed = (s for s in mac.status()["services"] if s["name"] != busy["name"])
+    services = {service["name"]: service for service in mac.config["services"]}
+    services[busy["name"]]["sleep_interval"] = 0.3
+    mac.config["services"] = [services[busy["name"]], services[idle["name"]], mac.service("NEW")]
+    mac.config["metrics"]["port"] += 1
+    done = mac.command("reload", "--wait", "20")
+    assert (done.returncode, done.stderr) == (0, "")
+    eventually(
+        lambda: [s["name"] for s in mac.status()["services"]] == [busy["name"], idle["name"], "NEW"], "one is gone", 10
+    )
+    assert mac.service_status(idle["name"])["pid"] == idle["pid"]
+    assert mac.service_status(busy["name"])["pid"] == busy["pid"]
+    assert github.job(job_id)["status"] == "in_progress"
+    assert mac.log_lines(level="WARN", msg="metrics.port has changed; that takes effect at the next restart")
+    assert f'service_name="{removed["name"]}"' not in mac.get("/metrics")[1]
+    eventually(lambda: mac.service_status(busy["name"])["pid"] not in (busy["pid"], None), "it begins anew", 20)
+    eventually(lambda: github.job(job_id)["conclusion"] == "success", "the job has ended as it should", 5)
+    assert github.job(job_id)["starts"] == 1
+    eventually(mac.is_ready, "all are ready", 10)
+    metrics = mac.get("/metrics")[1]
+    assert f'anklet_jobs_total{{conclusion="success",service_name="{busy["name"]}"}} 1.0' in metrics
+    assert mac.service_status(idle["name"])["pid"] == idle["pid"]
+    assert (mac.state_dir / "services" / removed["name"]).is_dir()
+    assert mac.drain() == 0
+    assert not mac.leftovers()
+
+
+def test_a_broken_configuration_changes_nothing(mac, github):
+    """One ERROR with every problem at its place; the job goes on, and the mended file is taken."""
+    job_id = running_job(mac, github)
+    pid = mac.worker_pid()
+    good = {**mac.config["services"][0]}
+    mac.config["services"][0].update(tokn="x", sleep_interval="often")
+    done = mac.command("reload", "--wait", "20")
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 2
+    (line,) = mac.log_lines(level="ERROR")
+    assert line["msg"] == "the configuration cannot be used; nothing has changed"
+    assert line["problems"] == done.stderr.splitlines()
+    assert all(problem.startswith(f"{mac.config_path}:") for problem in line["problems"])
+    mac.config["services"][0] = good
+    assert mac.command("reload", "--wait", "20").returncode == 0
+    assert mac.worker_pid() == pid
+    assert finish(mac, github, [job_id]) == ["success"]
+    assert mac.command("drain").returncode == 0
+    assert mac.wait() == 0
+
+
+def test_a_reload_mends_a_service_that_was_given_up(mac, github):
+    """A wrong token made it FATAL; with the right one it starts afresh, and takes jobs."""
+    token = mac.config["services"][0]["token"]
+    mac.config["services"][0]["token"] = "wrong_bait"
+    mac.start(wait=False)
+    eventually(
+        lambda: (mac.state_dir / "status.json").exists() and mac.service_status()["state"] == "fatal", "fatal", 20
+    )
+    mac.config["services"][0]["token"] = token
+    (job_id,) = queue(github, job("now"))
+    assert mac.command("reload").returncode == 0
+    assert finish(mac, github, [job_id]) == ["success"]
+
+
+def test_a_paused_service_takes_no_job_until_it_is_resumed(new_mac, github):
+    """Also by a mark that was made before the supervisor ran; the other service goes on, and status shows it."""
+    mac = new_mac(services=2)
+    assert mac.command("pause", "RUNNER1").returncode == 0
+    unknown = mac.command("pause", "RUNER2")
+    assert unknown.returncode == 64
+    assert "did you mean RUNNER2?" in unknown.stderr
+    mac.start()
+    assert mac.command("pause", "RUNNER2").returncode == 0
+    eventually(lambda: all(s["status"] == "paused" and s["paused"] for s in mac.status()["services"]), "both pause", 15)
+    (job_id,) = queue(github, job("waits"))
+    assert mac.command("resume", "RUNNER2").returncode == 0
+    assert finish(mac, github, [job_id]) == ["success"]
+    assert not mac.log_lines(serviceName="RUNNER1", msg="job claimed")
+    assert mac.service_status("RUNNER1")["status"] == "paused"
+
+
+def test_stopped_processes_are_not_dead(mac, github):
+    """SIGSTOP of the supervisor and of the worker in the middle of a job: nobody is killed or restarted for it."""
+    job_id = running_job(mac, github)
+    worker = mac.worker_pid()
+    for pid in (worker, mac.process.pid):
+        os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: github.job(job_id)["conclusion"] == "success", "the job ends by itself", 20)
+    for pid in (worker, mac.process.pid):
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: mac.get("/healthz")[0] == 200, "it is healthy", 10)
+    assert finish(mac, github, [job_id]) == ["success"]
+    assert (mac.worker_pid(), mac.service_status()["restarts"]) == (worker, 0)
+    assert mac.drain() == 0
