@@ -86,6 +86,7 @@ class FakeContext:
         self.now = 0.0
         self.started, self.figures, self.calls, self.waits = [], {}, [], []
         self.paused = 0
+        self.draining = False
 
     def check(self):
         """No orders."""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from anklet_github import api as api_module
 from anklet_github import http as http_module
 from anklet_github import limits as limits_module
 from anklet_github import plugin as plugin_module
+from anklet_github import refusals as refusals_module
 from anklet_github import watch as watch_module
 from anklet_github.plugin import GithubPlugin
 from emulators.github.openapi import check_request
@@ -129,7 +129,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(watch_module, "_ASK_WAITING", 1.0)
     monkeypatch.setattr(watch_module, "_BLIND_FOR", 0.5)
     monkeypatch.setattr(plugin_module, "_LATE_REGISTRATION", 3.0)
-    monkeypatch.setattr(api_module, "_ASK_AGAIN_FIRST", 0.2)
+    monkeypatch.setattr(refusals_module, "_ASK_AGAIN_FIRST", 0.2)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ from email.utils import format_datetime
 
 import pytest
 from anklet_github import api as api_module
-from anklet_github.api import Api, ApiTrouble, Conflict, NotFound, Refused, Unprocessable, route_of
+from anklet_github.api import Api, route_of
 from anklet_github.http import NoAnswer, Reply, _proxy_for, _reason
 from anklet_github.limits import MOST_POINTS, MOST_POINTS_TO_LOOK, Budget, limit_pause, points
 from anklet_github.login import TokenLogin
-from anklet_github.payloads import Runs, WorkflowJob
+from anklet_github.payloads import Run, Runs, WorkflowJob
+from anklet_github.trouble import ApiTrouble, Conflict, LimitPause, NotFound, Refused, Unprocessable
 from github_fakes import FakeBoard, FakeContext
 
 from anklet_worker.config import Secret
@@ -24,6 +25,7 @@ def reply(status, body=b"{}", **headers):
 
 
 NO_RUNS = b'{"total_count": 0, "workflow_runs": []}'
+NONE_OF_NINE = b'{"total_count": 9, "workflow_runs": []}'
 ONE_RUN = b'{"total_count": 1, "workflow_runs": [{"id": 7}]}'
 
 
@@ -71,6 +73,8 @@ def client(*answers, board=None):
         (reply(429, retry_after="7"), 7.0),
         (reply(403, retry_after="7"), 7.0),
         (reply(429, retry_after="999999"), 3900.0),
+        (reply(429, retry_after="Thu, 01 Jan 1970 00:17:00 GMT"), 20.0),
+        (reply(403, b'{"message": "You have triggered an abuse detection mechanism."}'), 60.0),
         (reply(500), None),
         (reply(404), None),
     ],
@@ -156,6 +160,20 @@ def test_a_reply_without_rate_headers_leaves_the_budget_alone():
     assert not clock.budget.account(reply(200))
     assert clock.spend(urgent=False) == 0
     assert clock.context.figures == {}
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+def test_a_drain_ends_a_pause_of_looking_and_of_nothing_else(urgent):
+    """No job will be taken any more; one that runs is followed on."""
+    clock = Clock()
+    clock.budget.account(reply(429, retry_after="600"))
+    clock.context.draining = True
+    if urgent:
+        assert clock.spend() >= 600
+    else:
+        with pytest.raises(LimitPause):
+            clock.spend(urgent=False)
+        assert clock.context.waits == []
 
 
 def test_a_wait_for_a_limit_ends_though_the_clock_was_set_back():
@@ -279,6 +297,18 @@ def test_what_was_granted_before_is_waited_for_and_told_once(refusal, monkeypatc
     assert context.logged("INFO") == ["GitHub grants again what it refused"]
 
 
+def test_a_refusal_after_a_restart_is_waited_for_where_an_earlier_process_was_granted_it():
+    """A worker that starts anew in the midst of GitHub's incident must not end for good."""
+    board = FakeBoard()
+    client(reply(200, NO_RUNS), board=board)[0].get_all("/r", Runs)
+    api, _, _ = client(reply(401), board=board)
+    with pytest.raises(Refused):
+        api.get_all("/r", Runs)
+    stranger = Api(FakeTransport(reply(401)), TokenLogin(Secret("another")), FakeContext(board=board))
+    with pytest.raises(RightsRefused):
+        stranger.get_all("/r", Runs)
+
+
 def test_a_right_that_is_missing_stops_only_what_needs_it(monkeypatch):
     """Without administration nothing can be registered; looking goes on."""
     now = [0.0]
@@ -347,6 +377,78 @@ def test_a_list_that_should_be_empty_again_is_asked_so():
         runs = api.get_all("/repos/a/b/actions/runs", Runs, emptied=emptied)
     assert runs == []
     assert [headers.get("If-None-Match") for _, _, headers in transport.asked] == [None, '"none"', '"none"']
+
+
+def test_a_server_with_pages_of_its_own_size_is_read_to_the_end():
+    """It ignores per_page: a short page is not the last one."""
+    pages = [
+        reply(200, b'{"total_count": 3, "workflow_runs": [{"id": %d}, {"id": %d}]}' % (1, 2)),
+        reply(200, b'{"total_count": 3, "workflow_runs": [{"id": 3}]}'),
+    ]
+    api, transport, _ = client(*pages)
+    assert [run.id for run in api.get_all("/r", Runs)] == [1, 2, 3]
+    assert len(transport.asked) == 2
+
+
+def test_a_count_that_is_too_large_does_not_go_on_for_ever():
+    """An empty page is the last one."""
+    api, transport, _ = client(
+        reply(200, b'{"total_count": 9, "workflow_runs": [{"id": 1}]}'),
+        reply(200, NONE_OF_NINE),
+    )
+    assert [run.id for run in api.get_all("/r", Runs)] == [1]
+    assert len(transport.asked) == 2
+
+
+# ---- what was moved ----
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "followed"),
+    [
+        ("GET", 301, True),
+        ("GET", 302, True),
+        ("GET", 307, True),
+        ("POST", 301, False),
+        ("POST", 307, True),
+        ("DELETE", 308, True),
+    ],
+)
+def test_a_renamed_repository_is_found(method, status, followed):
+    """As GitHub's rules for redirects have it; told once, as a WARN."""
+    moved = reply(status, location="https://api.github.com/repositories/5/x")
+    api, transport, context = client(moved, reply(200, b'{"id": 5}'))
+    call = {
+        "GET": lambda: api.get("/repos/o/r/x", Run),
+        "POST": lambda: api.post("/repos/o/r/x", Run, {}, repeatable=False),
+        "DELETE": lambda: api.delete("/repos/o/r/x"),
+    }[method]
+    if followed:
+        call()
+        assert [path for _, path, _ in transport.asked] == ["/repos/o/r/x", "/repositories/5/x"]
+        assert len(context.logged("WARNING")) == 1
+    else:
+        with pytest.raises(ApiTrouble, match=str(status)):
+            call()
+
+
+@pytest.mark.parametrize(
+    "place", ["https://evil.example/x", "https://api.github.com.evil.example/x", "//evil.example/x", ""]
+)
+def test_our_login_goes_to_no_other_server(place):
+    """Wherever a reply points."""
+    api, transport, _ = client(reply(301, location=place))
+    with pytest.raises(ApiTrouble, match="301"):
+        api.get("/x", Run)
+    assert {path for _, path, _ in transport.asked} <= {"/x", "/"}
+
+
+def test_a_circle_of_redirects_ends():
+    """It is trouble like any other."""
+    api, transport, _ = client(reply(301, location="/x"))
+    with pytest.raises(ApiTrouble, match="301"):
+        api.get("/x", Run)
+    assert len(transport.asked) <= 16
 
 
 def test_all_pages_are_read():

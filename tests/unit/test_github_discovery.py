@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from anklet_github.api import ApiTrouble, NotFound
 from anklet_github.discovery import Discovery
 from anklet_github.payloads import Jobs, Repository, Run, Runs, WorkflowJob
 from anklet_github.repos import Repos, wanted
 from anklet_github.scope import Repo
+from anklet_github.trouble import ApiTrouble, NotFound, Unprocessable
 from github_fakes import FakeBoard, FakeContext, workflow_job
 
 from anklet_worker.config import ServiceConfig, WorkflowFilter
@@ -31,13 +31,16 @@ class FakeApi:
         self.runs, self.jobs, self.repos = list(runs), jobs or {}, list(repos)
         self.asked = []
         self.trouble = {}
+        self.refused_state, self.lists_all = None, False
 
     def get_all(self, path, kind, **query):
         self.asked.append((path, query.get("status")))
         if path in self.trouble:
             raise self.trouble[path]
         if kind is Runs:
-            return [run for run in self.runs if run.status == query["status"]]
+            if query["status"] == self.refused_state:
+                raise Unprocessable("422")
+            return [run for run in self.runs if self.lists_all or run.status == query["status"]]
         assert kind is Jobs
         return self.jobs[int(path.split("/")[-2])]
 
@@ -254,7 +257,7 @@ def test_what_another_found_is_asked_about_before_it_is_taken():
 def test_a_service_without_the_turn_waits_for_a_look_under_way():
     """Somebody else looks right now: what it finds is had a moment later, and nothing is asked twice."""
     board = FakeBoard()
-    board.leases["anklet:{acme/app}:queue:me:turn"] = "B"
+    board.leases["anklet:{acme/app}:queue:me:every-1:turn"] = "B"
     waiting, api, context = discovery(board=board, name="A")
     other, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="B")
     naps = []
@@ -263,10 +266,45 @@ def test_a_service_without_the_turn_waits_for_a_look_under_way():
     assert (len(naps), api.asked) == (3, [])
 
 
+def test_a_service_that_took_a_job_lets_another_look():
+    """It will not look again before its job is over; a job that comes meanwhile is picked up within one interval."""
+    board = FakeBoard()
+    jobs = {1: [workflow_job(10, run_id=1)]}
+    first, _, _ = discovery([Run(1, "queued", "CI")], jobs, board, name="A")
+    assert first.may_claim(first.look()[0])
+    second, _, _ = discovery([Run(2, "queued", "CI")], {2: [workflow_job(20, run_id=2)]}, board, name="B")
+    assert [job.id for job in second.look()] == ["20"]
+
+
+def test_a_service_that_looks_seldom_does_not_hold_up_one_that_looks_often():
+    """Turns are taken among those of one interval; what is found is told to all."""
+    board = FakeBoard()
+    discovery([], {}, board, name="A", sleep_interval=300.0)[0].look()
+    often, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="B")
+    assert [job.id for job in often.look()] == ["10"]
+
+
+@pytest.mark.parametrize("state", ["requested", "waiting", "pending"])
+def test_a_server_that_does_not_know_a_rare_state_is_served(state):
+    """An Enterprise Server of some years ago refuses it; what waits in the main states is seen."""
+    looking, api, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]})
+    api.refused_state = state
+    for _ in range(3):
+        assert [job.id for job in looking.look()] == ["10"]
+
+
+def test_runs_that_are_over_are_not_asked_about():
+    """A server that is late with its lists, or knows no filter."""
+    looking, api, _ = discovery([Run(1, "completed", "CI"), Run(2, "queued", "CI")], {2: [workflow_job(10)]})
+    api.lists_all = True
+    assert [job.id for job in looking.look()] == ["10"]
+    assert not any("/runs/1/jobs" in path for path, _ in api.asked)
+
+
 def test_a_look_that_never_ends_is_not_waited_for():
     """The next interval comes; the turn ends by itself."""
     board = FakeBoard()
-    board.leases["anklet:{acme/app}:queue:me:turn"] = "other"
+    board.leases["anklet:{acme/app}:queue:me:every-1:turn"] = "other"
     looking, api, context = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board)
     assert looking.look() == []
     assert api.asked == []
@@ -276,7 +314,7 @@ def test_a_look_that_never_ends_is_not_waited_for():
 def test_a_note_of_another_version_is_no_trouble():
     """What cannot be read was left by another version of the program."""
     board = FakeBoard()
-    board.leases["anklet:{acme/app}:queue:me:turn"] = "other"
+    board.leases["anklet:{acme/app}:queue:me:every-1:turn"] = "other"
     board.notes["anklet:{acme/app}:queue:me"] = '{"something": "else"}'
     assert discovery(board=board)[0].look() == []
 
@@ -388,17 +426,16 @@ def test_many_repositories_are_looked_through_in_turns():
     assert len(set().union(*asked)) == 100
 
 
-def test_a_repository_with_waiting_jobs_is_looked_at_each_time():
-    """Where there is work, there is more."""
-    looking, api, _ = org([f"r{number}" for number in range(100)])
-    looking.look()
-    api.runs, api.jobs = [Run(7, "queued", "CI")], {7: [workflow_job(1)]}
-    looking.look()
-    busy = {path.split("/")[3] for path, _ in api.asked[-30:] if path.endswith("/jobs")}
-    api.asked.clear()
-    looking.look()
-    assert busy
-    assert busy <= {path.split("/")[3] for path, _ in api.asked}
+def test_repositories_with_waiting_jobs_come_first_and_shut_out_no_other():
+    """Where there is work, there is more; but jobs that wait for ever in some repositories must not hide those in others."""
+    looking, api, _ = org([f"r{number}" for number in range(40)], [Run(7, "queued", "CI")], {7: [workflow_job(1)]})
+    asked = []
+    for _ in range(8):
+        api.asked.clear()
+        looking.look()
+        asked.append({path.split("/")[3] for path, _ in api.asked if path.endswith("/jobs")})
+    assert len(set().union(*asked)) == 40
+    assert len(asked[-1] & asked[-2] | asked[-1] & asked[-3]) >= 5
 
 
 def test_trouble_with_one_repository_spares_the_others():

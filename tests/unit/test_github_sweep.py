@@ -1,10 +1,10 @@
 """Sweeping runners that nothing stands behind, and sparing all others."""
 
 import pytest
-from anklet_github.api import ApiTrouble
 from anklet_github.payloads import Runner
 from anklet_github.runners import RunnerBusy
 from anklet_github.sweep import Sweeper, chosen
+from anklet_github.trouble import ApiTrouble
 from github_fakes import FakeBoard, FakeContext
 
 from anklet_worker.plugin import Figure

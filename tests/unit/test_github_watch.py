@@ -1,11 +1,11 @@
 """The github plugin's watch: what is concluded from what the guest and GitHub say of a job and its runner."""
 
 import pytest
-from anklet_github.api import ApiTrouble, NotFound
 from anklet_github.guest import Sighting
 from anklet_github.payloads import Run, Runner
 from anklet_github.runners import RunnerBusy
 from anklet_github.scope import Repo
+from anklet_github.trouble import ApiTrouble, NotFound
 from anklet_github.watch import Watch, Watching
 from github_fakes import MINE, FakeContext, workflow_job
 

@@ -6,15 +6,10 @@ best practices), version 2022-11-28.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import random
 import re
-import time
 import urllib.parse
-import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -22,9 +17,11 @@ import msgspec
 
 from anklet_github.connect import headers
 from anklet_github.http import NoAnswer, Reply, Transport
+from anklet_github.known import KnownReplies
 from anklet_github.limits import Budget
 from anklet_github.login import Login
-from anklet_worker.errors import RetryHere, RightsRefused
+from anklet_github.refusals import Refusals
+from anklet_github.trouble import ApiTrouble, Conflict, LimitPause, NotFound, Refused, TimedOut, Unprocessable
 from anklet_worker.plugin import Context
 
 T = TypeVar("T")
@@ -33,47 +30,13 @@ _TRIES = 4
 _PAUSE_FIRST, _PAUSE_LONGEST = 0.5, 10.0
 _PER_PAGE = 100
 _MOST_PAGES = 10
-_KEPT = 512
-#: Replies of up to so many bytes are told on the board, for an hour: another service, or our successor, then need not ask.
-_LARGEST_TOLD, _TOLD_FOR = 512 * 1024, 3600.0
-#: A refusal of what was granted before is told after so many seconds (GitHub's own incidents look the same), and asked for again at
-#: growing intervals.
-_TELL_AFTER, _ASK_AGAIN_FIRST, _ASK_AGAIN_LONGEST = 30.0, 5.0, 300.0
+#: A renamed or moved repository answers so (GitHub REST docs, redirects); the latter two repeat any request as it is.
+_MOVED_FOR_READS, _MOVED = frozenset({301, 302, 307, 308}), frozenset({307, 308})
+_MOST_MOVES = 3
 #: What a 401 refuses.
 _LOGIN = "login"
 _OK, _CREATED, _ACCEPTED, _NO_CONTENT, _NOT_MODIFIED = 200, 201, 202, 204, 304
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _UNPROCESSABLE = 401, 403, 404, 409, 422
-
-
-class ApiTrouble(RetryHere):
-    """GitHub could not be asked, or did not answer as documented; it may the next time."""
-
-
-class TimedOut(ApiTrouble):
-    """No answer in time: what was asked for may be yet to happen."""
-
-
-class NotFound(ApiTrouble):
-    """404: it does not exist, or the token may not see it."""
-
-
-class Conflict(ApiTrouble):
-    """409: it exists already."""
-
-
-class Unprocessable(ApiTrouble):
-    """422: refused as it is (a runner that is busy, a label that is not allowed)."""
-
-
-class Refused(ApiTrouble):
-    """401, 403, and 404 for what was configured: who we are, or what we may do, is refused. For how long must show.
-
-    `cause` is what is refused: all (the login), a route, or a path.
-    """
-
-    def __init__(self, text: str, cause: str) -> None:
-        super().__init__(text)
-        self.cause = cause
 
 
 class Page(Protocol[T]):
@@ -99,9 +62,10 @@ class Api:
         self._login = login
         self._context = context
         self._budget = Budget(f"anklet:{{{login.identity}/api}}", context)
-        self._known = KnownReplies(f"{login.identity}@{context.service.api_url}", context)
-        self._worked: set[str] = set()
-        self._refusals: dict[str, _Refusal] = {}
+        whose = f"{login.identity}@{context.service.api_url}"
+        self._known = KnownReplies(whose, context)
+        self._refusals = Refusals(whose, context)
+        self._told_of_move = False
 
     def get(self, path: str, kind: type[T], *, urgent: bool = True, configured: bool = False, **query: str | int) -> T:
         """GET one object; what is not `urgent` waits first when the budget is short. Raises `NotFound`, `ApiTrouble`,
@@ -119,7 +83,7 @@ class Api:
                     raise
                 raise Refused(f"{error}: it does not exist, or the token may not see it", path) from None
 
-        return self._repeated("GET", path, once)
+        return self._repeated("GET", path, once, configured=configured)
 
     def get_all(
         self,
@@ -143,17 +107,24 @@ class Api:
             if number == 1 and not page.items:
                 self._known.is_empty(_url(path, page_query))
             items += page.items
-            if len(page.items) < _PER_PAGE or len(items) >= page.total_count:
+            # A short page is not the last one where a server has a limit of its own for `per_page`.
+            if not page.items or len(items) >= page.total_count:
                 break
         return items
 
-    def post(self, path: str, kind: type[T], body: object, *, repeatable: bool) -> T:
-        """POST; `repeatable` says that doing it twice does no harm. Raises `Conflict`, `Unprocessable` besides."""
+    def post(self, path: str, kind: type[T], body: object, *, repeatable: bool, configured: bool = False) -> T:
+        """POST; `repeatable` says that doing it twice does no harm. `configured` as for `get`. Raises `Conflict`, `Unprocessable`
+        besides."""
 
         def once() -> T:
-            return _decode(self._asked("POST", path, msgspec.json.encode(body)).body, kind, path)
+            try:
+                return _decode(self._asked("POST", path, msgspec.json.encode(body)).body, kind, path)
+            except NotFound as error:
+                if not configured:
+                    raise
+                raise Refused(f"{error}: it does not exist, or the login may not use it", path) from None
 
-        return self._repeated("POST", path, once, only_refusals=not repeatable)
+        return self._repeated("POST", path, once, only_refusals=not repeatable, configured=configured)
 
     def delete(self, path: str) -> bool:
         """DELETE. False: it was not there, by GitHub's word. Raises `Unprocessable`."""
@@ -181,45 +152,33 @@ class Api:
             raise ApiTrouble(f"GET {_path(url)}: GitHub answered 304 to what was not asked conditionally")
         return _decode(known.body, kind, url)
 
-    def _repeated(self, method: str, path: str, attempt: Callable[[], T], *, only_refusals: bool = False) -> T:
+    def _repeated(
+        self, method: str, path: str, attempt: Callable[[], T], *, only_refusals: bool = False, configured: bool = False
+    ) -> T:
         """Try a few times what a passing fault may have spoiled. Raises the last try's error."""
-        causes = (_LOGIN, route_of(method, path), path)
-        for cause in self._refusals.keys() & set(causes):
-            self._refusals[cause].check(time.monotonic())
+        causes = (_LOGIN, route_of(method, path), *([path] if configured else []))
+        self._refusals.check(causes)
         pause = _PAUSE_FIRST
         for left in range(_TRIES - 1, -1, -1):
             try:
                 answer = attempt()
             except (NotFound, Conflict, Unprocessable):
-                self._granted(causes)
+                self._refusals.granted(causes)
+                raise
+            except LimitPause:
                 raise
             except Refused as error:
                 if not left:
-                    raise self._judged(error) from None
+                    raise self._refusals.judged(error) from None
             except ApiTrouble:
                 if not left or only_refusals:
                     raise
             else:
-                self._granted(causes)
+                self._refusals.granted(causes)
                 return answer
             self._context.wait(pause * random.uniform(0.75, 1.25))  # noqa: S311  jitter, not a secret
             pause = min(pause * 2, _PAUSE_LONGEST)
         raise AssertionError("the loop above returns or raises")
-
-    def _granted(self, causes: tuple[str, ...]) -> None:
-        """We may do this (or what was asked for was at least judged on its merits)."""
-        self._worked.update(causes)
-        for cause in self._refusals.keys() & set(causes):
-            del self._refusals[cause]
-            self._context.log.info("GitHub grants again what it refused", extra={"what": cause})
-
-    def _judged(self, error: Refused) -> Exception:
-        """What a refusal comes to: the end of the service when it never was otherwise, else patience."""
-        if error.cause not in self._worked:
-            return RightsRefused(str(error))
-        now = time.monotonic()
-        self._refusals.setdefault(error.cause, _Refusal(now)).again(error, now, self._context)
-        return error
 
     def _asked(
         self,
@@ -231,7 +190,7 @@ class Api:
         urgent: bool = True,
     ) -> Reply:
         """Ask once, waiting out limits (a request that was refused by a limit had no effect)."""
-        renewed = False
+        renewed, moves = False, 0
         while True:
             self._context.check()
             self._budget.spend(method, urgent=urgent)
@@ -241,8 +200,25 @@ class Api:
             if reply.status == _UNAUTHORIZED and not renewed and self._login.refused(reply.date()):
                 renewed = True
                 continue
+            elsewhere = self._moved_to(method, reply)
+            if elsewhere is not None and moves < _MOST_MOVES:
+                url, moves = elsewhere, moves + 1
+                continue
             _raise_for(reply, method, url)
             return reply
+
+    def _moved_to(self, method: str, reply: Reply) -> str | None:
+        """Where the same server has what was asked for: a repository was renamed. To no other server goes our login."""
+        if reply.status not in (_MOVED_FOR_READS if method == "GET" else _MOVED):
+            return None
+        server = self._context.service.api_url
+        place = urllib.parse.urljoin(f"{server}/", reply.headers.get("location", ""))
+        if not place.startswith(f"{server}/"):
+            return None
+        if not self._told_of_move:
+            self._told_of_move = True
+            self._context.log.warning("GitHub has moved what is configured; bring owner and repo up to date")
+        return place[len(server) :]
 
     def _send(self, method: str, url: str, body: bytes | None, more: Mapping[str, str]) -> Reply:
         route = route_of(method, url)
@@ -257,99 +233,6 @@ class Api:
             raise kind(f"{method} {_path(url)}: {error}") from None
         self._context.api_called(route, str(reply.status))
         return reply
-
-
-class Known(msgspec.Struct, frozen=True):
-    """A reply that GitHub may confirm instead of sending it again."""
-
-    etag: str
-    body: bytes
-
-
-class KnownReplies:
-    """The last reply to each GET, by ETag: in memory, and on the board for all with the same login (an ETag is one login's own)."""
-
-    def __init__(self, identity: str, context: Context) -> None:
-        self._prefix = f"anklet:{{{hashlib.sha256(identity.encode()).hexdigest()[:24]}/etag}}:"
-        self._board = context.board
-        self._last: OrderedDict[str, Known] = OrderedDict()
-        self._empty: dict[str, Known] = {}
-
-    def of(self, url: str) -> Known | None:
-        """What is known of this URL."""
-        known = self._last.get(url)
-        if known is None:
-            known = self._told(url)
-            if known is not None:
-                self._keep(url, known)
-        else:
-            self._last.move_to_end(url)
-        return known
-
-    def learn(self, url: str, reply: Reply) -> None:
-        """A new reply."""
-        etag = reply.headers.get("etag")
-        if not etag:
-            self._last.pop(url, None)
-            return
-        self._keep(url, Known(etag, reply.body))
-        if len(reply.body) <= _LARGEST_TOLD:
-            text = f"{etag}\n{base64.b85encode(zlib.compress(reply.body, 1)).decode()}"
-            self._board.post(self._key(url), text, _TOLD_FOR)
-
-    def is_empty(self, url: str) -> None:
-        """The last reply to this URL was an empty list."""
-        if url in self._last:
-            self._empty[url] = self._last[url]
-
-    def expect_empty(self, url: str) -> None:
-        """Ask whether it is as it was when it was empty: an ETag stands for a content, whenever it was seen."""
-        if url in self._empty:
-            self._last[url] = self._empty[url]
-
-    def _keep(self, url: str, known: Known) -> None:
-        self._last[url] = known
-        self._last.move_to_end(url)
-        while len(self._last) > _KEPT:
-            self._empty.pop(self._last.popitem(last=False)[0], None)
-
-    def _told(self, url: str) -> Known | None:
-        text = self._board.read(self._key(url))
-        if text is None:
-            return None
-        etag, _, body = text.partition("\n")
-        try:
-            return Known(etag, zlib.decompress(base64.b85decode(body)))
-        except (ValueError, zlib.error):
-            return None
-
-    def _key(self, url: str) -> str:
-        return self._prefix + hashlib.sha256(url.encode()).hexdigest()[:24]
-
-
-class _Refusal:
-    """What GitHub granted before and refuses now: waited for at growing intervals, and told once. Times are monotonic seconds."""
-
-    def __init__(self, since: float) -> None:
-        self._since = since
-        self._ask_again_at = since
-        self._pause = _ASK_AGAIN_FIRST
-        self._told = False
-        self._last: Refused | None = None
-
-    def check(self, now: float) -> None:
-        """Raise the refusal again, unasked, until it is time to ask again."""
-        if self._last is not None and now < self._ask_again_at:
-            raise Refused(str(self._last), self._last.cause)
-
-    def again(self, error: Refused, now: float, context: Context) -> None:
-        """It was refused once more."""
-        self._last = error
-        if now - self._since >= _TELL_AFTER and not self._told:
-            self._told = True
-            context.log.error("GitHub refuses what it granted before; asking now and then", extra={"err": str(error)})
-        self._ask_again_at = now + self._pause
-        self._pause = min(self._pause * 2, _ASK_AGAIN_LONGEST)
 
 
 def route_of(method: str, url: str) -> str:

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from anklet_github.api import ApiTrouble, NotFound
 from anklet_github.payloads import Run, WorkflowJob
 from anklet_github.repos import Repos
 from anklet_github.runs import RunQueue, Waiting
 from anklet_github.scope import Repo
+from anklet_github.trouble import ApiTrouble, NotFound
 from anklet_worker.errors import RightsRefused
 from anklet_worker.job import Job
 from anklet_worker.plugin import Context, Figure
@@ -67,11 +67,13 @@ class Discovery:
 
     def may_claim(self, job: Job) -> bool:
         """As `still_queued`; our own look of a moment ago is good enough."""
-        known = not self._from_backlog and self.queue_of(job).looked_within(_FRESH)
+        queue = self.queue_of(job)
+        known = not self._from_backlog and queue.looked_within(_FRESH)
         self._taken.add(job.id)
         if not known and not self.still_queued(job):
             return False
         self._just_worked = True
+        queue.pass_on()
         return True
 
     def has_rivals(self, job: Job) -> bool:
@@ -150,7 +152,7 @@ class Discovery:
             (waiting, spec, queue.repo)
             for queue, all_waiting in queues
             for waiting in all_waiting
-            if self._context.service.workflows.allows(waiting.run.name or "")
+            if self._context.service.workflows.allows(waiting.run.name or waiting.job.workflow_name or "")
             and (spec := self._spec(waiting.job, queue.repo)) is not None
         ]
         found.sort(key=lambda one: (one[0].job.created_at or "", one[0].job.name, one[0].job.id))

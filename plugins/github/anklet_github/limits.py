@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 
 from anklet_github.http import Reply
+from anklet_github.trouble import LimitPause
 from anklet_worker.plugin import Board, Context, Figure
 
 #: Points a minute for all, and for looking around: what is left of it is kept for registering, watching and cleaning up.
@@ -24,6 +26,10 @@ _MINUTE = 60.0
 #: Services that wait for the same moment do not all ask at once.
 _SPREAD = 2.0
 _FORBIDDEN, _TOO_MANY = 403, 429
+#: How a 403 without headers says that it is a limit; the second on servers of some years ago.
+_WORDS_OF_LIMITS = (b"rate limit", b"abuse detection")
+#: Seconds between two looks at whether a pause is still worth it.
+_SLICE = 1.0
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -36,16 +42,27 @@ def limit_pause(reply: Reply, secondary: float, now: float) -> float | None:
     """Seconds to wait when the reply is a refusal for want of rate, else None. Without rate headers nothing is a limit but 429."""
     if reply.status not in (_FORBIDDEN, _TOO_MANY):
         return None
-    retry_after = reply.headers.get("retry-after", "")
-    if retry_after.isdigit():
-        return min(float(retry_after), _LONGEST_PAUSE)
+    asked_for = _retry_after(reply, now)
+    if asked_for is not None:
+        return min(asked_for, _LONGEST_PAUSE)
     reset = reply.headers.get("x-ratelimit-reset", "")
     if reply.headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
         server_now = reply.date() or now
         return min(max(1.0, float(reset) - server_now + 1.0), _LONGEST_PAUSE)
-    if reply.status == _TOO_MANY or b"rate limit" in reply.body.lower():
+    if reply.status == _TOO_MANY or any(words in reply.body.lower() for words in _WORDS_OF_LIMITS):
         return min(secondary, _LONGEST_PAUSE)
     return None
+
+
+def _retry_after(reply: Reply, now: float) -> float | None:
+    """Seconds, or (RFC 9110) a date by the server's clock; proxies send either."""
+    said = reply.headers.get("retry-after", "").strip()
+    if said.isdigit():
+        return float(said)
+    try:
+        return max(1.0, parsedate_to_datetime(said).timestamp() - (reply.date() or now))
+    except ValueError:
+        return None
 
 
 class Budget:
@@ -62,10 +79,22 @@ class Budget:
         self._left: tuple[int, int] | None = None
 
     def spend(self, method: str, *, urgent: bool) -> None:
-        """Before a request: wait until there is room for it, cancellably. What is not urgent leaves room for what is."""
+        """Before a request: wait until there is room for it, cancellably. What is not urgent leaves room for what is.
+
+        Raises `LimitPause` when it is not urgent and a drain has taken its purpose away.
+        """
         while (pause := self._pause(method, urgent=urgent)) > 0:
             with self._context.limit_paused():
-                self._context.wait(pause + random.uniform(0, _SPREAD))  # noqa: S311  jitter, not a secret
+                self._sit_out(pause + random.uniform(0, _SPREAD), urgent=urgent)  # noqa: S311  jitter, not a secret
+
+    def _sit_out(self, seconds: float, *, urgent: bool) -> None:
+        """Wait; a drain ends the pauses of looks for jobs, of which none will be taken any more."""
+        left = seconds
+        while left > 0:
+            if self._context.draining and not urgent:
+                raise LimitPause("GitHub's rate limit is reached, and the service drains")
+            self._context.wait(min(left, _SLICE))
+            left -= _SLICE
 
     def _pause(self, method: str, *, urgent: bool) -> float:
         now = self._clock()

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from anklet_github.payloads import Installation, InstallationToken
+from anklet_github.trouble import Refused
 from anklet_worker.config import Secret, ServiceConfig
 from anklet_worker.errors import RightsRefused, ServiceFatal
 
@@ -124,7 +125,7 @@ class InstallationLogin:
         self._maker = maker
         self._needed = needed
         self._clock = clock
-        self._id = service.installation_id
+        self._id = self._given_id = service.installation_id
         self._token: str | None = None
         self._renew_at = 0.0
         self._made_at = 0.0
@@ -145,7 +146,12 @@ class InstallationLogin:
     def _make(self) -> None:
         if self._id is None:
             self._id = self._maker.installation().id
-        made = self._maker.token(self._id)
+        try:
+            made = self._maker.token(self._id)
+        except Refused:
+            # An App that was installed anew has another id.
+            self._id = self._given_id
+            raise
         missing = [
             f"{name}: {right}" for name, right in self._needed.items() if not _allows(made.permissions, name, right)
         ]

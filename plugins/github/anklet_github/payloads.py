@@ -61,8 +61,8 @@ class Runner(msgspec.Struct, frozen=True):
 
     id: int
     name: str
-    status: str
-    busy: bool
+    status: str = "offline"
+    busy: bool = False
 
 
 class Runners(msgspec.Struct, frozen=True):
@@ -115,7 +115,7 @@ class InstallationToken(msgspec.Struct, frozen=True):
     """`token` is a secret, good until `expires_at` (RFC 3339)."""
 
     token: str
-    expires_at: str
+    expires_at: str = ""
     permissions: dict[str, str] | None = None
 
 

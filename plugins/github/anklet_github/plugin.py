@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anklet_github import guest_logs
-from anklet_github.api import Api, ApiTrouble, NotFound, Refused, TimedOut, Unprocessable
+from anklet_github.api import Api
 from anklet_github.connect import transport_of
 from anklet_github.discovery import Discovery
 from anklet_github.guest import GuestScripts
@@ -22,6 +22,7 @@ from anklet_github.repos import Repos
 from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.scope import Scope, scope_of
 from anklet_github.sweep import Sweeper
+from anklet_github.trouble import ApiTrouble, NotFound, Refused, TimedOut, Unprocessable
 from anklet_github.watch import Watch, Watching
 from anklet_worker.errors import JobLost, RetryElsewhere, ServiceFatal
 from anklet_worker.job import Job, Outcome
@@ -172,7 +173,7 @@ class _AppRoutes:
     def token(self, installation_id: int) -> InstallationToken:
         """A new token; one too many does no harm."""
         path = f"/app/installations/{installation_id}/access_tokens"
-        return self._api.post(path, InstallationToken, {}, repeatable=True)
+        return self._api.post(path, InstallationToken, {}, repeatable=True, configured=True)
 
 
 def _login(transport: Transport, scope: Scope, context: Context) -> Login:

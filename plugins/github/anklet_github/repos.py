@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from anklet_github.api import Api, ApiTrouble
+from anklet_github.api import Api
 from anklet_github.payloads import Repository
 from anklet_github.runs import RunQueue
 from anklet_github.scope import Repo
+from anklet_github.trouble import ApiTrouble
 from anklet_worker.config import OptionValue, ServiceConfig
 from anklet_worker.plugin import Context
 
 #: Looks at so many repositories at a time: with two lists each this stays far below GitHub's 900 points a minute.
-_AT_A_TIME = 15
+#: Of these so many by what waits in them, the others by how long ago they were looked at.
+_AT_A_TIME, _BY_RANK = 15, 10
 #: Seconds between two looks at the list of repositories.
 _LIST_AGAIN = 300.0
 _PER_PAGE = 100
@@ -65,7 +67,10 @@ class Repos:
     def due(self) -> Sequence[RunQueue]:
         """Those to look at now. Raises `ApiTrouble`."""
         self._list()
-        chosen = sorted(self._queues, key=self._rank)[:_AT_A_TIME]
+        ranked = sorted(self._queues, key=self._rank)
+        chosen, rest = ranked[:_BY_RANK], ranked[_BY_RANK:]
+        # However many are busy, each has its turn.
+        chosen += sorted(rest, key=self._last_looked_at)[: _AT_A_TIME - len(chosen)]
         now = self._clock()
         self._looked_at.update(dict.fromkeys(chosen, now))
         self._pushed_since.difference_update(chosen)
@@ -73,7 +78,10 @@ class Repos:
 
     def _rank(self, repo: Repo) -> tuple[bool, bool, float]:
         busy = bool(self._queues[repo].last(float("inf")))
-        return (not busy, repo not in self._pushed_since, self._looked_at.get(repo, float("-inf")))
+        return (not busy, repo not in self._pushed_since, self._last_looked_at(repo))
+
+    def _last_looked_at(self, repo: Repo) -> float:
+        return self._looked_at.get(repo, float("-inf"))
 
     def _list(self) -> None:
         """Bring the list up to date, now and then."""
@@ -96,7 +104,8 @@ class Repos:
         for page in range(1, 1000):
             found = self._api.get(path, _Repositories, urgent=False, per_page=_PER_PAGE, page=page)
             yield from found
-            if len(found) < _PER_PAGE:
+            # A short page is not the last one where a server has a limit of its own for `per_page`.
+            if not found:
                 return
 
     def _take_over(self, found: list[Repository]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from anklet_github.api import Api, ApiTrouble, Conflict, Unprocessable
+from anklet_github.api import Api
 from anklet_github.payloads import Groups, JitConfig, RegistrationToken, Runner, Runners
 from anklet_github.scope import Scope
+from anklet_github.trouble import ApiTrouble, Conflict, Unprocessable
 from anklet_worker.errors import RetryHere, ServiceFatal
 
 #: The group that every organization and repository has (GitHub REST docs: `runner_group_id`, 1 is Default).
@@ -27,12 +28,17 @@ class RunnerRegistry:
 
     def register_jit(self, name: str, labels: list[str]) -> JitConfig:
         """Register a runner for one job, with exactly these labels. A registration of this name is ours from a lost reply (the
-        name is that of one VM, for ever): it is removed and made anew. Raises `Unprocessable` for labels that GitHub refuses."""
+        name is that of one VM, for ever): it is removed and made anew, unless something runs under it; ours cannot yet. Raises
+        `Unprocessable` for labels that GitHub refuses."""
         body = {"name": name, "runner_group_id": self._group_id(), "labels": labels, "work_folder": _WORK_FOLDER}
         try:
             return self._api.post(f"{self._path}/generate-jitconfig", JitConfig, body, repeatable=False)
         except Conflict:
-            self.remove(name)
+            there = self.find(name)
+            if there is not None and (there.busy or there.status == "online"):
+                raise RetryHere(f"somebody else's runner bears the name {name}") from None
+            if there is not None:
+                self.remove(name, there.id)
             return self._api.post(f"{self._path}/generate-jitconfig", JitConfig, body, repeatable=False)
 
     def registration_token(self) -> str:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from anklet_github.api import Api, ApiTrouble, NotFound
+from anklet_github.api import Api
 from anklet_github.payloads import Jobs, Run, Runs, WorkflowJob
 from anklet_github.scope import Repo
+from anklet_github.trouble import ApiTrouble, LimitPause, NotFound, Refused
 from anklet_worker.plugin import Context
 
 #: A run in progress can still hold queued jobs (matrix, needs), so both are looked through each time. Runs in the other states
@@ -69,6 +70,8 @@ class RunQueue:
         self._interval = context.service.sleep_interval
         # What one login sees another may not, and a login that is refused must show: each looks for itself.
         self._key = f"{repo.keyspace}:queue:{api.identity}"
+        # Services that look more often than others must not wait for these.
+        self._turn = f"{self._key}:every-{self._interval:g}"
         self._seen: dict[int, _SeenRun] = {}
         self._others: dict[str, list[Run]] = {}
         self._looks = 0
@@ -85,20 +88,24 @@ class RunQueue:
         try:
             self._snapshot = Snapshot(time.time(), list(self._look()))
         except ApiTrouble:
-            # Another host may reach GitHub, or another login may do.
-            self._board.pass_on(f"{self._key}:turn")
+            # Another host may reach GitHub.
+            self.pass_on()
             raise
         self._looked_at = time.monotonic()
         self._board.post(self._key, msgspec.json.encode(self._snapshot).decode(), self._good_for)
-        self._board.post(f"{self._key}:fresh", "", self._interval)
+        self._board.post(f"{self._turn}:fresh", "", self._interval)
         return self._snapshot.waiting
+
+    def pass_on(self) -> None:
+        """We shall not look for a while: whoever comes next need not wait for our turn to end."""
+        self._board.pass_on(f"{self._turn}:turn")
 
     def _my_turn(self) -> bool:
         """Whether to look; False when another has, or will have told what it found by the time that this returns."""
         for _ in range(_MOST_NAPS):
-            if self._board.turn(f"{self._key}:turn", self._interval * _TURN_PART):
+            if self._board.turn(f"{self._turn}:turn", self._interval * _TURN_PART):
                 return True
-            if self._board.read(f"{self._key}:fresh") is not None:
+            if self._board.read(f"{self._turn}:fresh") is not None:
                 return False
             # It is looking right now.
             self._context.wait(_NAP)
@@ -164,13 +171,23 @@ class RunQueue:
         runs = [run for state in _MAIN_STATES for run in self._runs(state, emptied=self._was_left(state))]
         turn = _OTHER_STATES[self._looks % len(_OTHER_STATES)]
         self._looks += 1
-        self._others[turn] = self._runs(turn)
-        runs = list(self._unique([*runs, *(run for others in self._others.values() for run in others)]))
+        try:
+            self._others[turn] = self._runs(turn)
+        except (LimitPause, Refused):
+            raise
+        except ApiTrouble as error:
+            # Servers of some years ago do not know all of these states; what waits in the main ones must be seen.
+            self._context.log.debug("runs of a state could not be listed", extra={"state": turn, "err": str(error)})
+        runs = list(self._alive([*runs, *(run for others in self._others.values() for run in others)]))
         self._refresh(runs)
         for run in runs:
             for job in self._seen[run.id].jobs:
                 if job.status == "queued":
                     yield Waiting(job, run)
+
+    def _alive(self, runs: Iterable[Run]) -> Iterator[Run]:
+        """Each once, and none that is over: a server may be late with its lists, or know no filter."""
+        return (run for run in self._unique(runs) if run.status != "completed")
 
     def _refresh(self, runs: list[Run]) -> None:
         """Learn the jobs of runs that are new or changed, and of some that seem unchanged."""

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from anklet_github.api import ApiTrouble
 from anklet_github.payloads import Runner
 from anklet_github.runners import RunnerBusy, RunnerRegistry
+from anklet_github.trouble import ApiTrouble
 from anklet_worker.errors import InfrastructureError
 from anklet_worker.plugin import Context, Figure
 from anklet_worker.vm import NAME_PREFIX

@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from anklet_github.api import ApiTrouble, NotFound
 from anklet_github.discovery import Discovery
 from anklet_github.guest import DEPRECATED, GuestScripts, Sighting
 from anklet_github.payloads import Run, Runner, WorkflowJob
 from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.scope import Repo
+from anklet_github.trouble import ApiTrouble, NotFound
 from anklet_worker.errors import InfrastructureError, JobLost, RetryElsewhere, RetryHere
 from anklet_worker.job import Conclusion, Job, Outcome
 from anklet_worker.plugin import Context, Guest

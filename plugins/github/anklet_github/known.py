@@ -1,0 +1,88 @@
+"""What GitHub said last, so that it may confirm it instead of sending it again (a 304 does not count against the limit).
+
+Owns the replies that are kept, in memory and on the board; asks nobody.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+from collections import OrderedDict
+
+import msgspec
+
+from anklet_github.http import Reply
+from anklet_worker.plugin import Context
+
+_KEPT = 512
+#: Replies of up to so many bytes are told on the board, for an hour: another service, or our successor, then need not ask.
+_LARGEST_TOLD, _TOLD_FOR = 512 * 1024, 3600.0
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A reply that GitHub may confirm instead of sending it again."""
+
+    etag: str
+    body: bytes
+
+
+class KnownReplies:
+    """The last reply to each GET, by ETag: in memory, and on the board for all with the same login (an ETag is one login's own)."""
+
+    def __init__(self, identity: str, context: Context) -> None:
+        self._prefix = f"anklet:{{{hashlib.sha256(identity.encode()).hexdigest()[:24]}/etag}}:"
+        self._board = context.board
+        self._last: OrderedDict[str, Known] = OrderedDict()
+        self._empty: dict[str, Known] = {}
+
+    def of(self, url: str) -> Known | None:
+        """What is known of this URL."""
+        known = self._last.get(url)
+        if known is None:
+            known = self._told(url)
+            if known is not None:
+                self._keep(url, known)
+        else:
+            self._last.move_to_end(url)
+        return known
+
+    def learn(self, url: str, reply: Reply) -> None:
+        """A new reply."""
+        etag = reply.headers.get("etag")
+        if not etag:
+            self._last.pop(url, None)
+            return
+        self._keep(url, Known(etag, reply.body))
+        if len(reply.body) <= _LARGEST_TOLD:
+            text = f"{etag}\n{base64.b85encode(zlib.compress(reply.body, 1)).decode()}"
+            self._board.post(self._key(url), text, _TOLD_FOR)
+
+    def is_empty(self, url: str) -> None:
+        """The last reply to this URL was an empty list."""
+        if url in self._last:
+            self._empty[url] = self._last[url]
+
+    def expect_empty(self, url: str) -> None:
+        """Ask whether it is as it was when it was empty: an ETag stands for a content, whenever it was seen."""
+        if url in self._empty:
+            self._last[url] = self._empty[url]
+
+    def _keep(self, url: str, known: Known) -> None:
+        self._last[url] = known
+        self._last.move_to_end(url)
+        while len(self._last) > _KEPT:
+            self._empty.pop(self._last.popitem(last=False)[0], None)
+
+    def _told(self, url: str) -> Known | None:
+        text = self._board.read(self._key(url))
+        if text is None:
+            return None
+        etag, _, body = text.partition("\n")
+        try:
+            return Known(etag, zlib.decompress(base64.b85decode(body)))
+        except (ValueError, zlib.error):
+            return None
+
+    def _key(self, url: str) -> str:
+        return self._prefix + hashlib.sha256(url.encode()).hexdigest()[:24]
