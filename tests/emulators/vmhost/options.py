@@ -5,7 +5,10 @@ Owns the grammar (clusters of short flags, `--name=value`, options after positio
 
 from __future__ import annotations
 
-from .failure import UsageError
+
+class UsageError(Exception):
+    """The command line is refused."""
+
 
 FLAG = "flag"
 VALUE = "value"
