@@ -168,10 +168,10 @@ class Relay:
     """Carry the host command's streams until the guest's process has ended.
 
     `write_out` gets the guest's standard output (bytes); standard error goes to fd 2. With `until_eof` the relay also waits for
-    background processes that hold the streams.
+    background processes that hold the streams. Without `from_stdin` the guest's standard input is empty.
     """
 
-    def __init__(self, guest, write_out, *, until_eof):
+    def __init__(self, guest, write_out, *, until_eof, from_stdin=True):
         self._guest = guest
         self._write_out = write_out
         self._until_eof = until_eof
@@ -180,6 +180,8 @@ class Relay:
         self._sinks = {guest.stdout: write_out, guest.stderr: lambda data: write_all(2, data)}
         os.set_blocking(guest.stdin, False)
         self._stdin_open = True
+        if not from_stdin:
+            self._close_stdin()
 
     def run(self):
         """Returns the guest's exit status: negative for a signal, None when the agent vanished."""

@@ -42,10 +42,12 @@ class Call:
 
     def pause_for_delay(self, command):
         """Let the delay of a command pass."""
+        time.sleep(self.delay(command))
+
+    def delay(self, command):
+        """The seconds that a command takes."""
         delays = self.settings["delays"]
-        seconds = delays.get(command, delays.get("*", 0))
-        if seconds:
-            time.sleep(seconds)
+        return delays.get(command, delays.get("*", 0))
 
 
 def run(program, variable, argv, open_store, execute, interrupted=130):
