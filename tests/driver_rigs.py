@@ -3,12 +3,13 @@
 import logging
 import os
 
-from emulators.anka.bench import eventually
 from emulators.anka.control import AnkaHost
+from emulators.tart.control import TartHost
+from emulators.vmhost.bench import eventually
 
 from anklet_worker.config import Deadlines, ServiceConfig
 from anklet_worker.orders import Orders
-from anklet_worker.vm import VMSpec, vm_name
+from anklet_worker.vm import VMSpec, anka, tart, tart_guest, vm_name
 from anklet_worker.vm.command import CommandRunner, CommandSettings
 from anklet_worker.vm.drivers import open_driver
 
@@ -28,26 +29,31 @@ class Records(logging.Handler):
         return [line for line in self.lines if line[0] in ("WARNING", "ERROR")]
 
 
-class AnkaRig:
-    """The anka driver on an emulated host that has the template `macos` with tag v1."""
+class Rig:
+    """A driver on an emulated host that has the image `macos`."""
 
-    name = "anka"
-    spec = VMSpec(template="macos", tag="v1")
-    labels = ("self-hosted", "anka", "anka-template:macos", "anka-template-tag:v1")
+    name = ""
+    #: What a job asks for, and by which labels.
+    spec = VMSpec(template="macos")
+    labels = ()
+    #: The modules whose time-outs a test may shorten.
+    modules = ()
+    #: The verbs of a guest command, and of what tells by data whether it worked, as metrics and the emulator know them.
+    guest_verb = "run"
+    telling_verb = "list"
+    #: The verb that starts a VM.
+    start_verb = "start"
 
-    def __init__(self, folder):
+    def __init__(self, folder, host):
         self.folder = folder
-        self.host = AnkaHost(folder / "anka")
-        self.uuid = self.host.add_template("macos", tag="v1")
+        self.host = host
         self.log = Records()
         self.notes = []
         self.ended = []
         self.orders = Orders()
 
-    def driver(self, orders=None, **changes):
-        """A driver as one worker has it."""
-        logger = logging.Logger("rig")  # noqa: LOG001  not shared with anyone
-        logger.addHandler(self.log)
+    def commands(self, orders=None):
+        """What runs commands for one worker."""
         settings = CommandSettings(
             env=self.host.environ(),
             secrets=(),
@@ -55,11 +61,17 @@ class AnkaRig:
             in_flight=self.notes.append,
             ended=lambda *facts: self.ended.append(facts),
         )
+        return CommandRunner(orders or self.orders, settings)
+
+    def driver(self, orders=None, **changes):
+        """A driver as one worker has it."""
+        logger = logging.Logger("rig")  # noqa: LOG001  not shared with anyone
+        logger.addHandler(self.log)
         orders = orders or self.orders
         service = ServiceConfig(
             name="RUNNER1", plugin="github", vm_driver=self.name, **{"deadlines": Deadlines(vm_start=20.0), **changes}
         )
-        return open_driver(service, self.folder / "state", CommandRunner(orders, settings), orders, logger)
+        return open_driver(service, self.folder / "state", self.commands(orders), orders, logger)
 
     def vm(self, attempt=1):
         """Name of a VM of ours."""
@@ -85,6 +97,11 @@ class AnkaRig:
         """The next such command does not end."""
         self.host.fault(command, hang=True, when=when)
 
+    def shorten(self, monkeypatch, name, seconds):
+        """A time-out of the driver's is shorter."""
+        (module,) = (module for module in self.modules if hasattr(module, name))
+        monkeypatch.setattr(module, name, seconds)
+
     def wait_for_command(self, word, count=1):
         """Wait until the host has seen so many commands with this word."""
         eventually(lambda: len(self.argvs(word)) >= count)
@@ -93,6 +110,66 @@ class AnkaRig:
         """End every process of the host."""
         self.host.shutdown_all()
         assert not self.host.command_pids()
+
+
+class AnkaRig(Rig):
+    """The anka driver; the template has the tag v1."""
+
+    name = "anka"
+    spec = VMSpec(template="macos", tag="v1")
+    labels = ("self-hosted", "anka", "anka-template:macos", "anka-template-tag:v1")
+    modules = (anka,)
+    telling_verb = "clone"
+
+    def __init__(self, folder):
+        super().__init__(folder, AnkaHost(folder / "anka"))
+        self.uuid = self.host.add_template("macos", tag="v1")
+
+    def boots_for(self, tries):
+        """A guest takes commands only after so many tries."""
+        self.host.set(boot_runs=tries)
+
+    def holds_output(self):
+        """A guest command lasts until nobody holds its output."""
+        self.host.set(run_waits_for="eof")
+
+    def deny(self, command):
+        """The next such command says that there is no such VM."""
+        self.host.fault(command, when="before", code=3, message="vlaunchd socket: not found")
+
+    def guest_shell(self, vm):
+        """The command by which scripts reach the guest."""
+        return ["anka", "-j", "run", vm, "bash", "-s"]
+
+
+class TartRig(Rig):
+    """The tart driver; the guests have an agent, and no ssh."""
+
+    name = "tart"
+    labels = ("self-hosted", "tart", "tart-image:macos")
+    modules = (tart, tart_guest)
+    guest_verb = "exec"
+    start_verb = "run"
+
+    def __init__(self, folder, *, agent=True, sshd=False):
+        super().__init__(folder, TartHost(folder / "tart"))
+        self.host.add_image("macos", agent=agent, sshd=sshd)
+
+    def boots_for(self, tries):
+        """A guest takes commands only after so many tries."""
+        self.host.set(boot_execs=tries)
+
+    def holds_output(self):
+        """A guest command lasts until nobody holds its output."""
+        self.host.set(exec_output="drained")
+
+    def deny(self, command):
+        """The next such command says that there is no such VM."""
+        self.host.fault(command, when="before", code=2, message='the specified VM "x" does not exist')
+
+    def guest_shell(self, vm):
+        """The command by which scripts reach the guest."""
+        return ["tart", "exec", "-i", vm, "bash", "-s"]
 
 
 def executable(path, script):

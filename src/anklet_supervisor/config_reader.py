@@ -18,7 +18,7 @@ from anklet_supervisor.config_problems import Place, Report
 from anklet_supervisor.config_schema import Key, Kind, Section, spellings
 from anklet_supervisor.config_secrets import Fetched, RunCommand, fetch
 from anklet_supervisor.config_tree import Branch, Items, Node, Scalar, ScalarKind, is_broken, is_null, shown
-from anklet_supervisor.config_values import Given, Roots, Unfit, convert
+from anklet_supervisor.config_values import Given, Roots, Unfit, convert, text_of
 from anklet_worker.config import OptionValue, Secret, compile_pattern
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
@@ -139,8 +139,10 @@ class Reader:
         variable = self._variable(key, key.name, scope)
         if key.unused:
             return
-        if key.kind is Kind.PATTERNS:
-            self._patterns(key, variable, node, scope, values)
+        if key.kind in (Kind.PATTERNS, Kind.TEXTS):
+            fits = self._is_pattern if key.kind is Kind.PATTERNS else self._is_text
+            listed = self._listed(key, variable, node, scope)
+            values.fields[key.name] = tuple(given.text for given in listed if given.text and fits(key, given, scope))
             return
         given = variable or self.text(node, scope, key.name)
         if given is None:
@@ -192,13 +194,6 @@ class Reader:
             self._warn(given.place, scope, "others can read the file that holds this secret; chmod 600 it")
         return fetched.secret
 
-    def _patterns(self, key: Key, variable: Given | None, node: Node | None, scope: Scope, values: Values) -> None:
-        values.fields[key.name] = tuple(
-            given.text
-            for given in self._listed(key, variable, node, scope)
-            if given.text and self._is_pattern(key, given, scope)
-        )
-
     def _listed(self, key: Key, variable: Given | None, node: Node | None, scope: Scope) -> list[Given]:
         """The entries of a list; in the environment they are separated by commas."""
         if variable is not None:
@@ -216,6 +211,14 @@ class Reader:
             compile_pattern(given.text)
         except ValueError as error:
             self._error(given.place, scope, f"{scope.path}{key.name} holds a bad regular expression: {error}")
+            return False
+        return True
+
+    def _is_text(self, key: Key, given: Given, scope: Scope) -> bool:
+        try:
+            text_of(key, given)
+        except Unfit as error:
+            self._error(given.place, scope, f"{scope.path}{key.name} {error}")
             return False
         return True
 

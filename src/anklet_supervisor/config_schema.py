@@ -34,6 +34,7 @@ class Kind(Enum):
     URL = "URL"
     REDIS = "Redis address"
     PATTERNS = "list of regular expressions"
+    TEXTS = "list of texts"
     SECRET = "secret"  # noqa: S105  a kind of value, not one
     PRIVATE_KEY = "PEM file or text"
     SERVICES = "list of services"
@@ -242,8 +243,39 @@ TART = Section(
         _choice("pull", "when to pull an image", "if-not-present", "always", "never"),
         Key(name="cpu", kind=Kind.INTEGER, doc="processors of a VM", default="the image's", least=1, most=1024),
         Key(name="memory", kind=Kind.INTEGER, doc="memory of a VM in MB", default="the image's", least=1, most=2**24),
-        Key(name="user", kind=Kind.TEXT, doc="the guest's user", default="the image's usual one"),
-        Key(name="password_file", kind=Kind.FILE, doc="file that holds the guest user's password"),
+        Key(
+            name="display",
+            kind=Kind.TEXT,
+            doc="size of a VM's display",
+            default="the image's",
+            form=r"[1-9]\d{0,4}x[1-9]\d{0,4}(?:pt|px)?",
+            wanted="a size like 1920x1080",
+        ),
+        _choice(
+            "network", "how a VM is on the network; softnet keeps it from the host's and other VMs", "shared", "softnet"
+        ),
+        Key(
+            name="mounts",
+            kind=Kind.TEXTS,
+            default="none",
+            doc="folders of the host that guests see in `/Volumes/My Shared Files`, as `name:/path` or `name:/path:ro`",
+            form=r"[A-Za-z0-9._-]+:/[^:,]*(?::ro)?",
+            wanted="name:/path or name:/path:ro",
+        ),
+        Key(
+            name="user",
+            kind=Kind.TEXT,
+            doc="the guest's user, for images without Tart's guest agent, which are reached by ssh",
+            default="admin",
+            form=r"[A-Za-z0-9_][A-Za-z0-9._-]*",
+            wanted="a user's name",
+        ),
+        Key(
+            name="password_file",
+            kind=Kind.FILE,
+            doc="file that holds that user's password, in its first line",
+            default="the usual images' password",
+        ),
     ),
 )
 _NAME_FORM = r"(?!\.+$)[A-Za-z0-9._-]{1,100}"

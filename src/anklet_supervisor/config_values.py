@@ -106,11 +106,16 @@ def parse_redis(text: str) -> RedisAddress:
     )
 
 
-def _text(key: Key, given: Given, _roots: Roots) -> str:
+def text_of(key: Key, given: Given) -> str:
+    """A text in the form that its key wants. Raises `Unfit`."""
     text = plain_text(key, given)
     if key.form and not re.fullmatch(key.form, text):
         raise Unfit(f"must be {key.wanted}{_not(given)}")
     return text
+
+
+def _text(key: Key, given: Given, _roots: Roots) -> str:
+    return text_of(key, given)
 
 
 def _choice(key: Key, given: Given, _roots: Roots) -> str:

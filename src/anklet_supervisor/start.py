@@ -31,7 +31,7 @@ from anklet_supervisor.status import StatusFile
 from anklet_worker.errors import AlreadyRunning, ConfigError, ExitCode
 from anklet_worker.job import may_have_vm
 from anklet_worker.logs import ServiceLog, open_log
-from anklet_worker.records import RecordBook
+from anklet_worker.records import RecordBook, drivers_on_record
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotWriter
 
@@ -182,6 +182,7 @@ def _left_behind(config: SupervisorConfig, ids: HostIds, log: ServiceLog) -> Ite
 
 def _setups(config: SupervisorConfig, ids: HostIds, *, once: bool) -> dict[str, WorkerSetup]:
     names = tuple(service.name for service in config.services)
+    drivers = tuple(sorted({service.vm_driver for service in config.services} | drivers_on_record(config.state_dir)))
     return {
         service.name: WorkerSetup(
             service=service,
@@ -196,6 +197,7 @@ def _setups(config: SupervisorConfig, ids: HostIds, *, once: bool) -> dict[str, 
             plugins_path=config.plugins_path,
             drain_file=Path.home() / _DRAIN_FILE,
             log_level=config.log.level,
+            drivers=drivers,
         )
         for number, service in enumerate(config.services)
     }

@@ -24,7 +24,7 @@ COMMAND_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600, 3600)
 STAGE_BOUNDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 4 * 3600)
 #: The verbs of all drivers, and the classes of outcome. Anything else is counted as `other`.
 COMMANDS = frozenset(
-    {"probe", "list", "get", "check", "pull", "clone", "set", "start", "run", "ip", "exec", "cp", "stop", "delete"}
+    {"probe", "list", "check", "pull", "clone", "set", "start", "run", "ip", "fqn", "exec", "cp", "stop", "delete"}
 )
 OUTCOMES = frozenset({"done", "not_found", "name_exists", "limit_reached", "busy", "fatal", "transient"})
 OTHER = "other"

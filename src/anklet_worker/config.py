@@ -79,12 +79,15 @@ class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tart(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the tart driver."""
+    """Settings of the tart driver. `memory` is MB; `mounts` are `name:path` or `name:path:ro`."""
 
     image: str | None = None
     pull: str = "if-not-present"
     cpu: int | None = None
     memory: int | None = None
+    display: str | None = None
+    network: str = "shared"
+    mounts: tuple[str, ...] = ()
     user: str | None = None
     password_file: Path | None = None
 

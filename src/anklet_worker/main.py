@@ -43,7 +43,7 @@ from anklet_worker.slots import SlotReader
 from anklet_worker.store import open_store
 from anklet_worker.vm import VMDriver
 from anklet_worker.vm.command import CommandRunner, CommandSettings, settle_in_flight
-from anklet_worker.vm.drivers import open_driver
+from anklet_worker.vm.drivers import open_among
 
 #: Seconds that a predecessor has to let go of the service's state before it is killed.
 _PREDECESSOR_PATIENCE = 10.0
@@ -165,4 +165,4 @@ def _driver(setup: WorkerSetup, orders: Orders, link: SupervisorLink, book: Reco
         in_flight=book.note_in_flight,
         ended=ended,
     )
-    return open_driver(setup.service, setup.state_dir, CommandRunner(orders, settings), orders, log)
+    return open_among(setup.drivers, setup.service, setup.state_dir, CommandRunner(orders, settings), orders, log)

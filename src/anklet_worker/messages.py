@@ -112,8 +112,8 @@ class VMAdopted(Message, frozen=True, kw_only=True, tag=True):
 
 
 class RunningVMs(Message, frozen=True, kw_only=True, tag=True):
-    """A driver's listing of running VMs, ours and others', and the number of virtualization processes on the host (0 where
-    that cannot be told): what counts against the limit without having a slot is foreign."""
+    """The running VMs, ours and others', that the drivers of this host list, and the number of virtualization processes on it (0
+    where that cannot be told): what counts against the limit without having a slot is foreign."""
 
     vms: list[str]
     processes: int

@@ -6,6 +6,7 @@ host and boot, so that one from another host or from before a reboot is recognis
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -47,6 +48,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """File name of the record: the VM's name, which is derived from service, job and attempt."""
         return f"{self.vm}.json"
+
+
+class _DriverOnly(msgspec.Struct):
+    driver: str
+
+
+def drivers_on_record(state_dir: Path) -> set[str]:
+    """The VM drivers by which the records of any service, configured or not, were made."""
+    found = set()
+    for path in state_dir.glob("services/*/records/*.json"):
+        with contextlib.suppress(msgspec.MsgspecError, OSError):
+            found.add(msgspec.json.decode(path.read_bytes(), type=_DriverOnly).driver)
+    return found
 
 
 class RecordBook:

@@ -158,8 +158,10 @@ class Runner:
                 self._in_trouble(error)
 
     def _report_running_vms(self) -> int:
+        before = virtualization_processes()
         names = [vm.name for vm in self._tools.driver.listing() if vm.state is VMState.RUNNING]
-        processes = virtualization_processes()
+        # A VM that another service starts or removes meanwhile is no foreign one.
+        processes = min(before, virtualization_processes())
         self._tools.link.tell(RunningVMs(vms=names, processes=processes))
         return max(len(names), processes)
 

@@ -18,7 +18,8 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     """The service's configuration, and the facts of the host that its worker needs.
 
     `services` are the names of all configured services: a VM of ours whose name bears none of their tags belongs to a service
-    that is no more, and the service with `sweeps_strays` looks after it.
+    that is no more, and the service with `sweeps_strays` looks after it. `drivers` are the VM drivers in use on this host, or once
+    in use: all their VMs count against one limit.
     """
 
     service: ServiceConfig
@@ -33,6 +34,7 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     plugins_path: Path
     drain_file: Path
     log_level: str
+    drivers: tuple[str, ...] = ()
 
     @property
     def service_dir(self) -> Path:

@@ -23,8 +23,6 @@ from anklet_worker.vm.anka_output import (
     guest_error,
     guest_texts,
     is_local,
-    one_line,
-    outcome_name,
     parse_envelope,
     vms,
 )
@@ -183,19 +181,6 @@ def test_guest_error_quotes_no_guest(status, stdout, stderr, expected, said):
     assert "s3cret" not in str(error)
 
 
-def test_outcomes_have_names_for_metrics():
-    """Each class of outcome has one name of a closed list."""
-    kinds = (None, VMNotFound("x"), VMNameExists("x"), VMLimitReached("x"), VMFatal("x"), VMTransient("x"))
-    assert [outcome_name(kind) for kind in kinds] == [
-        "done",
-        "not_found",
-        "name_exists",
-        "limit_reached",
-        "fatal",
-        "transient",
-    ]
-
-
 # ---- listings ----
 
 
@@ -270,9 +255,3 @@ def test_whether_all_of_a_template_is_here(body, message, local):
 def test_guest_output_is_found_wherever_it_is(stdout):
     """Plain, or in the body or the message of an envelope."""
     assert any("out\nend 0\n" in text for text in guest_texts(stdout))
-
-
-def test_foreign_text_fits_a_log_line():
-    """Newlines, control characters and endless texts become one short line."""
-    assert one_line(" a\n\tb\x1b[31m\x00c\u2028d ") == "a b [31m c d"
-    assert len(one_line("x" * 1000)) == 200

@@ -82,7 +82,7 @@ def test_tables_and_types_agree(section):
         section.values, (set(), set())
     )
     assert (fields - derived[0], fields & derived[0]) == (names - derived[1], derived[0])
-    handled = {Kind.SECTION, Kind.SERVICES, Kind.SECRET, Kind.PRIVATE_KEY, Kind.PATTERNS, *_CONVERTERS}
+    handled = {Kind.SECTION, Kind.SERVICES, Kind.SECRET, Kind.PRIVATE_KEY, Kind.PATTERNS, Kind.TEXTS, *_CONVERTERS}
     for key in section.keys:
         assert key.kind in handled
         assert key.doc

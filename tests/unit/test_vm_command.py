@@ -527,6 +527,93 @@ def test_configured_command_has_a_time_limit(tmp_path):
     eventually(lambda: not lives(pid))
 
 
+# ---- launched, not run ----
+
+
+def test_launched_process_goes_on_and_its_output_is_kept(bench, tmp_path):
+    """It has a session of its own, reads nothing, prints to its file, is noted nowhere, and no order ends it."""
+    output = tmp_path / "run.log"
+    output.write_text("earlier\n")
+    script = "cat; echo out; echo err >&2; echo $$ >pid; exec sleep 300"
+    launched = bench.runner().launch(["/bin/sh", "-c", script], output)
+    try:
+        pid = bench.pid_in("pid")
+        bench.orders.stop()
+        assert (launched.process.pid, launched.process.created) == (pid, psutil.Process(pid).create_time())
+        assert os.getsid(pid) == pid
+        assert launched.status is None
+        assert output.read_text() == "earlier\nout\nerr\n"
+        assert bench.notes == []
+    finally:
+        settle_in_flight(launched.process, 0.0)
+    eventually(lambda: launched.status == -signal.SIGTERM)
+
+
+def test_launched_process_that_ends_tells_its_status(bench, tmp_path):
+    """It is reaped, and its file belongs to us alone."""
+    output = tmp_path / "run.log"
+    launched = bench.runner().launch(["/bin/sh", "-c", "exit 7"], output)
+    eventually(lambda: launched.status == 7)
+    assert output.stat().st_mode & 0o777 == 0o600
+    assert not psutil.pid_exists(launched.process.pid)
+
+
+def test_launched_process_outlives_the_death_of_its_worker(bench, tmp_path):
+    """SIGKILL of the worker leaves it alone, and its later output still has a place."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from anklet_worker.orders import Orders
+from anklet_worker.vm.command import CommandRunner, CommandSettings
+settings = CommandSettings(env=os.environ, secrets=(), cwd=Path({str(tmp_path)!r}), in_flight=print, ended=print)
+script = "echo $$ >pid; while [ ! -e go ]; do sleep 0.05; done; echo later; echo done >done"
+CommandRunner(Orders(), settings).launch(["/bin/sh", "-c", script], Path("run.log"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    worker = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False, capture_output=True)
+    assert worker.returncode == -signal.SIGKILL
+    (tmp_path / "go").touch()
+    eventually((tmp_path / "done").exists)
+    assert (tmp_path / "run.log").read_text() == "later\n"
+
+
+def test_launch_of_a_missing_tool_is_unavailable(bench, tmp_path):
+    """As a command's."""
+    with pytest.raises(CliUnavailable, match="is not on PATH"):
+        bench.runner().launch(["no-such-tool"], tmp_path / "run.log")
+
+
+def test_launch_without_a_place_for_output_is_temporary(bench, tmp_path):
+    """Nothing is started then; a link is not followed."""
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for output in (tmp_path / "missing" / "run.log", tmp_path / "link"):
+        with pytest.raises(VMTransient, match="cannot be written"):
+            bench.runner().launch(["/bin/sh", "-c", "touch started"], output)
+    assert not (tmp_path / "started").exists()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_stop_and_detach_keep_a_launch_from_happening(bench, tmp_path):
+    """An order that came before is obeyed."""
+    bench.orders.stop()
+    with pytest.raises(Interrupted):
+        bench.runner().launch(["/bin/sh", "-c", "touch started"], tmp_path / "run.log")
+    assert not (tmp_path / "started").exists()
+
+
+def test_more_variables_for_some_commands(bench):
+    """Another runner of the same worker has them; the first one has not, and secrets pass in neither."""
+    more = bench.runner().with_env({"MORE": "seen", "WORSE": SECRET})
+    shown = more.run(["/usr/bin/env"], timeout=20).stdout.decode()
+    assert "MORE=seen\n" in shown
+    assert "PLAIN=seen\n" in shown
+    assert SECRET not in shown
+    assert "MORE" not in bench.runner().run(["/usr/bin/env"], timeout=20).stdout.decode()
+
+
+# ---- locks ----
+
+
 def test_inherited_lock_outlives_a_detach(bench):
     """A lock whose descriptor the child keeps open stays held after a detach, until the child ends."""
     path = bench.folder / "lock"

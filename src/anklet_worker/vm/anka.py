@@ -6,11 +6,9 @@ Facts: Anka 3.9 documentation.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import logging
 import re
-import secrets
 import shutil
 import tempfile
 import time
@@ -42,13 +40,13 @@ from anklet_worker.vm.anka_output import (
     guest_error,
     guest_texts,
     is_local,
-    one_line,
-    outcome_name,
     parse_envelope,
     vms,
 )
 from anklet_worker.vm.command import CommandResult, CommandRunner, OnStop
+from anklet_worker.vm.guest_script import new_nonce, result_in, wrapped
 from anklet_worker.vm.image_locks import ImageLocks, PullHold
+from anklet_worker.vm.wording import one_line, outcome_name
 
 _PROBE = 30.0
 _LIST = 60.0
@@ -61,8 +59,6 @@ _PULL = 2 * 3600.0
 #: One try to reach a starting guest, and the pauses between two of them.
 _READY_TRY = 30.0
 _READY_PAUSE_FIRST, _READY_PAUSE_LONGEST = 0.1, 2.0
-#: Bytes of a guest command's output that are handed back.
-_OUTPUT_TAIL = 64 * 1024
 
 #: Licences that cannot do this work: one VM only, no registry (Anka documentation).
 _REFUSED_LICENCES = frozenset({"com.veertu.anka.run", "com.veertu.anka.develop"})
@@ -277,14 +273,13 @@ class AnkaDriver:
     def run(self, vm: str, script: str, timeout: float, *, looks_only: bool = False) -> GuestResult:
         """Run a script in the guest. What -j makes of a guest's output is undocumented, and `anka run` may lose its guest: the
         script's own last line says that it ended, and how."""
-        nonce = secrets.token_hex(16)
+        nonce = new_nonce()
         on_stop = OnStop.DISCARD if looks_only else OnStop.KILL
         argv = ["anka", "-j", "run", vm, "bash", "-s"]
-        result = self._run(argv, timeout, stdin=_wrapped(script, nonce), on_stop=on_stop)
-        end = re.compile(rf"^anklet-end-{nonce} ([0-9]{{1,3}})\r?$", re.MULTILINE)
+        result = self._run(argv, timeout, stdin=wrapped(script, nonce), on_stop=on_stop)
         for text in guest_texts(result.stdout):
-            if (seen := end.search(text)) is not None:
-                return GuestResult(status=int(seen[1]), output=text[: seen.start()].rstrip("\n"))
+            if (ended := result_in(text, nonce)) is not None:
+                return ended
         if result.timed_out:
             raise VMTransient(f"the guest command in {vm} did not end within {timeout:g} s")
         raise guest_error(f"guest command in {vm}", result.status, result.stdout, result.stderr)
@@ -419,30 +414,3 @@ def _verb(arguments: Sequence[str]) -> str:
     if words[0] != "registry":
         return words[0]
     return "check" if "--check-download-size" in arguments else "pull"
-
-
-#: The braces make bash read it all before it does any of it: input that breaks off does nothing at all. The script is a file,
-#: so that no command in it can read the rest as its input. Its output is one, too, so that what it leaves running in the
-#: background does not hold our stream; and no more of it crosses than is kept. Both are in the home, which goes with the VM.
-_WRAPPER = """\
-{{
-cd ~ || exit
-export HOME="${{HOME:-$PWD}}"
-folder=$(mktemp -d "$PWD/.anklet.XXXXXXXX") || exit
-base64 --decode >"$folder/script" <<'anklet-{nonce}' || exit
-{encoded}\
-anklet-{nonce}
-bash "$folder/script" </dev/null >"$folder/output" 2>&1
-status=$?
-tail -c {tail} "$folder/output"
-rm -rf "$folder"
-printf '\\nanklet-end-%s %s\\n' {nonce} "$status"
-exit 0
-}}
-"""
-
-
-def _wrapped(script: str, nonce: str) -> bytes:
-    """The script for `bash -s`, with a last line that tells its status."""
-    encoded = base64.encodebytes(script.encode(errors="surrogateescape")).decode()
-    return _WRAPPER.format(nonce=nonce, encoded=encoded, tail=_OUTPUT_TAIL).encode()

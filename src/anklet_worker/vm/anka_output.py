@@ -23,11 +23,11 @@ from anklet_worker.vm import (
     VMState,
     VMTransient,
 )
+from anklet_worker.vm.wording import one_line
 
 _CODE_NOT_FOUND = 3
 _CODE_NAME_EXISTS = 18
 _CODES: dict[int | None, type[VMError]] = {_CODE_NOT_FOUND: VMNotFound, _CODE_NAME_EXISTS: VMNameExists}
-_CUT = 200
 #: `anka run` ends so when the guest is lost, or does not answer.
 _GUEST_LOST = 125
 
@@ -127,19 +127,6 @@ def guest_error(what: str, status: int, stdout: bytes, stderr: bytes) -> VMError
     return VMTransient(f"{what}: its end was not seen ({cause})")
 
 
-def outcome_name(error: BaseException | None) -> str:
-    """The class of outcome as metrics name it."""
-    names: tuple[tuple[type[VMError], str], ...] = (
-        (VMNotFound, "not_found"),
-        (VMNameExists, "name_exists"),
-        (VMLimitReached, "limit_reached"),
-        (VMFatal, "fatal"),
-    )
-    if error is None:
-        return "done"
-    return next((name for kind, name in names if isinstance(error, kind)), "transient")
-
-
 def vms(body: object) -> Iterator[VMInfo]:
     """The rows of a listing; an empty one may be a list, null, missing, or {}.
 
@@ -187,12 +174,6 @@ def guest_texts(stdout: bytes) -> Iterator[str]:
     if envelope is not None:
         held = list(envelope.body.values()) if isinstance(envelope.body, dict) else [envelope.body]
         yield from (text for text in (*held, envelope.message) if isinstance(text, str))
-
-
-def one_line(text: str) -> str:
-    """Foreign text, fit for one line of a log."""
-    folded = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return folded if len(folded) <= _CUT else folded[: _CUT - 1] + "…"
 
 
 def _own_line(data: bytes) -> str:

@@ -4,6 +4,8 @@ Owns the child process and nothing of what it means: drivers read the result. A 
 Ctrl-C, a dead supervisor or a detach does not end it; (pid, creation time) of the one in flight is handed out, so that a later
 process can wait for it or end it before it trusts a listing.
 
+A process that is no command but lives as long as a VM does is launched instead: it goes on when we end.
+
 Output goes to files without a name, not to pipes: a clone or a pull must survive our death, and a write to a pipe that nobody
 reads any more would end it halfway. Nothing can then fill up or hold open what we wait for, either.
 """
@@ -102,6 +104,24 @@ class CommandSettings(msgspec.Struct, frozen=True, kw_only=True):
     ended: Callable[[str, str, float], None]
 
 
+class Launched:
+    """A process that is meant to outlive us: `process` is for others to find it by. It is reaped when it ends while we live."""
+
+    def __init__(self, process: subprocess.Popen[bytes], verb: str) -> None:
+        self._process = process
+        created = time.time()
+        # It may have ended already; until it is waited for, its pid cannot be another's.
+        with contextlib.suppress(psutil.Error):
+            created = psutil.Process(process.pid).create_time()
+        self.process = InFlight(pid=process.pid, created=created, verb=verb)
+        threading.Thread(target=process.wait, name="launched", daemon=True).start()
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status (negative for a signal); None while it runs."""
+        return self._process.poll()
+
+
 class CommandRunner:
     """Runs commands for one worker, one at a time."""
 
@@ -110,6 +130,28 @@ class CommandRunner:
         self._orders = orders
         self._settings = settings
         self._env = {name: value for name, value in settings.env.items() if not _betrays(value, settings.secrets)}
+
+    def with_env(self, more: Mapping[str, str]) -> CommandRunner:
+        """A runner like this one, whose commands have these variables besides. None of them is a secret."""
+        return CommandRunner(self._orders, msgspec.structs.replace(self._settings, env={**self._settings.env, **more}))
+
+    def launch(self, argv: Sequence[str], output: Path) -> Launched:
+        """Start a process that goes on when we end, in a session of its own, and do not wait for it. What it prints is added
+        to the file `output`, which is made for us alone.
+
+        It is no command in flight: nobody waits for its end before a listing is trusted. Raises as `run` does.
+        """
+        self._orders.check()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(output, flags, 0o600)
+        except OSError as error:
+            raise VMTransient(f"{output} cannot be written: {error.strerror}") from None
+        try:
+            process = _popen(argv, self._env, self._settings.cwd, (), (subprocess.DEVNULL, fd, fd))
+        finally:
+            os.close(fd)
+        return Launched(process, _verb(argv))
 
     def run(
         self,
@@ -232,7 +274,7 @@ class _Child:
         self.stdout, self.stderr = _scratch(), _scratch()
         self._end, told = os.pipe()
         try:
-            self._process = _popen(argv, env, cwd, keep_open, (self.stdout, self.stderr))
+            self._process = _popen(argv, env, cwd, keep_open, (subprocess.PIPE, self.stdout.file, self.stderr.file))
         except BaseException:
             os.close(told)
             self._close(None)
@@ -353,15 +395,16 @@ def _popen(
     env: Mapping[str, str],
     cwd: Path | None,
     keep_open: Sequence[int],
-    outputs: tuple[_Scratch, _Scratch],
+    streams: tuple[int, IO[bytes] | int, IO[bytes] | int],
 ) -> subprocess.Popen[bytes]:
+    """`streams` are standard input, output and error."""
     try:
         return subprocess.Popen(
             list(argv),
             bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=outputs[0].file,
-            stderr=outputs[1].file,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
             env=env,
             cwd=cwd,
             start_new_session=True,

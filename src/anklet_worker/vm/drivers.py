@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import msgspec
 
 from anklet_worker.config import ServiceConfig
 from anklet_worker.errors import ConfigError
@@ -29,7 +31,22 @@ def _open_anka(
     return AnkaDriver(settings, commands, ImageLocks(state_dir / "locks"), orders, log)
 
 
-_OPENERS: dict[str, _Opener] = {"anka": _open_anka}
+def _open_tart(
+    service: ServiceConfig,
+    state_dir: Path,
+    commands: CommandRunner,
+    orders: Orders,
+    log: logging.LoggerAdapter[logging.Logger],
+) -> VMDriver:
+    from anklet_worker.vm.image_locks import ImageLocks
+    from anklet_worker.vm.tart import TartDriver, TartSettings
+
+    folder = state_dir / "tart"
+    settings = TartSettings(tart=service.tart, start_timeout=service.deadlines.vm_start, folder=folder)
+    return TartDriver(settings, commands, ImageLocks(folder / "locks"), orders, log)
+
+
+_OPENERS: dict[str, _Opener] = {"anka": _open_anka, "tart": _open_tart}
 
 
 def names() -> frozenset[str]:
@@ -50,3 +67,23 @@ def open_driver(
     except KeyError:
         raise ConfigError(f"no VM driver named {service.vm_driver!r}") from None
     return opener(service, state_dir, commands, orders, log)
+
+
+def open_among(
+    in_use: Iterable[str],
+    service: ServiceConfig,
+    state_dir: Path,
+    commands: CommandRunner,
+    orders: Orders,
+    log: logging.LoggerAdapter[logging.Logger],
+) -> VMDriver:
+    """The driver that the service asks for, on a host on which these drivers are in use. Raises `ConfigError` as `open_driver`."""
+    from anklet_worker.vm.side_by_side import SideBySide
+
+    own = open_driver(service, state_dir, commands, orders, log)
+    others = [
+        open_driver(msgspec.structs.replace(service, vm_driver=name), state_dir, commands, orders, log)
+        for name in dict.fromkeys(in_use)
+        if name != own.name and name in _OPENERS
+    ]
+    return SideBySide(own, others, log) if others else own

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 
 from emulators.anka.control import AnkaHost
+from emulators.vmhost.bench import eventually, finish
+
+__all__ = ["Host", "eventually", "finish"]
 
 
 class Host(AnkaHost):
@@ -49,18 +51,3 @@ class Host(AnkaHost):
         for name in names:
             self.ok("clone", "tpl", name)
             self.ok("start", name)
-
-
-def eventually(condition, seconds=20):
-    """Poll until `condition()` is true and return its value; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "condition never became true"
-        time.sleep(0.01)
-    return value
-
-
-def finish(process, seconds=30):
-    """Wait for a Popen: (exit status, stdout, stderr)."""
-    out, err = process.communicate(timeout=seconds)
-    return process.returncode, out, err

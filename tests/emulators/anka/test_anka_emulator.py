@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from emulators.anka.bench import eventually, finish
-from emulators.anka.engine import processes, settings
+from emulators.anka.engine import settings
+from emulators.vmhost import processes
 
 HERE = Path(__file__).resolve().parent
 
@@ -252,7 +253,7 @@ def test_lost_events_are_written_again(host):
 def test_ps_listing_is_understood():
     """Where there is no /proc, guests are found in a `ps` listing with environments."""
     listing = "  10     1 Ss   /bin/sh HOME=/x FAKE_ANKA_VM=u-1 USER=anka\n  11    10 S    sleep 5\n  12     1 Z    (sh)\n  x\n"
-    table = processes.parse_ps(listing.replace("  x\n", ""))
+    table = processes.parse_ps(listing.replace("  x\n", ""), "FAKE_ANKA_VM=")
     assert {pid: (vm, parent) for pid, (vm, parent, _) in table.items()} == {10: ("u-1", 1), 11: ("", 10)}
 
 
@@ -264,7 +265,8 @@ def test_readme_explains_every_switch():
 
 def test_emulator_imports_nothing_of_the_program():
     """The emulator's own code imports the standard library and itself only."""
-    sources = [*HERE.glob("*.py"), *HERE.glob("engine/*.py"), HERE / "bin" / "anka", HERE.parent / "kernel_quota.py"]
+    shared = [HERE.parent / "kernel_quota.py", *HERE.parent.glob("vmhost/*.py")]
+    sources = [*HERE.glob("*.py"), *HERE.glob("engine/*.py"), HERE / "bin" / "anka", *shared]
     for source in sources:
         if not source.name.startswith("test_"):
             assert not re.search(

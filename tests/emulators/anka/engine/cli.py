@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
-from . import commands, faults, lifecycle, reply, running
+from emulators.vmhost import faults, invocation
+from emulators.vmhost.guest import write_all
+from emulators.vmhost.options import UsageError
+
+from . import commands, lifecycle, reply, running
 from .disk import Store
-from .failure import AnkaError, UsageError
-from .guest import write_all
+from .failure import AnkaError
 
 _COMMANDS = {
     "version": commands.version,
@@ -46,63 +48,24 @@ _NOT_EMULATED = (
     "log",
 )
 _USAGE = "Usage: anka [options] <command>\n\nCommands: " + " ".join([*_COMMANDS, "run"]) + "\n"
-_BUG = 70
 
 
-class Call:
-    """One invocation: where the state is, the switches, the fault that hits it."""
+class Call(invocation.Call):
+    """One invocation, with Anka's global options."""
 
     def __init__(self, store, argv):
-        self.store = store
-        self.argv = argv
+        super().__init__(store, argv)
         self.machine_readable = bool(os.environ.get("ANKA_MACHINE_READABLE"))
         self.debug = os.environ.get("ANKA_LOG_LEVEL") == "debug"
-        self.command = ""
-        self.settings = {}
-        self.fault = None
-
-    def pause(self):
-        """The middle of an effect: the command's delay passes, a fault may strike."""
-        self.pause_for_delay(self.command)
-        faults.strike(self.fault, "middle")
-
-    def pause_for_delay(self, command):
-        """Let the delay of a command pass."""
-        delays = self.settings["delays"]
-        seconds = delays.get(command, delays.get("*", 0))
-        if seconds:
-            time.sleep(seconds)
 
 
 def main(argv):
     """Run one command line and end the process."""
-    _open_standard_streams()
-    home = os.environ.get("FAKE_ANKA_HOME", "")
-    if not os.path.isdir(home):
-        sys.stderr.write("anka: FAKE_ANKA_HOME does not name the state directory of an emulated host\n")
-        os._exit(_BUG)
-    quota = os.environ.get("FAKE_KERNEL_QUOTA") or os.path.join(home, "kernel-quota.json")
-    store = Store(home, quota, lifecycle.settle)
-    noted = store.begin_call(argv)
-    status = _BUG
-    try:
-        status = _execute(Call(store, argv))
-        sys.stderr.flush()
-    except KeyboardInterrupt:
-        status = 130
-    except Exception:  # noqa: BLE001  a bug of the emulator must not look like an error of Anka
-        sys.excepthook(*sys.exc_info())
-    store.end_call(noted, status)
-    os._exit(status)  # skips the interpreter's unwinding, a tenth of a short command's time
+    invocation.run("anka", "FAKE_ANKA_HOME", argv, _open_store, lambda store, argv: _execute(Call(store, argv)))
 
 
-def _open_standard_streams():
-    """Let no file of ours become a standard stream that the caller left closed."""
-    while True:
-        fd = os.open(os.devnull, os.O_RDWR)
-        if fd > 2:
-            os.close(fd)
-            return
+def _open_store(home, quota):
+    return Store(home, quota, lifecycle.settle)
 
 
 def _execute(call):
@@ -111,10 +74,7 @@ def _execute(call):
         if args is None:
             return 0
         command = args[0] if args else ""
-        with call.store.transaction() as tx:
-            call.settings = tx.settings
-            call.command = _name(args)
-            call.fault = faults.take(tx, call.command, call.argv) if args else None
+        call.begin(_name(args))
         if not args:
             write_all(1, _USAGE.encode())
             return 0
@@ -158,12 +118,12 @@ def _dispatch(call, command, rest):
     if command != "run" and command not in _COMMANDS:
         raise UsageError(f"unknown command: {command}")
     try:
-        faults.strike(call.fault, "before")
+        call.strike("before")
         if command == "run":
             status, answer = running.run(call, rest), None
         else:
             status, answer = 0, _COMMANDS[command](call, rest)
-        faults.strike(call.fault, "after")
+        call.strike("after")
     except faults.Replaced as replaced:
         return _fault_reply(call, replaced.fault)
     except AnkaError as error:

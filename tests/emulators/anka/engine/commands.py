@@ -9,10 +9,12 @@ import json
 import os
 import sys
 
-from . import copying, guest, lifecycle, registry, trees
+from emulators.vmhost import guest, trees
+from emulators.vmhost.options import MANY, VALUE, UsageError, option, parse
+
+from . import copying, lifecycle, registry
 from .disk import utc
-from .failure import AnkaError, UsageError, not_found
-from .options import MANY, VALUE, option, parse
+from .failure import AnkaError, not_found
 from .reply import Reply, grid, table
 
 _STATUS_FIELDS = ("name", "uuid", "creation_date", "version", "status")

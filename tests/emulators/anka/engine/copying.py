@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 
-from . import lifecycle, trees
-from .failure import AnkaError, UsageError, configured
+from emulators.vmhost import trees
+from emulators.vmhost.options import UsageError
+
+from . import lifecycle
+from .failure import AnkaError, configured
 
 #: Where a guest's home is in a real guest.
 GUEST_HOME = "/Users/anka"

@@ -1,31 +1,19 @@
-"""The emulated host's state on disk: one JSON file, its lock, and the two logs an independent checker reads.
+"""What Anka's state on disk consists of: VMs and templates, the registry, the switches.
 
-Owns atomicity. Every transaction holds an exclusive flock, the file is replaced by rename, and the events of a transaction
-are part of the state file until they stand in events.jsonl, so a SIGKILL at any point loses and doubles nothing.
-Knows nothing of what VMs do: `settle` is called for operations whose process died.
+Owns these names; how the state is kept whole is the shared part's matter.
 """
 
 from __future__ import annotations
 
-import binascii
-import fcntl
-import json
-import os
 import time
 
-from emulators.kernel_quota import KernelQuota
+from emulators.vmhost import state
+from emulators.vmhost.state import new_uuid
 
 from .failure import AnkaError
 from .settings import DEFAULTS
 
-#: Open files whose flock says "the operation's process lives"; released by the process's end.
-_held = {}
-
-
-def new_uuid():
-    """A random uuid in Anka's spelling."""
-    h = os.urandom(16).hex()
-    return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-a{h[17:20]}-{h[20:]}"
+__all__ = ["Store", "new_uuid", "utc"]
 
 
 def utc(seconds=None):
@@ -33,80 +21,12 @@ def utc(seconds=None):
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-class Store:
-    """The state directory `home` and the host's kernel quota."""
+class Transaction(state.Transaction):
+    """`vms` and `registry` are by uuid."""
 
-    def __init__(self, home, quota_path, settle):
-        self.home = os.path.realpath(home)
-        self.quota = KernelQuota(quota_path)
-        self.settle = settle
-
-    def owner(self, uuid):
-        """The owner of a VM's slot in the kernel quota; another state directory on the same quota has other owners."""
-        return f"anka:{binascii.crc32(os.fsencode(self.home)):08x}:{uuid}"
-
-    def path(self, *parts):
-        """A path under the state directory."""
-        return os.path.join(self.home, *parts)
-
-    def guest_home(self, uuid):
-        """The directory that is the guest's home of a VM or template."""
-        return self.path("guests", uuid, "home")
-
-    def create(self):
-        """Make the state directory's folders."""
-        for name in ("guests", "registry", "ops", "trash"):
-            os.makedirs(self.path(name), exist_ok=True)
-
-    def transaction(self):
-        """`with store.transaction() as tx`: exclusive; saved at the end, also when an AnkaError is raised."""
-        return Transaction(self)
-
-    def begin_call(self, argv):
-        """Note the begin of an invocation in calls.jsonl; returns its id."""
-        call = f"{os.getpid()}-{time.time_ns()}"
-        self._log({"call": call, "pid": os.getpid(), "argv": argv, "start": time.time()})
-        return call
-
-    def end_call(self, call, status):
-        """Note the end of an invocation in calls.jsonl."""
-        self._log({"call": call, "end": time.time(), "status": status})
-
-    def _log(self, line):
-        fd = os.open(self.path("calls.jsonl"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(fd, (json.dumps(line) + "\n").encode())
-        finally:
-            os.close(fd)
-
-
-class Transaction:
-    """Exclusive access to the state. `vms`, `registry`, `faults` are its parts; `settings` has the defaults filled in."""
-
-    def __init__(self, store):
-        self.store = store
-
-    def __enter__(self):
-        os.makedirs(self.store.path("ops"), exist_ok=True)
-        self._lock = os.open(self.store.path("lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._before = _read(self.store.path("state.json"))
-        self.state = json.loads(self._before) if self._before else _empty()
-        self._redo_events()
-        self._events = []
-        for op_id, op in list(self.state["ops"].items()):
-            if not self._alive(op_id):
-                self.store.settle(self, op)
-                self.end_op(op_id)
-        return self
-
-    def __exit__(self, exc_type, *_):
-        try:
-            if exc_type is None or issubclass(exc_type, AnkaError):
-                self._save()
-        finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-            os.close(self._lock)
+    PARTS = ("vms", "registry")
+    DEFAULTS = DEFAULTS
+    REPORTED = AnkaError
 
     @property
     def vms(self):
@@ -118,108 +38,15 @@ class Transaction:
         """By uuid: template in the registry."""
         return self.state["registry"]
 
-    @property
-    def settings(self):
-        """Every switch with its present value."""
-        return {**DEFAULTS, **self.state["settings"]}
-
     def running(self):
         """The uuids of the running VMs."""
         return [uuid for uuid, vm in self.vms.items() if vm["status"] == "running"]
 
-    def event(self, kind, vm=None, **more):
-        """Append to events.jsonl, with the number of VMs that run after it."""
-        self.state["seq"] += 1
-        line = {"seq": self.state["seq"], "time": time.time(), "event": kind, "running": len(self.running())}
-        if vm is not None:
-            line.update(uuid=vm["uuid"], name=vm["name"])
-        self._events.append({**line, **more})
 
-    def begin_op(self, kind, **fields):
-        """Note an operation in flight. Until `end_op` a later transaction settles it when this process has died."""
-        op_id = f"{os.getpid()}-{time.time_ns()}"
-        fd = os.open(self.store.path("ops", op_id), os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        _held[op_id] = fd
-        self.state["ops"][op_id] = {"kind": kind, **fields}
-        return op_id
+class Store(state.Store):
+    """The state directory of an emulated Anka."""
 
-    def end_op(self, op_id):
-        """The operation is over."""
-        self.state["ops"].pop(op_id, None)
-        if op_id in _held:
-            os.close(_held.pop(op_id))
-        _unlink(self.store.path("ops", op_id))
-
-    def ops(self, kind):
-        """The operations of a kind that are in flight."""
-        return [op for op in self.state["ops"].values() if op["kind"] == kind]
-
-    def _alive(self, op_id):
-        try:
-            fd = os.open(self.store.path("ops", op_id), os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
-
-    def _save(self):
-        if self._events:
-            lines = "".join(json.dumps(event) + "\n" for event in self._events)
-            self.state["wal"] = {"offset": self._events_end(), "lines": lines}
-        text = json.dumps(self.state)
-        if text != self._before:
-            aside = self.store.path("state.json.aside")
-            with open(aside, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(aside, self.store.path("state.json"))
-        if self._events:
-            self._redo_events()
-
-    def _events_end(self):
-        wal = self.state["wal"]
-        return wal["offset"] + len(wal["lines"].encode())
-
-    def _redo_events(self):
-        """Make events.jsonl end with the last transaction's events, once, whatever a SIGKILL left of them."""
-        wal = self.state["wal"]
-        if not wal["lines"]:
-            return
-        fd = os.open(self.store.path("events.jsonl"), os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            if os.fstat(fd).st_size < self._events_end():
-                os.pwrite(fd, wal["lines"].encode(), wal["offset"])
-        finally:
-            os.close(fd)
-
-
-def _empty():
-    return {
-        "seq": 0,
-        "settings": {},
-        "vms": {},
-        "registry": {},
-        "faults": [],
-        "ops": {},
-        "wal": {"offset": 0, "lines": ""},
-    }
-
-
-def _read(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
-
-
-def _unlink(path):
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
+    MARKER = "FAKE_ANKA_VM"
+    TRANSACTION = Transaction
+    PRODUCT = "anka"
+    FOLDERS = ("guests", "registry", "ops", "trash")

@@ -31,10 +31,6 @@ class LostGuest(AnkaError):
         super().__init__(message, self.STATUS, self.STATUS)
 
 
-class UsageError(Exception):
-    """The command line is refused: text on standard error, with -j too."""
-
-
 def not_found(subject):
     """The error for an id, tag or item that does not exist; the subject is what the user typed."""
     return AnkaError(f"{subject}: not found", NOT_FOUND)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 
-from . import processes, trees
+from emulators.vmhost import trees
+
 from .disk import new_uuid, utc
 from .failure import NAME_EXISTS, AnkaError, configured, not_found
 
@@ -188,7 +189,7 @@ def go_down(call, subject, *, status="stopped", grace=0.0, pause=None):
             return vm["uuid"]
         vm["stopping"] = True
         op = tx.begin_op("stop", uuid=vm["uuid"])
-    processes.end(call.store.path("guests"), [vm["uuid"]], grace)
+    call.store.guests.end([vm["uuid"]], grace)
     (pause or call.pause)()
     with call.store.transaction() as tx:
         tx.end_op(op)
@@ -248,7 +249,7 @@ def reboot(call, subject):
         vm["stopping"] = True
         op = tx.begin_op("stop", uuid=vm["uuid"])
         grace = tx.settings["stop_grace"]
-    processes.end(call.store.path("guests"), [vm["uuid"]], grace)
+    call.store.guests.end([vm["uuid"]], grace)
     call.pause()
     with call.store.transaction() as tx:
         tx.end_op(op)

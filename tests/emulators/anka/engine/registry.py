@@ -6,7 +6,8 @@ A local template's `tags` maps tag -> folder of that tag's guest home (or None).
 
 from __future__ import annotations
 
-from . import trees
+from emulators.vmhost import trees
+
 from .disk import utc
 from .failure import NOT_FOUND, AnkaError, configured, not_found
 from .lifecycle import new_vm

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import os
 
-from . import guest, lifecycle
-from .failure import AnkaError, LostGuest, UsageError
-from .faults import strike
-from .options import MANY, VALUE, option, parse
+from emulators.vmhost import guest
+from emulators.vmhost.options import MANY, VALUE, UsageError, option, parse
+
+from . import lifecycle
+from .failure import AnkaError, LostGuest
 
 _OPTIONS = {
     **option("-w", "--workdir", kind=VALUE),
@@ -31,7 +32,7 @@ def run(call, args):
     subject, *argv = parsed.positionals
     extra = _extra_environment(parsed)
     process, boot, home = _begin(call, subject, argv, (parsed, extra))
-    strike(call.fault, "middle")
+    call.strike("middle")
     if parsed["background"]:
         os.close(process.stdin)
         guest.write_all(1, f"{process.pid}\n".encode())
@@ -86,10 +87,23 @@ def _begin(call, subject, argv, options):
         if vm["runs"] <= tx.settings["boot_runs"]:
             raise LostGuest("communication timeout")
         home = tx.store.guest_home(vm["uuid"])
-        env = {**inherited, **guest.environment(tx.settings, vm["uuid"], home), **given, "FAKE_ANKA_VM": vm["uuid"]}
+        env = {**inherited, **_environment(tx.settings, vm["uuid"], home), **given, "FAKE_ANKA_VM": vm["uuid"]}
         directory = os.path.join(home, parsed["workdir"] or parsed["D"] or "")
-        killed = tx.settings["killed_run_guest"] == "killed"
-        return guest.spawn(argv, env, directory, kill_with_host=killed), vm["boot"], home
+        on_loss = guest.SESSION_DIES if tx.settings["killed_run_guest"] == "killed" else guest.LIVES
+        return guest.spawn(argv, env, directory, on_loss=on_loss), vm["boot"], home
+
+
+def _environment(settings, uuid, home):
+    """What a guest process sees; nothing of the host's environment."""
+    return {
+        "HOME": home,
+        "PATH": settings["guest_path"],
+        "USER": "anka",
+        "SHELL": "/bin/bash",
+        "XPC_SERVICE_NAME": "com.veertu.anka.addons.ankarun",
+        "FAKE_ANKA_VM": uuid,
+        **settings["guest_env"],
+    }
 
 
 def _lost(call, uuid, boot):

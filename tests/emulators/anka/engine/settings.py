@@ -87,12 +87,3 @@ CHOICES = {
     "killed_start": ("running", "failed", "stopped"),
     "interrupted_pull": ("clean", "half", "blocked"),
 }
-
-
-def check(changes):
-    """Refuse a switch that does not exist and a value outside a closed set; ValueError names it."""
-    for name, value in changes.items():
-        if name not in DEFAULTS:
-            raise ValueError(f"no such setting: {name}")
-        if name in CHOICES and value not in CHOICES[name]:
-            raise ValueError(f"{name}: {value!r} is none of {CHOICES[name]}")

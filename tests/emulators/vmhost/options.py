@@ -5,7 +5,10 @@ Owns the grammar (clusters of short flags, `--name=value`, options after positio
 
 from __future__ import annotations
 
-from .failure import UsageError
+
+class UsageError(Exception):
+    """The command line is refused."""
+
 
 FLAG = "flag"
 VALUE = "value"
@@ -28,15 +31,18 @@ class Parsed:
         return self.values.get(name)
 
 
-def parse(args, known, *, least=0, most=None, interleaved=True):
+def parse(args, known, *, least=0, most=None, interleaved=True, terminator=False):
     """Read `args`; raises UsageError for an unknown option, a missing value, or a wrong number of positionals.
 
-    With `interleaved` False everything from the first positional on is positional.
+    With `interleaved` False everything from the first positional on is positional; with `terminator` everything after `--`.
     """
     parsed = Parsed()
     rest = list(args)
     while rest:
         arg = rest.pop(0)
+        if terminator and arg == "--":
+            parsed.positionals += rest
+            break
         if arg == "-" or not arg.startswith("-"):
             parsed.positionals.append(arg)
             if not interleaved:

@@ -1,8 +1,8 @@
 """Run one command in a guest: a real process with the guest's home and environment, its streams carried to and fro.
 
-Owns processes, pipes and signals of `anka run`. Three processes take part: the host command, an agent in its own session that
-is the parent of the guest's process, and the guest's process in a session of its own. The agent outlives a killed host command
-and then reads the guest's output to nowhere, so that a guest that goes on does not die of a broken pipe.
+Owns processes, pipes and signals of a command like `anka run`. Three processes take part: the host command, an agent in its own
+session that is the parent of the guest's process, and the guest's process in a session of its own. The agent outlives a killed
+host command. It may then read the guest's output to nowhere, so that a guest that goes on does not die of a broken pipe.
 Knows no VM states: the caller holds the state's lock while `spawn` runs, so that a stop sees either no process or a whole one.
 """
 
@@ -32,29 +32,24 @@ class Guest:
             return
 
 
-def environment(settings, uuid, home):
-    """What a guest process sees; nothing of the host's environment."""
-    return {
-        "HOME": home,
-        "PATH": settings["guest_path"],
-        "USER": "anka",
-        "SHELL": "/bin/bash",
-        "XPC_SERVICE_NAME": "com.veertu.anka.addons.ankarun",
-        "FAKE_ANKA_VM": uuid,
-        **settings["guest_env"],
-    }
+#: What becomes of the guest's process when its host command dies.
+LIVES, PROCESS_DIES, SESSION_DIES = "lives", "process-dies", "session-dies"
 
 
-def spawn(argv, env, directory, *, kill_with_host):
-    """Start `argv` in the guest; returns once it is executed, or has failed to be (its status is known then)."""
+def spawn(argv, env, directory, *, on_loss=LIVES, drain=True):
+    """Start `argv` in the guest; returns once it is executed, or has failed to be (its status is known then).
+
+    `on_loss` is what becomes of it when this host command dies. With `drain` its output is read on after this command's end;
+    without, who writes then gets a broken pipe.
+    """
     stdin, stdout, stderr, reports, life = (os.pipe() for _ in range(5))
     if os.fork() == 0:
         try:
             _agent(
                 (argv, env, directory),
                 (stdin[0], stdout[1], stderr[1]),
-                (stdout[0], stderr[0], reports[1], life[0]),
-                kill_with_host=kill_with_host,
+                ({stdout[0], stderr[0]} if drain else set(), reports[1], life[0]),
+                on_loss=on_loss,
             )
         finally:
             os._exit(0)
@@ -74,14 +69,14 @@ def _read_line(fd):
     return line
 
 
-def _agent(what, guest_ends, agent_ends, *, kill_with_host):
+def _agent(what, guest_ends, agent_ends, *, on_loss):
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    _close_all_but({0, 1, 2, *guest_ends, *agent_ends})
-    stdout, stderr, reports, life = agent_ends
+    outputs, reports, life = agent_ends
+    close_all_but({0, 1, 2, *guest_ends, *outputs, reports, life})
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
@@ -90,14 +85,15 @@ def _agent(what, guest_ends, agent_ends, *, kill_with_host):
     for fd in guest_ends:
         os.close(fd)
     _tell(reports, child)
-    _watch(child, {stdout, stderr}, (wake, reports, life), kill_with_host=kill_with_host)
+    _watch(child, outputs, (wake, reports, life), on_loss=on_loss)
 
 
 def _note(_number, _frame):
     """Only so that SIGCHLD wakes the agent's select."""
 
 
-def _close_all_but(keep):
+def close_all_but(keep):
+    """Close every open file but these."""
     low = 0
     for fd in sorted(keep):
         if low < fd:  # an empty range beginning at 0 would close everything
@@ -139,7 +135,7 @@ def _become(what, guest_ends):
         os._exit(126 if isinstance(error, PermissionError) else 127)
 
 
-def _watch(child, outputs, lines, *, kill_with_host):
+def _watch(child, outputs, lines, *, on_loss):
     """Report the guest's status once; when the host command is gone, drain its output until nobody writes any more."""
     wake, reports, life = lines
     ended = host_gone = False
@@ -154,8 +150,8 @@ def _watch(child, outputs, lines, *, kill_with_host):
                 _tell(reports, os.waitstatus_to_exitcode(status))
         if life in readable and not host_gone:
             host_gone = True
-            if not os.read(life, 1) and kill_with_host and not ended:
-                os.killpg(child, signal.SIGKILL)
+            if not os.read(life, 1) and on_loss != LIVES and not ended:
+                (os.killpg if on_loss == SESSION_DIES else os.kill)(child, signal.SIGKILL)
         for fd in outputs & set(readable):
             if not os.read(fd, _CHUNK):
                 outputs = outputs - {fd}
@@ -172,10 +168,10 @@ class Relay:
     """Carry the host command's streams until the guest's process has ended.
 
     `write_out` gets the guest's standard output (bytes); standard error goes to fd 2. With `until_eof` the relay also waits for
-    background processes that hold the streams.
+    background processes that hold the streams. Without `from_stdin` the guest's standard input is empty.
     """
 
-    def __init__(self, guest, write_out, *, until_eof):
+    def __init__(self, guest, write_out, *, until_eof, from_stdin=True):
         self._guest = guest
         self._write_out = write_out
         self._until_eof = until_eof
@@ -184,6 +180,8 @@ class Relay:
         self._sinks = {guest.stdout: write_out, guest.stderr: lambda data: write_all(2, data)}
         os.set_blocking(guest.stdin, False)
         self._stdin_open = True
+        if not from_stdin:
+            self._close_stdin()
 
     def run(self):
         """Returns the guest's exit status: negative for a signal, None when the agent vanished."""

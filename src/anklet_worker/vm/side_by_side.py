@@ -1,0 +1,108 @@
+"""One driver's VMs, on a host where other drivers run VMs, too. Itself a `VMDriver`; knows no driver by name.
+
+A service makes its VMs with its own driver. But all of them share one limit, and a service that changed its driver still has to
+look after the VM that it made with the former one: the listing is of all drivers, and what is asked of a VM goes to the driver
+that has it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from anklet_worker.errors import CliUnavailable
+from anklet_worker.vm import DriverInfo, GuestResult, VMDriver, VMError, VMInfo, VMSpec, VMTransient
+
+
+class SideBySide:
+    """Implements `VMDriver` by the service's `own` driver and the `others` of the host."""
+
+    def __init__(self, own: VMDriver, others: Sequence[VMDriver], log: logging.LoggerAdapter[logging.Logger]) -> None:
+        self._own = own
+        self._others = tuple(others)
+        self._log = log
+        #: VMs that this process makes with its own driver.
+        self._made: set[str] = set()
+        #: Drivers that could not list, so that each outage is told once.
+        self._silent: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        """The service's own driver's."""
+        return self._own.name
+
+    def probe(self) -> DriverInfo:
+        """Of the service's own driver: what the others lack is no concern of this service."""
+        return self._own.probe()
+
+    def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
+        """What the labels ask of the service's own driver."""
+        return self._own.spec_from_labels(labels)
+
+    def listing(self) -> Sequence[VMInfo]:
+        """Everything on this host. Another driver that cannot list hides its VMs, and holds nobody up: what it runs is counted by
+        the host's processes still, and refused by the host in the end."""
+        rows = list(self._own.listing())
+        for other in self._others:
+            rows += self._listed_by(other) or ()
+        return rows
+
+    def _listed_by(self, other: VMDriver) -> Sequence[VMInfo] | None:
+        """None when it cannot tell."""
+        try:
+            rows = other.listing()
+        except (VMError, CliUnavailable) as error:
+            if other.name not in self._silent:
+                self._silent.add(other.name)
+                self._log.warning(
+                    "another VM driver of this host cannot list its VMs",
+                    extra={"driver": other.name, "err": str(error)},
+                )
+            # Without its tool it has no VM that could run.
+            return () if isinstance(error, CliUnavailable) else None
+        self._silent.discard(other.name)
+        return rows
+
+    def image(self, spec: VMSpec, on_pull: Callable[[], None]) -> AbstractContextManager[str]:
+        """Of the service's own driver."""
+        return self._own.image(spec, on_pull)
+
+    def clone(self, source: str, vm: str) -> None:
+        """By the service's own driver."""
+        self._made.add(vm)
+        self._own.clone(source, vm)
+
+    def start(self, vm: str) -> None:
+        """By the driver that has it."""
+        self._with(vm).start(vm)
+
+    def run(self, vm: str, script: str, timeout: float, *, looks_only: bool = False) -> GuestResult:
+        """By the driver that has it."""
+        return self._with(vm).run(vm, script, timeout, looks_only=looks_only)
+
+    def copy_in(self, vm: str, source: Path) -> None:
+        """By the driver that has it."""
+        self._with(vm).copy_in(vm, source)
+
+    def copy_out(self, vm: str, path: str, target: Path) -> None:
+        """By the driver that has it."""
+        self._with(vm).copy_out(vm, path, target)
+
+    def delete(self, vm: str) -> None:
+        """By the driver that has it: that the service's own does not know it proves nothing yet."""
+        self._with(vm).delete(vm)
+        self._made.discard(vm)
+
+    def _with(self, vm: str) -> VMDriver:
+        """The driver that has the VM; the service's own where none has it. Raises `VMTransient` when that cannot be told."""
+        if vm in self._made or any(row.name == vm for row in self._own.listing()):
+            return self._own
+        for other in self._others:
+            rows = self._listed_by(other)
+            if rows is None:
+                raise VMTransient(f"whether {other.name} has {vm} cannot be told now")
+            if any(row.name == vm for row in rows):
+                return other
+        return self._own

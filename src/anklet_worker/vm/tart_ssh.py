@@ -1,0 +1,82 @@
+"""The ssh client for guests of Tart's that have no guest agent: its arguments, its environment, and what it says.
+
+A guest's key is new with each VM and there is nothing to compare it with: none is kept and none is asked about. The
+connection therefore carries nothing that another VM on the host's network must not see but the guest's password, is never
+given the host's keys or agent, and forwards nothing. The password is read from a file by a program that ssh asks: it is in no
+argument, variable or log, and not in the guest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from anklet_worker.files import write_atomically
+from anklet_worker.vm.wording import one_line
+
+#: What the usual images have (cirruslabs' macOS images).
+USUAL_USER = "admin"
+_USUAL_PASSWORD = b"admin\n"
+_CONNECT_TIMEOUT = 3
+_OPTIONS = {
+    "BatchMode": "no",
+    "StrictHostKeyChecking": "no",
+    "UserKnownHostsFile": "/dev/null",
+    "GlobalKnownHostsFile": "/dev/null",
+    "UpdateHostKeys": "no",
+    "PreferredAuthentications": "password,keyboard-interactive",
+    "PubkeyAuthentication": "no",
+    "NumberOfPasswordPrompts": "1",
+    "IdentityAgent": "none",
+    "ForwardAgent": "no",
+    "ForwardX11": "no",
+    "ClearAllForwardings": "yes",
+    "ControlMaster": "no",
+    "ControlPath": "none",
+    "PermitLocalCommand": "no",
+    "RequestTTY": "no",
+    "LogLevel": "ERROR",
+    "ConnectTimeout": str(_CONNECT_TIMEOUT),
+    "ServerAliveInterval": "15",
+    "ServerAliveCountMax": "4",
+}
+_ASKPASS = b'#!/bin/sh\nexec cat "$ANKLET_GUEST_PASSWORD_FILE"\n'
+#: What ssh prints of itself when it does not get through.
+_SSH_LINE = re.compile(
+    r"^(?:ssh: .*|.*Permission denied \(.*\)\.?|(?:Connection|kex_exchange_identification).*|Received disconnect .*)\s*$",
+    re.MULTILINE,
+)
+
+
+class Ssh:
+    """The ssh client for guests. `folder` is ours, for the program that ssh asks for the password."""
+
+    def __init__(self, folder: Path, user: str | None, password_file: Path | None) -> None:
+        self._folder = folder
+        self._user = user or USUAL_USER
+        self._password_file = password_file
+
+    def argv(self, address: str, *command: str) -> list[str]:
+        """A command of plain words in the guest at this address; standard input is handed over."""
+        options = [word for name, value in _OPTIONS.items() for word in ("-o", f"{name}={value}")]
+        return ["ssh", "-F", "/dev/null", *options, "-l", self._user, "--", address, " ".join(command)]
+
+    def env(self) -> Mapping[str, str]:
+        """What ssh needs to ask for the password; none of it is a secret. Makes the files for it. Raises `OSError`."""
+        askpass, password = self._folder / "askpass", self._password_file
+        write_atomically(askpass, _ASKPASS, mode=0o700, durable=False)
+        if password is None:
+            password = self._folder / "usual-password"
+            write_atomically(password, _USUAL_PASSWORD, durable=False)
+        return {
+            "SSH_ASKPASS": str(askpass),
+            "SSH_ASKPASS_REQUIRE": "force",
+            "ANKLET_GUEST_PASSWORD_FILE": str(password),
+        }
+
+
+def ssh_words(stderr: bytes) -> str:
+    """Why ssh did not get through, in its own words; nothing of the guest's."""
+    lines = _SSH_LINE.findall(stderr.decode(errors="replace"))
+    return one_line(lines[-1]) if lines else "no answer"

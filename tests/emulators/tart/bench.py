@@ -1,0 +1,93 @@
+"""A workbench for tests: an emulated host whose commands are run in one line.
+
+Owns convenience only; what a host can do is in control.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+from emulators.tart.control import TartHost
+from emulators.vmhost.bench import eventually, finish
+
+__all__ = ["Host", "eventually", "finish"]
+
+
+class Host(TartHost):
+    """An emulated host whose commands a test runs in one line."""
+
+    def __init__(self, home, quota=None):
+        super().__init__(home, quota)
+        self._begun = []
+
+    def tart(self, *args, stdin=b"", **env):
+        """Run a command to its end; its output as bytes."""
+        return subprocess.run(
+            ["tart", *args], input=stdin, env=self.environ(**env), capture_output=True, timeout=60, check=False
+        )
+
+    def ok(self, *args, **more):
+        """Run a command that must succeed; its standard output as text."""
+        done = self.tart(*args, **more)
+        assert done.returncode == 0, done
+        return done.stdout.decode()
+
+    def error(self, *args, **more):
+        """Run a command that must fail and print nothing on standard output; (status, the text on standard error)."""
+        done = self.tart(*args, **more)
+        assert done.returncode != 0, done
+        return done.returncode, done.stderr.decode().removesuffix("\n")
+
+    def begin(self, *args, **more):
+        """Start a command and return its Popen."""
+        more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+        return subprocess.Popen(["tart", *args], env=self.environ(), **more)
+
+    def run_vm(self, name, *options):
+        """Start `tart run` and wait until the VM runs; its Popen, with its output in the file `run-<name>.log`."""
+        with (self.home / f"run-{name}.log").open("ab") as log:
+            process = self.begin("run", "--no-graphics", *options, name, stdout=log, stderr=log, start_new_session=True)
+        self._begun.append(process)
+        eventually(lambda: name in self.running() or process.poll() is not None)
+        return process
+
+    def said(self, name):
+        """What `tart run` has printed for a VM."""
+        return (self.home / f"run-{name}.log").read_text()
+
+    def run_vms(self, *names):
+        """Clone and run VMs."""
+        for name in names:
+            self.ok("clone", "tpl", name)
+            assert self.run_vm(name).poll() is None
+
+    def listed(self, *args):
+        """The rows of `tart list --format json`, by name."""
+        return {row["Name"]: row for row in json.loads(self.ok("list", "--format", "json", *args))}
+
+    def vm(self, name):
+        """The record of one VM."""
+        return next(vm for vm in self.vms() if vm["name"] == name)
+
+    def ssh(self, *args, password="admin", stdin=b"", **env):  # noqa: S107  the emulated guest's
+        """Run the emulated ssh, with a program that answers the question for the password."""
+        asks = self.home / "askpass"
+        asks.write_text('#!/bin/sh\nprintf "%s\\n" "$1" >> "$ASKED"\necho "$ANSWER"\n')
+        asks.chmod(0o755)
+        more = {
+            "SSH_ASKPASS": str(asks),
+            "SSH_ASKPASS_REQUIRE": "force",
+            "ANSWER": password,
+            "ASKED": os.devnull,
+            **env,
+        }
+        env = self.environ(**more)
+        return subprocess.run(["ssh", *args], input=stdin, env=env, capture_output=True, timeout=60, check=False)
+
+    def close(self):
+        """End every process, and reap those that were begun."""
+        super().close()
+        for process in self._begun:
+            process.wait(timeout=20)

@@ -1,0 +1,150 @@
+"""The process that is a running VM, as com.apple.Virtualization.VirtualMachine is one on a Mac.
+
+Owns the VM's slot in the kernel's quota, the end of its guest's processes, and the events of its life. It is a child of
+`tart run` in a session of its own: it ends the VM when `tart run` says so or is gone, and tells `tart run` when the VM has ended
+without it. Knows no command line.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from emulators.vmhost import trees
+from emulators.vmhost.guest import close_all_but
+
+from . import library, network
+
+#: What `tart run` orders, and what it is told.
+STOP, SUSPEND = b"s", b"z"
+UP, LIMIT, HALTED, CRASHED, ENDED = b"u", b"l", b"h", b"c", b"e"
+#: The signals by which somebody else ends the VM: the guest shuts down, or the hypervisor fails.
+HALT, CRASH = signal.SIGUSR1, signal.SIGUSR2
+
+
+class Machine:
+    """The end of `tart run`: orders go out, news comes in; no more news means that the hypervisor is dead."""
+
+    def __init__(self, orders, news):
+        self._orders = orders
+        self.news = news
+
+    def order(self, what):
+        """Tell the hypervisor what to do."""
+        try:
+            os.write(self._orders, what)
+        except BrokenPipeError:  # it is dead: its news ends
+            return
+
+    def hear(self):
+        """Wait for one piece of news; b"" from a dead hypervisor."""
+        return os.read(self.news, 1)
+
+
+def boot(store, vm, uuid, *, counts):
+    """Start a hypervisor for a VM: its first news is UP or LIMIT. `counts`: it takes a slot, as macOS guests do."""
+    orders, news = os.pipe(), os.pipe()
+    if os.fork() == 0:
+        try:
+            _live(
+                store, {"uuid": uuid, "name": vm.name, "mac": vm.config()["macAddress"]}, (orders[0], news[1]), counts
+            )
+        finally:
+            os._exit(0)
+    os.close(orders[0])
+    os.close(news[1])
+    return Machine(orders[1], news[0])
+
+
+def _live(store, vm, ends, counts):
+    orders, news = ends
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGHUP, HALT, CRASH):
+        signal.signal(number, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    close_all_but({0, 1, 2, orders, news})
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    for number in (HALT, CRASH):
+        signal.signal(number, _note)
+    op = _begin(store, vm, counts)
+    _tell(news, UP if op else LIMIT)
+    if op:
+        kind, reason = _wait(orders, wake)
+        lag = _end(store, vm, op, (kind, reason))
+        _tell(news, {"guest": HALTED, "crash": CRASHED}.get(reason, ENDED))
+        time.sleep(lag)  # the slot is this process's until its end
+
+
+def _note(_number, _frame):
+    """Only so that the signal wakes the select."""
+
+
+def _begin(store, vm, counts):
+    """Take a slot; the operation in flight, or None."""
+    with store.transaction() as tx:
+        refused = counts and (
+            tx.settings["limit_always"] or not store.quota.claim(store.owner(vm["uuid"]), pid=os.getpid())
+        )
+        if refused:
+            tx.event("limit-refused", vm)
+            return None
+        with open(store.path("guests", vm["uuid"], "hypervisor"), "w", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}\n")
+        facts = {"pid": os.getpid(), "polls": 0, "execs": 0, "sshs": 0, "leased": False}
+        op = tx.begin_op("run", **vm, **facts, ip=network.give_address(tx, vm["mac"]))
+        tx.event("started", vm)
+        return op
+
+
+def _wait(orders, wake):
+    """(event, reason) of the VM's end."""
+    readable, _, _ = select.select([orders, wake], [], [])
+    if wake in readable:
+        number = os.read(wake, 1)[0]
+        return ("stopped", "guest") if number == HALT else ("failed", "crash")
+    order = os.read(orders, 1)
+    return {STOP: ("stopped", "stop"), SUSPEND: ("suspended", "suspend")}.get(order, ("stopped", "killed"))
+
+
+def _end(store, vm, op, how):
+    kind, reason = how
+    with store.transaction() as tx:
+        tx.state["ops"][op]["stopping"] = True
+        settings = tx.settings
+    store.guests.end([vm["uuid"]], settings["stop_grace"] if reason == "guest" else 0)
+    with store.transaction() as tx:
+        tx.end_op(op)
+        _close(tx, vm, kind, reason)
+    return settings["slot_lag"]
+
+
+def settle(tx, op):
+    """Give a VM whose hypervisor was killed its end."""
+    tx.store.guests.end([op["uuid"]], 0)
+    tx.state["ops"] = {key: other for key, other in tx.state["ops"].items() if other is not op}
+    _close(tx, op, "stopped", "hypervisor-killed")
+
+
+def _close(tx, vm, kind, reason):
+    """Note the end of a VM whose processes are gone, and give its slot back or leak it."""
+    leaks = tx.settings["leak_slot"] if reason == "guest" or tx.settings["leak_on"] == "any" else 0
+    if leaks or not tx.settings["slot_lag"]:
+        tx.store.quota.release(tx.store.owner(vm["uuid"]), leak=leaks != 0)
+    if leaks > 0:
+        tx.state["settings"]["leak_slot"] = leaks - 1
+    tx.event(kind, vm, reason=reason)
+    if library.by_disk(tx.store, vm["uuid"]) is None:  # a clone of the same name has replaced it
+        trees.remove(tx.store.path("guests", vm["uuid"]))
+
+
+def _tell(news, what):
+    try:
+        os.write(news, what)
+    except BrokenPipeError:  # `tart run` is gone
+        return

@@ -1,0 +1,107 @@
+"""Commands in guests: `tart exec`, and what ssh's emulation needs of the same.
+
+Owns the guest's environment, and what an exit status means. Knows neither pipes nor options of ssh.
+The guest agent is a Go program: a command that it cannot start is an error of the call, a command that died of a signal has the
+status -1, it waits for the command and not for the end of output, and it kills the command when the caller goes away.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+from emulators.vmhost import guest
+from emulators.vmhost.options import UsageError, option, parse
+
+from . import library
+from .failure import TartError, no_agent, not_running
+
+
+def exec_(call, args):
+    """`tart exec [-i] [-t] NAME COMMAND...`; returns the exit status."""
+    parsed = parse(args, {**option("-i"), **option("-t")}, least=2, interleaved=False)
+    name, *argv = parsed.positionals
+    if parsed["t"]:
+        raise UsageError("exec: -t is not emulated: there is no terminal")
+    vm = library.open_local(call.store, name)
+    if not vm.pid():
+        raise not_running(name)
+    process = _begin(call, vm, argv)
+    call.strike("middle")
+    write_out = _LosesTail() if _tail_is_lost(call) else lambda data: guest.write_all(1, data)
+    status = guest.Relay(process, write_out, until_eof=False, from_stdin=bool(parsed["i"])).run()
+    process.let_go()
+    if status != 0 and is_lost(call, process):
+        raise TartError(call.settings["exec_lost_message"], foreign=True)
+    return status if status is not None and status >= 0 else 255
+
+
+class _LosesTail:
+    """Standard output whose last piece does not arrive: the agent may see the command's end before it."""
+
+    def __init__(self):
+        self._held = b""
+
+    def __call__(self, data):
+        guest.write_all(1, self._held)
+        self._held = data
+
+
+def _tail_is_lost(call):
+    with call.store.transaction() as tx:
+        left = tx.settings["exec_tail_lost"]
+        if left > 0:
+            tx.state["settings"]["exec_tail_lost"] = left - 1
+        return left != 0
+
+
+def _begin(call, vm, argv):
+    uuid = vm.disk()["uuid"]
+    settings = call.settings
+    with call.store.transaction() as tx:
+        machine = tx.machine(uuid)
+        answers = machine is not None and not machine.get("stopping") and vm.disk()["agent"] and settings["guest_agent"]
+        if answers:
+            machine["execs"] += 1
+            answers = machine["execs"] > settings["boot_execs"]
+        if answers:
+            home = call.store.guest_home(uuid)
+            path = guest_path(call.store, settings["guest_path"])
+            _refuse_what_is_no_program(argv[0], home, path)
+            env = environment(settings, uuid, home, PATH=path, XPC_SERVICE_NAME="org.cirruslabs.tart-guest-agent")
+            on_loss = guest.PROCESS_DIES if settings["killed_exec_guest"] == "killed" else guest.LIVES
+            process = guest.spawn(argv, env, home, on_loss=on_loss, drain=settings["exec_output"] == "drained")
+            process.machine = machine
+            return process
+    time.sleep(settings["agent_silence"])
+    raise no_agent(settings)
+
+
+def guest_path(store, path):
+    """PATH in a guest: first the guest's own `sudo` and `shutdown`, which must never be this machine's."""
+    return f"{store.path('guest-bin')}{os.pathsep}{path}"
+
+
+def environment(settings, uuid, home, **more):
+    """What a guest process sees; nothing of the host's environment."""
+    env = {"HOME": home, "USER": "admin", "LOGNAME": "admin", "SHELL": "/bin/zsh", "FAKE_TART_VM": uuid}
+    return {**env, **more, **settings["guest_env"]}
+
+
+def _refuse_what_is_no_program(name, home, path):
+    if "/" in name:
+        located = os.path.join(home, name)
+        if os.access(located, os.X_OK) and not os.path.isdir(located):
+            return
+        why = "permission denied" if os.path.exists(located) else "no such file or directory"
+        raise TartError(f"unknown (2): fork/exec {name}: {why}", foreign=True)
+    if shutil.which(name, path=path) is None:
+        raise TartError(f'unknown (2): exec: "{name}": executable file not found in $PATH', foreign=True)
+
+
+def is_lost(call, process):
+    """True when the VM that the process was in does not run any more, or is about to end."""
+    with call.store.transaction() as tx:
+        machine = tx.machine(process.machine["uuid"])
+        return machine is None or machine["pid"] != process.machine["pid"] or bool(machine.get("stopping"))
