@@ -157,10 +157,24 @@ class FakeLink:
         self.told = []
         self.slots = slots
         self.orders = orders
+        self.heard = set()
+        #: A supervisor that hears nothing: one that hangs, or dies with what was told unread.
+        self.deaf = False
 
     def tell(self, fact):
         self.told.append(fact)
         self.slots.hear(fact)
+
+    def tell_outcome(self, fact):
+        self.tell(fact)
+        if not self.deaf:
+            self.heard.add(fact.vm)
+
+    def has_heard(self, vm):
+        return vm in self.heard
+
+    def forget_outcome(self, vm):
+        self.heard.discard(vm)
 
     def acquire_slot(self, patience, while_waiting):
         return self.slots.grant()

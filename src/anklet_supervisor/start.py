@@ -114,13 +114,15 @@ def _supervise(config: SupervisorConfig, ids: HostIds, writer: LogWriter, log: S
     model = machine.initial(
         [service.name for service in config.services], allocation, once=once, drain_timeout=config.drain_timeout
     )
+    history = JobHistory(config.state_dir, log)
+    metrics.know(history.counted())
     outlets = Outlets(
         slots=slots,
         metrics=metrics,
         status=StatusFile(config.state_dir),
         log=log,
         writer=writer,
-        history=JobHistory(config.state_dir, log),
+        history=history,
         plugins={service.name: service.plugin for service in config.services},
         started_at=time.time(),
     )

@@ -53,7 +53,13 @@ class Stop(Message, frozen=True, kw_only=True, tag=True):
     """Interrupt the job in hand, clean up, give an unstarted claim back, exit 0."""
 
 
-Command = GrantSlot | SlotAnswered | Drain | Stop
+class OutcomeHeard(Message, frozen=True, kw_only=True, tag=True):
+    """The `JobFinished` of this VM has been counted and put into the history: its record may go."""
+
+    vm: str
+
+
+Command = GrantSlot | SlotAnswered | Drain | Stop | OutcomeHeard
 
 
 # ---- facts, up ----
@@ -105,6 +111,18 @@ class VMAdopted(Message, frozen=True, kw_only=True, tag=True):
     vm: str
 
 
+class VMStarted(Message, frozen=True, kw_only=True, tag=True):
+    """The host has started the VM of this name."""
+
+    vm: str
+
+
+class StartRefused(Message, frozen=True, kw_only=True, tag=True):
+    """The host refused to start the VM of this name for its limit of running VMs. A `RunningVMs` comes before, if it can."""
+
+    vm: str
+
+
 class RunningVMs(Message, frozen=True, kw_only=True, tag=True):
     """A driver's listing of running VMs, ours and others', and the number of virtualization processes on the host (0 where
     that cannot be told): what counts against the limit without having a slot is foreign."""
@@ -116,7 +134,8 @@ class RunningVMs(Message, frozen=True, kw_only=True, tag=True):
 class JobClaimed(Message, frozen=True, kw_only=True, tag=True):
     """This service is about to run a job in the VM of this name.
 
-    `queued_at`: Unix seconds, 0 where the origin does not tell; `attempt` counts the tries of all hosts, from 1.
+    `queued_at`: Unix seconds, 0 where the origin does not tell; `attempt` counts the tries of all hosts, from 1. Told again, with
+    the same `claimed_at` (Unix seconds), by a later process that follows the job.
     """
 
     job_id: str
@@ -124,6 +143,7 @@ class JobClaimed(Message, frozen=True, kw_only=True, tag=True):
     job_url: str
     vm: str
     queued_at: float = 0.0
+    claimed_at: float = 0.0
     attempt: int = 1
 
 
@@ -136,8 +156,10 @@ class JobStarted(Message, frozen=True, kw_only=True, tag=True):
 
 
 class JobFinished(Message, frozen=True, kw_only=True, tag=True):
-    """A job ended in our VM. Reported once per job, after the outcome is on record."""
+    """A job ended in the VM of this name. Told after the outcome is on record, and again by each later process until
+    `OutcomeHeard` has come; counted once for each VM."""
 
+    vm: str
     job_id: str
     job_name: str
     job_url: str
@@ -145,8 +167,10 @@ class JobFinished(Message, frozen=True, kw_only=True, tag=True):
 
 
 class JobGivenBack(Message, frozen=True, kw_only=True, tag=True):
-    """The claimed job did not run here (infrastructure, stop, or it was taken); `reason` is one line for people."""
+    """The claimed job did not run in the VM of this name (infrastructure, stop, or it was taken); `reason` is one line for
+    people. Counted once for each VM."""
 
+    vm: str
     job_id: str
     reason: str
 
@@ -217,6 +241,8 @@ Fact = (
     | SlotReleased
     | VMGone
     | VMAdopted
+    | VMStarted
+    | StartRefused
     | RunningVMs
     | JobClaimed
     | JobStarted

@@ -226,6 +226,7 @@ class Runner:
                 job_url=job.url,
                 vm=record.vm,
                 queued_at=job.queued_at,
+                claimed_at=record.claimed_at,
                 attempt=record.attempt,
             )
         )
