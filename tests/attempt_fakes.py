@@ -209,6 +209,7 @@ class FakeSlots:
         class Table:
             available = int(self.state is SlotState.FREE)
             foreign = 0
+            slots = ()
 
         return Table
 

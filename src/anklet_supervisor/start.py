@@ -143,13 +143,15 @@ def _supervise(config: SupervisorConfig, ids: HostIds, writer: LogWriter, log: S
 def _left_behind(config: SupervisorConfig, log: ServiceLog) -> Iterator[tuple[str, str]]:
     """The VMs that the records of the configured services name: each holds its slot until its worker proves that it is gone."""
     for service in config.services:
-        records, problems = RecordBook(config.state_dir / "services" / service.name).load()
+        book = RecordBook(config.state_dir / "services" / service.name)
+        records, problems = book.load()
         for problem in problems:
             # Told here, for here a damaged file is moved aside: the worker does not see it any more.
             log.bind(serviceName=service.name).error(
                 "a record cannot be read; what it named is found by its VM's name", extra={"err": problem}
             )
         yield from ((service.name, record.vm) for record in records if may_have_vm(record.phase))
+        yield from ((service.name, vm) for vm in sorted(book.untouchable()))
 
 
 def _setups(config: SupervisorConfig, ids: HostIds, *, once: bool) -> dict[str, WorkerSetup]:

@@ -24,8 +24,8 @@ _LONGEST_TEXT = 500
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt. `steps`: when each was reached, Unix seconds; `claimed_at`: the claim by the worker's clock, which tells the attempt
-    from an earlier one with the same VM name; `ended`: the conclusion, or `given back` with its `reason`."""
+    """One attempt. `steps`: when each was reached, Unix seconds; `claimed_at`: the claim by the worker's clock, which tells it
+    from an earlier attempt with the same VM name; `ended`: the conclusion, or `given back` with its `reason`."""
 
     job_id: str
     job_name: str

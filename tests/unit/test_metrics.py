@@ -476,8 +476,8 @@ def test_retries_losses_and_orphans_are_counted(metrics):
         claimed,
         msgspec.structs.replace(claimed, vm="v2", attempt=2),
         msgspec.structs.replace(claimed, vm="v3", attempt=3),
-            # A later process follows it.
-            msgspec.structs.replace(claimed, vm="v3", attempt=3),
+        # A later process follows it.
+        msgspec.structs.replace(claimed, vm="v3", attempt=3),
         m.LeaseLost(),
         m.OrphanReaped(),
         m.OrphanReaped(),

@@ -70,7 +70,9 @@ def test_a_whole_job_reaches_every_step_in_order():
 
 def test_a_job_that_is_given_back_says_why():
     """Without the steps that it did not reach."""
-    lines, _ = folded([claimed(attempt=3), m.JobGivenBack(vm="vm-1", job_id="1", reason="no template"), m.AttemptOver()])
+    lines, _ = folded(
+        [claimed(attempt=3), m.JobGivenBack(vm="vm-1", job_id="1", reason="no template"), m.AttemptOver()]
+    )
     (line,) = lines.all()
     assert (line.ended, line.reason, line.attempt) == ("given back", "no template", 3)
     assert list(line.steps) == ["queued", "claimed", "finished", "cleaned"]
