@@ -26,7 +26,8 @@ class Script:
     def reach(self, step):
         """A step is reached."""
         self.trace.append(step)
-        action = self._planned.get(step) and self._planned[step].pop(0)
+        planned = self._planned.get(step)
+        action = planned.pop(0) if planned else None
         if isinstance(action, BaseException):
             raise action
         return action() if callable(action) else action
@@ -190,6 +191,8 @@ class FakeSlots:
     def __init__(self, ref):
         self.ref = ref
         self.state = SlotState.FREE
+        #: What the whole table shows.
+        self.table = ()
 
     def grant(self):
         self.state = SlotState.RESERVED
@@ -209,7 +212,7 @@ class FakeSlots:
         class Table:
             available = int(self.state is SlotState.FREE)
             foreign = 0
-            slots = ()
+            slots = self.table
 
         return Table
 

@@ -89,10 +89,12 @@ class Reconciler:
         )
 
     def _act(self, listing: Sequence[VMInfo]) -> list[Record]:
+        # What goes from the records now goes from the listing, too, which is older.
+        on_record = self._on_any_record()
         left_running = self._go_through_records(listing)
         for folder in self._former_services():
             self._look_after(folder, listing)
-        on_record = self._on_any_record()
+        on_record |= self._on_any_record()
         for vm in self._strays(listing, on_record):
             self._remove_stray(vm)
         for name in self._stale_slots({vm.name for vm in listing}, on_record):
