@@ -26,7 +26,8 @@ class Script:
     def reach(self, step):
         """A step is reached."""
         self.trace.append(step)
-        action = self._planned.get(step) and self._planned[step].pop(0)
+        planned = self._planned.get(step)
+        action = planned.pop(0) if planned else None
         if isinstance(action, BaseException):
             raise action
         return action() if callable(action) else action
@@ -157,10 +158,24 @@ class FakeLink:
         self.told = []
         self.slots = slots
         self.orders = orders
+        self.heard = set()
+        #: A supervisor that hears nothing: one that hangs, or dies with what was told unread.
+        self.deaf = False
 
     def tell(self, fact):
         self.told.append(fact)
         self.slots.hear(fact)
+
+    def tell_outcome(self, fact):
+        self.tell(fact)
+        if not self.deaf:
+            self.heard.add(fact.vm)
+
+    def has_heard(self, vm):
+        return vm in self.heard
+
+    def forget_outcome(self, vm):
+        self.heard.discard(vm)
 
     def acquire_slot(self, patience, while_waiting):
         return self.slots.grant()
@@ -176,6 +191,8 @@ class FakeSlots:
     def __init__(self, ref):
         self.ref = ref
         self.state = SlotState.FREE
+        #: What the whole table shows.
+        self.table = ()
 
     def grant(self):
         self.state = SlotState.RESERVED
@@ -196,6 +213,7 @@ class FakeSlots:
             available = int(self.state is SlotState.FREE)
             foreign = 0
             limit = 2
+            slots = self.table
 
         return Table
 

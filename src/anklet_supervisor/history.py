@@ -6,11 +6,13 @@ Owns the file. It is history, not state: nothing is decided by it, and one that 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from anklet_supervisor.timelines import Timeline, Timelines, durations, failures
+from anklet_supervisor.tally import Counted
+from anklet_supervisor.timelines import GIVEN_BACK, Timeline, Timelines, durations, failures
 from anklet_worker import messages as m
 from anklet_worker.files import write_atomically
 from anklet_worker.logs import ServiceLog
@@ -46,6 +48,14 @@ class JobHistory:
                     "ended": ended.ended,
                     "seconds": durations(ended),
                 },
+            )
+
+    def counted(self) -> Iterator[tuple[str, Counted]]:
+        """What an earlier supervisor has counted, by VM."""
+        for line in self._timelines.all():
+            yield (
+                line.vm,
+                Counted(claimed_at=line.claimed_at, given_back=line.ended == GIVEN_BACK, finished=line.has_outcome),
             )
 
     def failures(self) -> list[Timeline]:

@@ -112,6 +112,9 @@ class Loop:
         if isinstance(event, machine.WorkerSaid):
             self._outlets.metrics.fact(event.service, event.fact, time.time())
             self._outlets.history.fact(event.service, event.fact, time.time())
+            if isinstance(event.fact, m.JobFinished | m.JobGivenBack):
+                # On file at once, and before the worker is told that it was heard: whoever comes after us counts it no more.
+                self._outlets.history.save()
         if isinstance(event, machine.WorkerExited):
             self._processes.pop(event.service, None)
         self._model, effects = machine.step(self._model, event, Moment(self._clock(), time.time()))

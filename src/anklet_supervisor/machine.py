@@ -373,6 +373,8 @@ class _Turn:
                 self._update(name, job=msgspec.structs.replace(service.job, id=job_id, name=job_name, url=url))
             case m.AttemptOver():
                 self._update(name, job=None)
+            case m.JobFinished(vm=vm):
+                self.effects.append(Tell(name, m.OutcomeHeard(vm=vm)))
             case _:
                 self._slot_fact(name, fact)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector
 from anklet_supervisor.host_figures import HostFigures, HostSampler
 from anklet_supervisor.machine import Model, slots_in_use
 from anklet_supervisor.state import ServiceState
-from anklet_supervisor.tally import Distribution, ServiceTally, Tally
+from anklet_supervisor.tally import Counted, Distribution, ServiceTally, Tally
 from anklet_worker import __version__
 from anklet_worker import messages as m
 from anklet_worker.config import ServiceConfig
@@ -81,6 +81,12 @@ class Metrics:
         """A service that is no more: its series vanish."""
         with self._lock:
             self._tally.remove_service(name)
+
+    def know(self, counted: Iterable[tuple[str, Counted]]) -> None:
+        """What an earlier supervisor has counted of attempts, by VM, is not counted again."""
+        with self._lock:
+            for vm, what in counted:
+                self._tally.know(vm, what)
 
     def update(self, model: Model, log_lines_dropped: int, now: float) -> None:
         """Take over the supervisor's state."""

@@ -145,13 +145,15 @@ def _prepare(
         slots = SlotWriter(config.state_dir / "slots", allocation.table)
     stack.callback(slots.close)
     names = [service.name for service in config.services]
+    history = JobHistory(config.state_dir, log)
+    metrics.know(history.counted())
     outlets = Outlets(
         slots=slots,
         metrics=metrics,
         status=StatusFile(config.state_dir),
         log=log,
         writer=writer,
-        history=JobHistory(config.state_dir, log),
+        history=history,
         started_at=time.time(),
     )
     keep_awake()
@@ -161,23 +163,20 @@ def _prepare(
 
 
 def _left_behind(config: SupervisorConfig, ids: HostIds, log: ServiceLog) -> Iterator[tuple[str, str]]:
-    """The VMs that records name: each holds its slot until there is proof that it is gone. Another host's records name none."""
-    configured = {service.name for service in config.services}
+    """The VMs that records name, also those of services that are configured no more: each holds its slot until there is proof that
+    it is gone. Another host's records name none."""
     for folder in sorted((config.state_dir / "services").iterdir()):
         if not folder.is_dir():
             continue
-        name = folder.name
-        own = log.bind(serviceName=name)
-        records, problems = RecordBook(folder).load()
+        book = RecordBook(folder)
+        records, problems = book.load()
         for problem in problems:
             # Told here, for here a damaged file is moved aside: the worker does not see it any more.
-            own.error("a record cannot be read; what it named is found by its VM's name", extra={"err": problem})
-        for record in records:
-            if record.host_id != ids.host_id or not may_have_vm(record.phase):
-                continue
-            if name not in configured and record.boot_id == ids.boot_id:
-                own.error(f"the service is configured no more, and nobody looks after its VM {record.vm}")
-            yield name, record.vm
+            log.bind(serviceName=folder.name).error(
+                "a record cannot be read; what it named is found by its VM's name", extra={"err": problem}
+            )
+        named = {record.vm for record in records if record.host_id == ids.host_id and may_have_vm(record.phase)}
+        yield from ((folder.name, vm) for vm in sorted(named | book.untouchable()))
 
 
 def _setups(config: SupervisorConfig, ids: HostIds, *, once: bool) -> dict[str, WorkerSetup]:

@@ -26,6 +26,8 @@ STAGE_BOUNDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 4 * 3600)
 COMMANDS = frozenset(
     {"probe", "list", "check", "pull", "clone", "set", "start", "run", "ip", "fqn", "exec", "cp", "stop", "delete"}
 )
+#: Of so many attempts it is remembered what was counted; far more than a host can have unsettled.
+_MOST_COUNTED = 1000
 OUTCOMES = frozenset({"done", "not_found", "name_exists", "limit_reached", "busy", "fatal", "transient"})
 OTHER = "other"
 #: Pairs of route and outcome that are told apart, for each service; a plugin that invents routes cannot flood the endpoint.
@@ -58,6 +60,14 @@ class Run(msgspec.Struct, frozen=True):
 
     job_url: str = ""
     ended: float = 0.0
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """What has been counted of one attempt. `claimed_at` (Unix seconds) tells it from an earlier one with the same VM name."""
+
+    claimed_at: float = 0.0
+    given_back: bool = False
+    finished: bool = False
 
 
 class ServiceTally:
@@ -94,6 +104,8 @@ class Tally:
         self.log_lines_dropped = 0
         #: The host refuses VMs although it should have room: a slot has leaked in the kernel, and only a reboot gives it back.
         self.degraded = False
+        #: What has been counted of the latest attempts, by VM: what a later process tells again is not counted again.
+        self._counted: dict[str, Counted] = {}
 
     def add_service(self, config: ServiceConfig, now: float) -> None:
         """A service that is new, or configured anew: what was counted under its name stays."""
@@ -115,8 +127,34 @@ class Tally:
             if tally is not None and tally.status is not service.status:
                 tally.status, tally.since = service.status, now
 
+    def know(self, vm: str, counted: Counted) -> None:
+        """What has been counted of the attempt in this VM, here or by an earlier supervisor."""
+        self._counted.pop(vm, None)
+        self._counted[vm] = counted
+        if len(self._counted) > _MOST_COUNTED:
+            del self._counted[next(iter(self._counted))]
+
+    def _is_news(self, fact: m.JobClaimed | m.JobFinished | m.JobGivenBack) -> bool:
+        """Whether this has not been counted yet of the attempt; from now on it has. What ended is not given back."""
+        known = self._counted.get(fact.vm)
+        match fact:
+            case m.JobClaimed(claimed_at=claimed_at):
+                news = known is None or known.claimed_at != claimed_at
+                after = Counted(claimed_at=claimed_at)
+            case m.JobFinished():
+                news = known is None or not known.finished
+                after = msgspec.structs.replace(known or Counted(), finished=True)
+            case m.JobGivenBack():
+                news = known is None or not (known.finished or known.given_back)
+                after = msgspec.structs.replace(known or Counted(), given_back=True)
+        if news:
+            self.know(fact.vm, after)
+        return news
+
     def fold(self, service: str, fact: m.Fact, now: float) -> None:
         """What a worker reported."""
+        if isinstance(fact, m.JobClaimed | m.JobFinished | m.JobGivenBack) and not self._is_news(fact):
+            return
         match fact:
             case m.JobFinished(conclusion=conclusion, job_url=url):
                 self._job_finished(service, conclusion, Run(url, now))

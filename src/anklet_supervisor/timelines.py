@@ -24,7 +24,8 @@ _LONGEST_TEXT = 500
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt. `steps`: when each was reached, Unix seconds; `ended`: the conclusion, or `given back` with its `reason`."""
+    """One attempt. `steps`: when each was reached, Unix seconds; `claimed_at`: the claim by the worker's clock, which tells it
+    from an earlier attempt with the same VM name; `ended`: the conclusion, or `given back` with its `reason`."""
 
     job_id: str
     job_name: str
@@ -32,6 +33,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     vm: str
     attempt: int = 1
+    claimed_at: float = 0.0
     steps: dict[str, float] = {}
     ended: str = ""
     reason: str = ""
@@ -39,6 +41,11 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     def reached(self, step: str, when: float) -> Timeline:
         """The timeline with a step in it; the first time counts."""
         return self if step in self.steps else msgspec.structs.replace(self, steps={**self.steps, step: when})
+
+    @property
+    def has_outcome(self) -> bool:
+        """True when the job ran to an end in this VM."""
+        return self.ended not in ("", GIVEN_BACK)
 
     @property
     def over(self) -> bool:
@@ -74,20 +81,13 @@ class Timelines:
         match fact:
             case m.JobClaimed():
                 return self._claimed(service, fact, now)
-            case m.JobFinished(job_id=job_id, job_name=name, job_url=url, conclusion=conclusion):
-                line = self._line_of(service, job_id)
-                return line and msgspec.structs.replace(
-                    line.reached("finished", now),
-                    job_id=job_id,
-                    job_name=_cut(name),
-                    job_url=_cut(url),
-                    ended=conclusion.value,
-                )
-            case m.JobGivenBack(job_id=job_id, reason=reason):
-                line = self._line_of(service, job_id)
-                return line and msgspec.structs.replace(
-                    line.reached("finished", now), ended=GIVEN_BACK, reason=_cut(reason)
-                )
+            case m.JobFinished():
+                return self._finished(service, fact, now)
+            case m.JobGivenBack(vm=vm, reason=reason):
+                line = self._lines.get(vm)
+                if line is None or line.ended:
+                    return None
+                return msgspec.structs.replace(line.reached("finished", now), ended=GIVEN_BACK, reason=_cut(reason))
             case m.VMGone(vm=vm):
                 line = self._lines.get(vm)
                 return line.reached("cleaned", now) if line is not None and line.ended else None
@@ -114,7 +114,7 @@ class Timelines:
     def _claimed(self, service: str, fact: m.JobClaimed, now: float) -> Timeline:
         self._in_hand[service] = fact.vm
         known = self._lines.get(fact.vm)
-        if known is not None:
+        if known is not None and known.claimed_at in (0.0, fact.claimed_at):
             # A later process follows the job that an earlier one started.
             return known
         line = Timeline(
@@ -124,19 +124,26 @@ class Timelines:
             service=service,
             vm=fact.vm,
             attempt=fact.attempt,
+            claimed_at=fact.claimed_at,
             steps={"queued": fact.queued_at} if fact.queued_at else {},
         )
         return line.reached("claimed", now)
 
-    def _line_of(self, service: str, job_id: str) -> Timeline | None:
-        """The attempt in hand; after a worker's death, the latest one at this job that has not ended."""
-        line = self._lines.get(self._in_hand.get(service, ""))
-        if line is not None:
-            return line
-        open_ones = [
-            one for one in self._lines.values() if one.service == service and one.job_id == job_id and not one.ended
-        ]
-        return open_ones[-1] if open_ones else None
+    def _finished(self, service: str, fact: m.JobFinished, now: float) -> Timeline | None:
+        """A later process tells it again; the first time counts. One that nobody knows was begun before the file was lost."""
+        line = self._lines.get(fact.vm)
+        if line is None:
+            line = Timeline(job_id="", job_name="", job_url="", service=service, vm=fact.vm)
+        if line.has_outcome:
+            return None
+        return msgspec.structs.replace(
+            line.reached("finished", now),
+            job_id=fact.job_id,
+            job_name=_cut(fact.job_name),
+            job_url=_cut(fact.job_url),
+            ended=fact.conclusion.value,
+            reason="",
+        )
 
 
 def find(lines: list[Timeline], wanted: str) -> list[Timeline]:

@@ -49,6 +49,8 @@ from anklet_worker.vm import GuestResult, VMDriver, VMError
 
 #: Seconds that the supervisor has to confirm a slot; it answers within milliseconds, or it is gone.
 _CONFIRM_SLOT = 10.0
+#: The same for an outcome. One that is not heard in that time stays on record.
+_HEARD_PATIENCE = 5.0
 _DELETE_PAUSE_FIRST, _DELETE_PAUSE_LONGEST = 0.5, 10.0
 #: For so long a debt outside is tried to be paid at once; afterwards it is kept on record, and holds nobody up.
 _SETTLE_PATIENCE = 5.0
@@ -146,6 +148,9 @@ class Attempt:
         if vm_lives and (phase is Phase.STARTED or (phase is Phase.DRIVING and self._has_landed())):
             return True
         if phase in (Phase.ENDED, Phase.VM_GONE):
+            if self.record.outcome is not None:
+                # Whether it was heard, nobody knows; who has heard it already does not count it again.
+                self._tell_outcome(self.record.outcome)
             self.retry_cleanup()
         else:
             self._give_up("its worker ended in the middle")
@@ -177,11 +182,7 @@ class Attempt:
         """The job is over: put its outcome on record, report it, and clean up."""
         self._enter(None)
         self._advance(Event.END, outcome=outcome)
-        self._tools.link.tell(
-            JobFinished(
-                job_id=outcome.job_id, job_name=outcome.job_name, job_url=outcome.job_url, conclusion=outcome.conclusion
-            )
-        )
+        self._tell_outcome(outcome)
         self._log_outcome(outcome)
         self._collect()
         self.clean()
@@ -266,7 +267,7 @@ class Attempt:
 
     def _give_up(self, reason: str, *, collects: bool = True) -> None:
         """The job did not run to its end here: say so, and undo what was made."""
-        self._tools.link.tell(JobGivenBack(job_id=self.record.job.id, reason=reason))
+        self._tools.link.tell(JobGivenBack(vm=self.record.vm, job_id=self.record.job.id, reason=reason))
         self._lasting = None
         self._advance(Event.END)
         if collects:
@@ -342,8 +343,31 @@ class Attempt:
         # What the plugin registers it announces in its facts first: without facts there is nothing outside.
         settled = not self.record.facts or self._settle_outside(patience)
         self._tools.leases.give_back(self.record.job.key("claim"))
-        if settled:
+        if settled and self._outcome_is_heard():
             self._tools.book.remove(self.record)
+            self._tools.link.forget_outcome(self.record.vm)
+
+    def _tell_outcome(self, outcome: Outcome) -> None:
+        self._tools.link.tell_outcome(
+            JobFinished(
+                vm=self.record.vm,
+                job_id=outcome.job_id,
+                job_name=outcome.job_name,
+                job_url=outcome.job_url,
+                conclusion=outcome.conclusion,
+            )
+        )
+
+    def _outcome_is_heard(self) -> bool:
+        """Whether the supervisor has counted the outcome. A record goes only then, for a supervisor that dies with the message
+        unread has counted nothing; the next one is told again. It answered long ago, as a rule, while the VM was removed."""
+        outcome, link = self.record.outcome, self._tools.link
+        if outcome is None or link.has_heard(self.record.vm):
+            return True
+        if self._tools.orders.wait_for(lambda: link.has_heard(self.record.vm), _HEARD_PATIENCE):
+            return True
+        self._tell_outcome(outcome)
+        return False
 
     def _settle_outside(self, patience: float) -> bool:
         deadline = time.monotonic() + min(patience, _SETTLE_PATIENCE)

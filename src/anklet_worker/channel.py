@@ -14,8 +14,10 @@ from anklet_worker.messages import (
     Drain,
     Fact,
     GrantSlot,
+    JobFinished,
     LogLevel,
     Message,
+    OutcomeHeard,
     SlotAnswered,
     SlotDeclined,
     SlotRef,
@@ -76,6 +78,7 @@ class SupervisorLink:
         self._wanted = False
         #: Told, from the thread that reads, of another level for the log.
         self.on_log_level: Callable[[str], object] = _ignore
+        self._heard: set[str] = set()
 
     def start(self) -> None:
         """Begin to read commands."""
@@ -87,6 +90,18 @@ class SupervisorLink:
             self._channel.send(fact)
         except ChannelClosed:
             self._orders.detach()
+
+    def tell_outcome(self, fact: JobFinished) -> None:
+        """Send the end of a job up; `has_heard` answers when it has been counted."""
+        self.tell(fact)
+
+    def has_heard(self, vm: str) -> bool:
+        """Whether the supervisor has counted the end of the job in the VM of this name."""
+        return vm in self._heard
+
+    def forget_outcome(self, vm: str) -> None:
+        """Nobody will ask about this VM any more."""
+        self._heard.discard(vm)
 
     def acquire_slot(self, patience: float, while_waiting: Callable[[], None]) -> SlotRef | None:
         """Ask for a slot and wait until it is granted; None when a drain comes first.
@@ -128,6 +143,9 @@ class SupervisorLink:
                     self._orders.notify()
                 case LogLevel(level=level):
                     self.on_log_level(level)
+                case OutcomeHeard(vm=vm):
+                    self._heard.add(vm)
+                    self._orders.notify()
                 case Drain():
                     self._orders.drain()
                 case Stop():

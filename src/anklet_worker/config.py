@@ -5,6 +5,7 @@ Knows no file and no environment: the supervisor reads those and hands this over
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -162,6 +163,12 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
     lease_ttl: float = 60.0
     job_retry_attempts: int = 5
     options: dict[str, OptionValue] = {}
+
+    @property
+    def origin(self) -> str:
+        """Stands for where this service's jobs come from: equal for services that ask the same origin. No secret is in it."""
+        place = (self.plugin, self.api_url, self.registration, self.owner, self.repo, sorted(self.options.items()))
+        return hashlib.sha256(msgspec.json.encode(place)).hexdigest()[:16]
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret value that this service knows, for redaction."""

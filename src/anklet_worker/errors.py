@@ -114,6 +114,12 @@ class RecordNotWritten(RetryElsewhere):
     """The disk refused a record; what it announces must not happen."""
 
 
+class RecordsUnreadable(InfrastructureError):
+    """The disk does not tell which records there are: nothing may be begun or removed."""
+
+    exit_code = ExitCode.TEMPFAIL
+
+
 class StoreUnavailable(InfrastructureError):
     """The store of leases does not answer."""
 

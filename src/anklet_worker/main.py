@@ -36,7 +36,6 @@ from anklet_worker.logs import ServiceLog, open_log
 from anklet_worker.messages import DriverCommandEnded, Failed, LeaseLost
 from anklet_worker.orders import Orders
 from anklet_worker.records import Holder, RecordBook
-from anklet_worker.recovery import recover
 from anklet_worker.runner import Runner
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotReader
@@ -142,12 +141,13 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
             archive=Archive(setup.state_dir),
             cleanup_deadline=setup.service.deadlines.cleanup,
         )
+        runner = Runner(setup, tools, context, store)
         with orders.shield():
-            left_running = recover(setup, tools, context)
+            left_running = runner.recover()
         # A store that is away is missed when a job is to be claimed; one that refuses us is told at once.
         with contextlib.suppress(StoreUnavailable):
             store.open()
-        Runner(setup, tools, context, store).serve(product, left_running)
+        runner.serve(product, left_running)
     finally:
         leases.close()
         plugin.close()

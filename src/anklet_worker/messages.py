@@ -59,7 +59,13 @@ class LogLevel(Message, frozen=True, kw_only=True, tag=True):
     level: str
 
 
-Command = GrantSlot | SlotAnswered | Drain | Stop | LogLevel
+class OutcomeHeard(Message, frozen=True, kw_only=True, tag=True):
+    """The `JobFinished` of this VM has been counted and put into the history: its record may go."""
+
+    vm: str
+
+
+Command = GrantSlot | SlotAnswered | Drain | Stop | LogLevel | OutcomeHeard
 
 
 # ---- facts, up ----
@@ -111,6 +117,18 @@ class VMAdopted(Message, frozen=True, kw_only=True, tag=True):
     vm: str
 
 
+class VMStarted(Message, frozen=True, kw_only=True, tag=True):
+    """The host has started the VM of this name."""
+
+    vm: str
+
+
+class StartRefused(Message, frozen=True, kw_only=True, tag=True):
+    """The host refused to start the VM of this name for its limit of running VMs. A `RunningVMs` comes before, if it can."""
+
+    vm: str
+
+
 class RunningVMs(Message, frozen=True, kw_only=True, tag=True):
     """The running VMs, ours and others', that the drivers of this host list, and the number of virtualization processes on it (0
     where that cannot be told): what counts against the limit without having a slot is foreign."""
@@ -122,7 +140,8 @@ class RunningVMs(Message, frozen=True, kw_only=True, tag=True):
 class JobClaimed(Message, frozen=True, kw_only=True, tag=True):
     """This service is about to run a job in the VM of this name.
 
-    `queued_at`: Unix seconds, 0 where the origin does not tell; `attempt` counts the tries of all hosts, from 1.
+    `queued_at`: Unix seconds, 0 where the origin does not tell; `attempt` counts the tries of all hosts, from 1. Told again, with
+    the same `claimed_at` (Unix seconds), by a later process that follows the job.
     """
 
     job_id: str
@@ -130,6 +149,7 @@ class JobClaimed(Message, frozen=True, kw_only=True, tag=True):
     job_url: str
     vm: str
     queued_at: float = 0.0
+    claimed_at: float = 0.0
     attempt: int = 1
 
 
@@ -142,8 +162,10 @@ class JobStarted(Message, frozen=True, kw_only=True, tag=True):
 
 
 class JobFinished(Message, frozen=True, kw_only=True, tag=True):
-    """A job ended in our VM. Reported once per job, after the outcome is on record."""
+    """A job ended in the VM of this name. Told after the outcome is on record, and again by each later process until
+    `OutcomeHeard` has come; counted once for each VM."""
 
+    vm: str
     job_id: str
     job_name: str
     job_url: str
@@ -151,8 +173,10 @@ class JobFinished(Message, frozen=True, kw_only=True, tag=True):
 
 
 class JobGivenBack(Message, frozen=True, kw_only=True, tag=True):
-    """The claimed job did not run here (infrastructure, stop, or it was taken); `reason` is one line for people."""
+    """The claimed job did not run in the VM of this name (infrastructure, stop, or it was taken); `reason` is one line for
+    people. Counted once for each VM."""
 
+    vm: str
     job_id: str
     reason: str
 
@@ -223,6 +247,8 @@ Fact = (
     | SlotReleased
     | VMGone
     | VMAdopted
+    | VMStarted
+    | StartRefused
     | RunningVMs
     | JobClaimed
     | JobStarted

@@ -24,7 +24,6 @@ from anklet_worker.messages import (
     JobClaimed,
     QueueSeen,
     Ready,
-    RunningVMs,
     SlotRef,
     SlotReleased,
     StatusChanged,
@@ -32,10 +31,10 @@ from anklet_worker.messages import (
 )
 from anklet_worker.plugin import Status
 from anklet_worker.records import Record
+from anklet_worker.recovery import Reconciler, report_running_vms
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.store import Store
-from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached, VMNotFound, VMState, vm_name
-from anklet_worker.vm.foreign import virtualization_processes
+from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached, VMNotFound, vm_name
 
 #: GitHub and its like forget a queued job after a day; so do our counters of attempts at it.
 _FORGET_JOB_AFTER = 86_400.0
@@ -56,10 +55,14 @@ class Runner:
         self._context = context
         self._store = store
         self._backoff = JobBackoff(time.monotonic)
+        self._reconciler = Reconciler(setup, tools, context)
         self._debts_due = 0.0
         self._trouble: str | None = None
-        self._problems_told: set[str] = set()
         self._queue_seen: QueueSeen | None = None
+
+    def recover(self) -> list[Record]:
+        """Clean up after earlier processes; the records of those attempts whose jobs still run, for `serve`."""
+        return self._reconciler.recover()
 
     def serve(self, driver: DriverInfo, left_running: list[Record]) -> None:
         """Announce readiness, follow what an earlier process left running, then take jobs until a drain or the one of --once."""
@@ -78,7 +81,13 @@ class Runner:
 
     def _pass(self) -> bool:
         """Look for a job and run it. True when one was run, so that the next look need not wait."""
-        self._settle_debts()
+        try:
+            self._settle_debts()
+            for record in self._reconciler.reconcile():
+                self._adopt(record)
+        except InfrastructureError as error:
+            self._in_trouble(error)
+            return False
         if self._paused():
             self._status(Status.PAUSED)
             return False
@@ -95,6 +104,7 @@ class Runner:
         return self._setup.drain_file.exists() or self._setup.pause_file.exists()
 
     def _look_and_run(self) -> bool:
+        self._tools.book.check()
         slot: SlotRef | None = None
         if not self._tools.slots.snapshot().available:
             # Without a free slot there is nothing to ask for: no call is made until there is one.
@@ -133,11 +143,11 @@ class Runner:
 
     def _acquire_slot(self) -> SlotRef | None:
         """Wait for a slot, and make sure that VMs that are not ours have left room for it. None: no slot for us now."""
-        slot = self._tools.link.acquire_slot(self._setup.service.sleep_interval, self._report_foreign_vms)
+        slot = self._tools.link.acquire_slot(self._setup.service.sleep_interval, self._while_waiting)
         if slot is None:
             return None
         try:
-            running = self._report_running_vms()
+            running = report_running_vms(self._tools)
         except InfrastructureError:
             self._release(slot)
             raise
@@ -148,22 +158,17 @@ class Runner:
             return None
         return slot
 
-    def _report_foreign_vms(self) -> None:
-        """While the room is taken by VMs that are not ours, somebody must notice when they are gone."""
-        if self._tools.slots.snapshot().foreign:
-            self._status(Status.PAUSED)
-            try:
-                self._report_running_vms()
-            except InfrastructureError as error:
-                self._in_trouble(error)
-
-    def _report_running_vms(self) -> int:
-        before = virtualization_processes()
-        names = [vm.name for vm in self._tools.driver.listing() if vm.state is VMState.RUNNING]
-        # A VM that another service starts or removes meanwhile is no foreign one.
-        processes = min(before, virtualization_processes())
-        self._tools.link.tell(RunningVMs(vms=names, processes=processes))
-        return max(len(names), processes)
+    def _while_waiting(self) -> None:
+        """All slots are taken. What can be freed is freed: a VM that would not go, a slot whose VM is gone, others' VMs."""
+        try:
+            self._settle_debts()
+            # What is still to be followed comes again when the wait is over.
+            self._reconciler.reconcile()
+            if self._tools.slots.snapshot().foreign:
+                self._status(Status.PAUSED)
+                report_running_vms(self._tools)
+        except InfrastructureError as error:
+            self._in_trouble(error)
 
     def _release(self, slot: SlotRef | None) -> None:
         if slot is not None:
@@ -198,7 +203,8 @@ class Runner:
             number = self._store.count(job.key("attempts"), _FORGET_JOB_AFTER)
             attempt = Attempt.of(self._new_record(job, slot, number), self._tools)
             self._tools.book.save(attempt.record)
-        except InfrastructureError:
+        except BaseException:
+            # Nothing is made yet: whatever happened, others can have the job at once.
             self._tools.leases.give_back(key)
             raise
         self._announce(attempt)
@@ -214,6 +220,7 @@ class Runner:
             host_id=setup.host_id,
             boot_id=setup.boot_id,
             driver=self._tools.driver.name,
+            origin=setup.service.origin,
             job=job,
             attempt=number,
             vm=vm_name(setup.install_id, setup.service.name, job.id, number),
@@ -232,6 +239,7 @@ class Runner:
                 job_url=job.url,
                 vm=record.vm,
                 queued_at=job.queued_at,
+                claimed_at=record.claimed_at,
                 attempt=record.attempt,
             )
         )
@@ -292,16 +300,16 @@ class Runner:
     # ---- debts ----
 
     def _settle_debts(self) -> None:
-        """Remove what earlier attempts could not: VMs that would not go, runners that were busy or out of reach."""
+        """Remove what earlier attempts could not: VMs that would not go, runners that were busy or out of reach, outcomes that were
+        not heard."""
         if time.monotonic() < self._debts_due:
             return
         self._debts_due = time.monotonic() + _DEBT_PAUSE
         records, problems = self._tools.book.load()
-        for problem in problems:
-            if problem not in self._problems_told:
-                self._problems_told.add(problem)
-                self._tools.log.error("a record cannot be read", extra={"err": problem})
+        self._reconciler.tell_problems(problems)
         for record in records:
+            if record.phase not in (Phase.ENDED, Phase.VM_GONE) or not self._reconciler.is_ours(record):
+                continue
             attempt = Attempt.of(record, self._tools)
             self._context.attempt = attempt
             try:

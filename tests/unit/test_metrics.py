@@ -1,5 +1,6 @@
 """Figures: names, types and labels as documented, valid for Prometheus, right after every fact."""
 
+import itertools
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from anklet_supervisor import allocator, machine
+from anklet_supervisor.history import JobHistory
 from anklet_supervisor.host_figures import HostFigures
 from anklet_supervisor.metrics import Metrics
 from anklet_supervisor.state import ServiceState
@@ -19,6 +21,7 @@ from anklet_worker import __version__
 from anklet_worker import messages as m
 from anklet_worker.config import ServiceConfig
 from anklet_worker.job import Conclusion
+from anklet_worker.logs import open_log
 from anklet_worker.plugin import Status
 from anklet_worker.slots import SlotState
 
@@ -94,9 +97,12 @@ def value(metrics, name, **labels):
     return found
 
 
+_VMS = itertools.count()
+
+
 def finished(conclusion=Conclusion.SUCCESS, url="https://github.com/acme/app/actions/runs/1/job/2"):
     """A job ended."""
-    return m.JobFinished(job_id="2", job_name="build", job_url=url, conclusion=conclusion)
+    return m.JobFinished(vm=f"vm-{next(_VMS)}", job_id="2", job_name="build", job_url=url, conclusion=conclusion)
 
 
 def command(verb="clone", outcome="done", seconds=1.0):
@@ -135,7 +141,7 @@ def full(metrics):
             metrics.fact(service.name, finished(conclusion, 'https://x/"quoted"\\back\nbreak'), START)
     for stage in m.STAGES:
         metrics.fact("RUNNER1", m.StageTook(stage=stage, seconds=1.5), START)
-    metrics.fact("RUNNER1", m.JobGivenBack(job_id="1", reason="stop"), START)
+    metrics.fact("RUNNER1", m.JobGivenBack(vm="vm-x", job_id="1", reason="stop"), START)
     metrics.fact("RUNNER1", command(), START)
     return metrics
 
@@ -276,7 +282,7 @@ def test_services_are_counted_by_state(metrics):
 def test_version_drops_and_jobs_given_back(metrics):
     """Build, lost log lines, and claimed jobs that went back."""
     metrics.update(model_of(A, B), 7, START)
-    metrics.fact("RUNNER2", m.JobGivenBack(job_id="1", reason="stop"), START)
+    metrics.fact("RUNNER2", m.JobGivenBack(vm="vm-x", job_id="1", reason="stop"), START)
     assert value(metrics, "anklet_build_info", version=__version__) == 1
     assert value(metrics, "anklet_log_lines_dropped_total") == 7
     assert value(metrics, "anklet_jobs_given_back_total", service_name="RUNNER2") == 1
@@ -426,13 +432,53 @@ def test_scrapes_see_whole_states_while_the_loop_writes(metrics):
 # ---- what tells of trouble ----
 
 
+def test_an_attempt_is_counted_once_however_often_it_is_told(metrics):
+    """By a later worker, and by one that has not seen the end on record; another attempt counts anew."""
+    end, back = finished(), m.JobGivenBack(vm="vm-x", job_id="1", reason="r")
+    late = m.JobGivenBack(vm=end.vm, job_id="2", reason="r")
+    for fact in (end, end, late, back, back, finished()):
+        metrics.fact("RUNNER1", fact, START)
+    assert value(metrics, "total_successful_runs_since_start") == 2
+    assert value(metrics, "anklet_jobs_given_back_total", service_name="RUNNER1") == 1
+
+
+def test_what_an_earlier_supervisor_has_counted_is_not_counted_again(metrics, tmp_path):
+    """It is in the history on file; a job that it knew, but not to its end, counts here."""
+    log = open_log(lambda _: None, "INFO", (), {})
+    earlier, end, open_end = JobHistory(tmp_path, log), finished(), finished()
+    for fact in (claim_of(end), end, claim_of(open_end)):
+        earlier.fact("RUNNER1", fact, START)
+    earlier.save()
+    metrics.know(JobHistory(tmp_path, log).counted())
+    for fact in (claim_of(end), end, claim_of(open_end), open_end):
+        metrics.fact("RUNNER1", fact, START)
+    assert value(metrics, "total_successful_runs_since_start") == 1
+    assert value(metrics, "anklet_job_retries_total", service_name="RUNNER1") == 0
+
+
+def test_a_vms_name_that_is_used_again_is_counted_again(metrics):
+    """The counter of attempts was lost with the store of claims: the moment of the claim tells the attempts apart."""
+    end = finished()
+    for moment in (1.0, 2.0):
+        metrics.fact("RUNNER1", claim_of(end, moment), START)
+        metrics.fact("RUNNER1", end, START)
+    assert value(metrics, "total_successful_runs_since_start") == 2
+
+
+def claim_of(end, claimed_at=5.0):
+    """The claim of the attempt that ended so, its second."""
+    return m.JobClaimed(job_id="2", job_name="build", job_url="u", vm=end.vm, claimed_at=claimed_at, attempt=2)
+
+
 def test_retries_losses_and_orphans_are_counted(metrics):
     """Each by its service; a first try is none."""
     claimed = m.JobClaimed(job_id="1", job_name="j", job_url="u", vm="v")
     for fact in (
         claimed,
-        msgspec.structs.replace(claimed, attempt=2),
-        msgspec.structs.replace(claimed, attempt=3),
+        msgspec.structs.replace(claimed, vm="v2", attempt=2),
+        msgspec.structs.replace(claimed, vm="v3", attempt=3),
+        # A later process follows it.
+        msgspec.structs.replace(claimed, vm="v3", attempt=3),
         m.LeaseLost(),
         m.OrphanReaped(),
         m.OrphanReaped(),
@@ -463,7 +509,7 @@ def test_a_job_in_hand_shows_since_when(metrics):
 
 def test_facts_of_an_unknown_service_count_nowhere(metrics):
     """One that a reload has removed."""
-    for fact in (m.LeaseLost(), m.QueueSeen(waiting=1, oldest=1.0), m.JobGivenBack(job_id="1", reason="r")):
+    for fact in (m.LeaseLost(), m.QueueSeen(waiting=1, oldest=1.0), m.JobGivenBack(vm="vm-x", job_id="1", reason="r")):
         metrics.fact("gone", fact, START)
     assert b"gone" not in metrics.prometheus()
 
@@ -476,6 +522,7 @@ def whole_job(metrics, number):
         *(m.StageTook(stage=stage, seconds=number % 100) for stage in m.STAGES),
         *(m.DriverCommandEnded(command=verb, outcome="done", seconds=0.1) for verb in ("clone", "start", "delete")),
         m.JobFinished(
+            vm=f"vm-{number}",
             job_id=str(number),
             job_name=f"job {number}",
             job_url=f"https://g/{number:05d}",

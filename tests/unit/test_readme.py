@@ -43,8 +43,8 @@ def filled():
     """Metrics in which every family has a sample."""
     metrics = Metrics((SERVICE,), 1.0)
     for fact in (
-        m.JobFinished(job_id="1", job_name="j", job_url="u", conclusion=Conclusion.SUCCESS),
-        m.JobGivenBack(job_id="1", reason="r"),
+        m.JobFinished(vm="vm-1", job_id="1", job_name="j", job_url="u", conclusion=Conclusion.SUCCESS),
+        m.JobGivenBack(vm="vm-2", job_id="1", reason="r"),
         m.StageTook(stage="clone", seconds=1.0),
         m.DriverCommandEnded(command="clone", outcome="done", seconds=1.0),
     ):

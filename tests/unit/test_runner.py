@@ -287,7 +287,7 @@ def test_a_record_that_is_damaged_while_running_is_told(tmp_path):
     bench.plugin.jobs = []
     (bench.setup.service_dir / "records" / "anklet-vm-x.json").write_text("{")
     bench.one_pass()
-    assert bench.lines("ERROR") == ["a record cannot be read"]
+    assert bench.lines("ERROR") == ["a record cannot be read; what it named is found by its VM's name"]
     assert "look" in bench.script.trace
 
 

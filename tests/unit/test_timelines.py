@@ -22,9 +22,9 @@ def claimed(number=1, **more):
     return m.JobClaimed(job_id=str(number), job_name="build", job_url="u", vm=f"vm-{number}", queued_at=90.0, **more)
 
 
-def finished(number=1, conclusion=Conclusion.SUCCESS):
+def finished(number=1, conclusion=Conclusion.SUCCESS, vm="vm-1"):
     """It ends."""
-    return m.JobFinished(job_id=str(number), job_name="build", job_url="u", conclusion=conclusion)
+    return m.JobFinished(vm=vm, job_id=str(number), job_name="build", job_url="u", conclusion=conclusion)
 
 
 WHOLE = [
@@ -70,7 +70,9 @@ def test_a_whole_job_reaches_every_step_in_order():
 
 def test_a_job_that_is_given_back_says_why():
     """Without the steps that it did not reach."""
-    lines, _ = folded([claimed(attempt=3), m.JobGivenBack(job_id="1", reason="no template"), m.AttemptOver()])
+    lines, _ = folded(
+        [claimed(attempt=3), m.JobGivenBack(vm="vm-1", job_id="1", reason="no template"), m.AttemptOver()]
+    )
     (line,) = lines.all()
     assert (line.ended, line.reason, line.attempt) == ("given back", "no template", 3)
     assert list(line.steps) == ["queued", "claimed", "finished", "cleaned"]
@@ -98,7 +100,8 @@ def test_a_death_whose_job_is_given_up_at_recovery_ends_the_timeline():
     """The next worker names the job, then the VM that is gone; it has nothing in hand."""
     lines, _ = folded(WHOLE[:6])
     lines, ended = folded(
-        [m.JobGivenBack(job_id="1", reason="died"), m.VMGone(vm="vm-1"), m.VMGone(vm="vm-1")], Timelines(lines.all())
+        [m.JobGivenBack(vm="vm-1", job_id="1", reason="died"), m.VMGone(vm="vm-1"), m.VMGone(vm="vm-1")],
+        Timelines(lines.all()),
     )
     (line,) = lines.all()
     assert ended == [line]
@@ -108,7 +111,7 @@ def test_a_death_whose_job_is_given_up_at_recovery_ends_the_timeline():
 @pytest.mark.parametrize(
     "fact",
     [
-        m.StageTook(stage="clone", seconds=1.0), m.AttemptOver(), finished(), m.JobGivenBack(job_id="9", reason=""),
+        m.StageTook(stage="clone", seconds=1.0), m.AttemptOver(), m.JobGivenBack(vm="vm-9", job_id="9", reason=""),
         m.VMGone(vm="stranger"), m.SlotOccupied(slot=SLOT, vm="x"), m.JobStarted(job_id="1", job_name="", job_url=""),
         m.RunningVMs(vms=[], processes=0),
     ],
@@ -118,6 +121,34 @@ def test_facts_without_a_job_change_nothing(fact):
     lines = Timelines()
     assert lines.fold("A", fact, 1.0) == (False, None)
     assert lines.all() == []
+
+
+def test_an_end_that_is_told_again_moves_nothing():
+    """The first time counts; and what has ended is not given back, whatever a process thinks that saw the end on no record."""
+    lines, _ = folded(WHOLE)
+    before = lines.all()
+    folded([finished(conclusion=Conclusion.FAILURE), m.JobGivenBack(vm="vm-1", job_id="1", reason="x")], lines)
+    assert lines.all() == before
+
+
+def test_a_job_that_had_landed_after_all_is_not_given_back():
+    """It was said to be, and then it was followed to its end."""
+    lines, _ = folded([claimed(), m.JobGivenBack(vm="vm-1", job_id="1", reason="x"), finished(), m.AttemptOver()])
+    (line,) = lines.all()
+    assert (line.ended, line.reason) == ("success", "")
+
+
+def test_an_end_that_nobody_saw_begin_is_kept():
+    """The file was lost; the end is told all the same, and known from then on."""
+    lines, _ = folded([finished()])
+    assert [(line.vm, line.ended) for line in lines.all()] == [("vm-1", "success")]
+
+
+def test_a_name_that_is_used_again_is_another_attempt():
+    """The counter of attempts was lost with the store; the moment of the claim tells them apart."""
+    lines, _ = folded([claimed(claimed_at=1.0), finished(), m.AttemptOver(), claimed(claimed_at=2.0)])
+    (line,) = lines.all()
+    assert (line.ended, line.claimed_at) == ("", 2.0)
 
 
 def test_only_the_latest_are_kept():

@@ -1,0 +1,16 @@
+"""The end of a job, between a worker that keeps it on record and a supervisor that counts it."""
+
+from anklet_supervisor import allocator, machine
+from anklet_supervisor.machine import Moment, Tell, WorkerSaid
+from anklet_worker import messages as m
+from anklet_worker.job import Conclusion
+
+END = m.JobFinished(vm="vm-1", job_id="1", job_name="j", job_url="u", conclusion=Conclusion.SUCCESS)
+
+
+def test_each_telling_of_an_end_is_answered():
+    """Also the second one: its worker waits for the answer, with its record."""
+    model = machine.initial(["A"], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None)
+    for _ in range(2):
+        model, effects = machine.step(model, WorkerSaid("A", END), Moment(0.0, 0.0))
+        assert Tell("A", m.OutcomeHeard(vm="vm-1")) in effects

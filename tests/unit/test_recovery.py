@@ -1,0 +1,286 @@
+"""What is kept and what is removed of what an earlier process left: records, VMs, slots, at the start and every minute."""
+
+import time
+
+import msgspec
+import pytest
+from attempt_fakes import JOB, OUTCOME
+from test_runner import REF, Bench
+
+from anklet_worker import recovery
+from anklet_worker.errors import RecordsUnreadable
+from anklet_worker.job import Phase
+from anklet_worker.messages import OrphanReaped, VMGone
+from anklet_worker.records import Holder, Record, RecordBook
+from anklet_worker.slots import Slot, SlotState
+from anklet_worker.vm import VMInfo, VMState, VMTransient, vm_name
+
+MINE = vm_name("00000001", "S", "77", 1)
+FORMER = vm_name("00000001", "former", "77", 1)
+FOREIGN = vm_name("00000002", "S", "77", 1)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """A worker of the service S, the only one that is configured, with nothing to do."""
+    bench = Bench(tmp_path)
+    bench.plugin.jobs = []
+    return bench
+
+
+def record(vm=MINE, phase=Phase.STARTED, **more):
+    """A record as an earlier process left it."""
+    return msgspec.structs.replace(
+        Record(
+            service="S",
+            host_id="h",
+            boot_id="b",
+            driver="fake",
+            job=JOB,
+            attempt=1,
+            vm=vm,
+            slot=REF,
+            phase=phase,
+            claimed_at=1.0,
+        ),
+        **more,
+    )
+
+
+def put(bench, one, service="S"):
+    """Put it on disk."""
+    book = RecordBook(bench.setup.state_dir / "services" / service)
+    book.save(one)
+    return book
+
+
+def reconcile(bench):
+    """The minute is over, for all services of the host."""
+    bench.runner._reconciler._shared._path.unlink(missing_ok=True)
+    return soon(bench)
+
+
+def soon(bench):
+    """The minute is over for this service, but another one of the host has just listed."""
+    bench.runner._reconciler._due = 0.0
+    return bench.runner._reconciler.reconcile()
+
+
+def gone(bench):
+    """Of which VMs the supervisor was told that they are gone."""
+    return [fact.vm for fact in bench.link.told if isinstance(fact, VMGone)]
+
+
+# ---- records ----
+
+
+def test_a_job_that_still_runs_is_to_be_followed(bench):
+    """Its VM runs, in this boot."""
+    put(bench, record())
+    bench.driver.vms = {MINE: True}
+    assert [left.vm for left in bench.runner.recover()] == [MINE]
+    assert bench.driver.vms == {MINE: True}
+
+
+@pytest.mark.parametrize("change", [{"boot_id": "earlier"}, {"phase": Phase.VM_STARTING}])
+def test_what_runs_no_job_goes(bench, change):
+    """After a reboot nothing of it runs any more, whatever the listing says; and a VM without a job is of no use."""
+    put(bench, record(**change))
+    bench.driver.vms = {MINE: True}
+    assert bench.runner.recover() == []
+    bench.assert_idle()
+    assert bench.link.told.count(OrphanReaped()) == 1
+
+
+def test_a_vm_that_cannot_be_removed_is_no_orphan_reaped(bench):
+    """It is on record still."""
+    bench.script.plan("delete", VMTransient("busy"))
+    put(bench, record(phase=Phase.VM_STARTING))
+    bench.driver.vms = {MINE: True}
+    bench.runner.recover()
+    assert OrphanReaped() not in bench.link.told
+    assert gone(bench) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"host_id": "other"}, "a record of another host is left alone; was the state directory copied?"),
+        ({"driver": "other"}, "a record of another VM driver is left alone, with its VM"),
+    ],
+)
+def test_what_this_worker_cannot_judge_is_left_alone_by_every_pass(bench, change, line):
+    """At the start, by the pass that settles debts, and by the one of each minute; told once."""
+    book = put(bench, record(**change))
+    bench.driver.vms = {MINE: True}
+    bench.runner.recover()
+    bench.runner._settle_debts()
+    reconcile(bench)
+    assert bench.driver.vms == {MINE: True}
+    assert len(book.load()[0]) == 1
+    assert bench.lines("ERROR") == [line]
+
+
+def test_a_vm_of_a_newer_record_is_left_alone(bench):
+    """Stopped or running: it is on record, though not for us; its slot is not freed."""
+    folder = bench.setup.service_dir / "records"
+    (folder / f"{MINE}.json").write_text('{"version":99}')
+    bench.driver.vms = {MINE: False}
+    bench.slots.table = (Slot(index=0, state=SlotState.ORPHANED, service="S", vm=MINE),)
+    for _ in range(2):
+        bench.runner.recover()
+        bench.runner._settle_debts()
+    assert bench.driver.vms == {MINE: False}
+    assert gone(bench) == []
+    assert bench.lines("ERROR") == ["a record cannot be read; what it named is found by its VM's name"]
+
+
+@pytest.mark.parametrize(("abandoned", "left"), [(True, {}), (False, {MINE: True})])
+def test_the_vm_of_a_damaged_record_lives_while_its_job_runs(bench, abandoned, left):
+    """It is found by its name, and the origin is asked."""
+    (bench.setup.service_dir / "records" / f"{MINE}.json").write_text("{")
+    bench.script.plan("abandoned", *[lambda: abandoned] * 2)
+    bench.driver.vms = {MINE: True}
+    bench.runner.recover()
+    reconcile(bench)
+    assert bench.driver.vms == left
+    assert len(bench.lines("WARNING")) == (0 if abandoned else 1)
+
+
+def test_records_that_cannot_be_listed_remove_nothing(bench):
+    """Without them every VM would look like a stray."""
+    bench.driver.vms = {MINE: False}
+    (bench.setup.service_dir / "records").rmdir()
+    with pytest.raises(RecordsUnreadable):
+        bench.runner.recover()
+    assert bench.driver.vms == {MINE: False}
+
+
+# ---- VMs and slots ----
+
+
+def test_strays_are_found_while_the_worker_lives(bench):
+    """Ours and those of services that are no more; others' never."""
+    bench.runner.recover()
+    bench.driver.vms = {MINE: False, FORMER: False, FOREIGN: False, "somebody": True}
+    reconcile(bench)
+    assert bench.driver.vms == {FOREIGN: False, "somebody": True}
+    assert sorted(gone(bench)) == sorted([MINE, FORMER])
+
+
+def test_a_slot_without_a_vm_is_freed(bench):
+    """Also while the worker waits for one; not that of a VM that exists, or is on record (a clone in flight is in no list)."""
+    put(bench, record(vm=FORMER), "former").save(record(vm=FORMER, host_id="other"))
+    bench.slots.table = (
+        Slot(index=0, state=SlotState.ORPHANED, service="S", vm=MINE),
+        Slot(index=1, state=SlotState.OCCUPIED, service="former", vm=FORMER),
+        Slot(index=2, state=SlotState.OCCUPIED, service="another", vm="x"),
+    )
+    bench.runner._reconciler._due = 0.0
+    bench.runner._while_waiting()
+    assert sorted(gone(bench)) == sorted([MINE, "x"])
+
+
+def test_what_fills_the_slots_is_retried_while_the_worker_waits_for_one(bench):
+    """A VM that would not go may hold the very slot that the worker waits for."""
+    put(bench, record(phase=Phase.ENDED))
+    bench.driver.vms = {MINE: True}
+    bench.runner._while_waiting()
+    bench.assert_idle()
+
+
+def test_one_listing_a_minute_serves_all_services(tmp_path):
+    """Whoever is first lists; others look into what it found, and list only when there is something to be done."""
+    first, second = Bench(tmp_path), Bench(tmp_path)
+    for number in (1, 2):
+        reconcile(first)
+        soon(second)
+        assert (first.script.trace.count("list"), second.script.trace.count("list")) == (number, 0)
+    second.driver.vms = first.driver.vms = {MINE: False}
+    reconcile(first)
+    assert first.driver.vms == {}
+    seen = [VMInfo(name=MINE, uuid="u", state=VMState.STOPPED)]
+    first.runner._reconciler._shared.share(seen, time.monotonic())
+    soon(second)
+    assert second.script.trace.count("list") == 1
+
+
+def test_an_old_listing_is_none(tmp_path):
+    """Nor is one of an earlier boot, whose clock began anew, nor a damaged one."""
+    shared = recovery.SharedListing(tmp_path / "vms.json")
+    assert shared.latest(0.0) is None
+    shared.share([], 100.0)
+    assert [shared.latest(now) for now in (99.0, 100.0, 159.0, 160.0)] == [None, [], [], None]
+    (tmp_path / "vms.json").write_text("{")
+    assert shared.latest(100.0) is None
+
+
+def test_an_idle_minute_asks_nobody_but_the_driver_once(bench):
+    """No call of the origin, no deletion."""
+    bench.runner.recover()
+    bench.script.trace.clear()
+    reconcile(bench)
+    assert bench.script.trace == ["list"]
+    assert bench.runner._reconciler.reconcile() == []
+    assert bench.script.trace == ["list"]
+
+
+# ---- services that are no more ----
+
+
+def of_former(bench, **change):
+    """A record of a service that is configured no more, from the same origin."""
+    return record(vm=FORMER, service="former", origin=bench.setup.service.origin, facts={"runner": FORMER}, **change)
+
+
+@pytest.mark.parametrize("phase", [Phase.VM_INTENDED, Phase.DRIVING, Phase.STARTED])
+def test_a_former_services_vm_goes_when_its_runner_has_no_job(bench, phase):
+    """With its runner, its record and its slot: a service of the same origin can ask, and settle."""
+    book = put(bench, of_former(bench, phase=phase), "former")
+    bench.driver.vms, bench.plugin.registered = {FORMER: True}, {FORMER}
+    bench.runner.recover()
+    assert (bench.driver.vms, bench.plugin.registered) == ({}, set())
+    assert book.load() == ([], [])
+    assert FORMER in gone(bench)
+
+
+def test_a_former_services_job_is_not_killed(bench):
+    """The origin says that it runs: left, and told once. When it is over, it is cleaned up."""
+    book = put(bench, of_former(bench), "former")
+    bench.driver.vms = {FORMER: True}
+    bench.script.plan("abandoned", lambda: False, lambda: False)
+    bench.runner.recover()
+    reconcile(bench)
+    assert bench.driver.vms == {FORMER: True}
+    assert bench.lines("WARNING") == ["a VM of a service that is no more still runs a job, perhaps; left alone"]
+    reconcile(bench)
+    assert bench.driver.vms == {}
+    assert book.load() == ([], [])
+
+
+@pytest.mark.parametrize(("running", "left"), [(True, {FORMER: True}), (False, {})])
+def test_without_knowing_the_origin_only_a_vm_that_does_not_run_goes(bench, running, left):
+    """Nobody can be asked; a stopped VM runs no job."""
+    book = put(bench, record(vm=FORMER, origin="elsewhere"), "former")
+    bench.driver.vms = {FORMER: running}
+    bench.runner.recover()
+    assert bench.driver.vms == left
+    assert "abandoned" not in bench.script.trace
+    assert len(book.load()[0]) == len(left)
+
+
+def test_a_former_service_whose_worker_still_finishes_is_its_own(bench):
+    """Its lock is held: nothing of it is touched."""
+    book = put(bench, of_former(bench, phase=Phase.VM_INTENDED), "former")
+    bench.driver.vms = {FORMER: False}
+    with Holder(bench.setup.state_dir / "services" / "former").at_once():
+        bench.runner.recover()
+    assert bench.driver.vms == {FORMER: False}
+    assert len(book.load()[0]) == 1
+
+
+def test_an_outcome_of_a_former_service_is_told(bench):
+    """It was on record; nobody else will tell it."""
+    put(bench, of_former(bench, phase=Phase.ENDED, outcome=OUTCOME), "former")
+    bench.runner.recover()
+    assert bench.link.kinds().count("JobFinished") == 1
