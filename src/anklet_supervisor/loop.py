@@ -139,8 +139,9 @@ class Loop:
         self._outlets.metrics.update(self._model, self._outlets.writer.dropped, time.time())
         if force or self._inbox.empty() or now - self._status_due > _STATUS_PAUSE:
             out = self._outlets
-            out.status.write(document(self._model, out.plugins, out.started_at, out.history.failures()))
-            self._outlets.history.save()
+            failures, budgets = out.history.failures(), out.metrics.budgets()
+            out.status.write(document(self._model, out.plugins, out.started_at, failures, budgets))
+            out.history.save()
             self._status_due = now + _LONGEST_SLEEP
 
     @contextlib.contextmanager

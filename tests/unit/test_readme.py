@@ -14,6 +14,7 @@ from anklet_worker import messages as m
 from anklet_worker.config import ServiceConfig
 from anklet_worker.errors import ExitCode
 from anklet_worker.job import Conclusion
+from anklet_worker.plugin import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -47,6 +48,8 @@ def filled():
         m.JobGivenBack(job_id="1", reason="r"),
         m.StageTook(stage="clone", seconds=1.0),
         m.DriverCommandEnded(command="clone", outcome="done", seconds=1.0),
+        m.ApiCalled(route="GET /", outcome="200", seconds=1.0),
+        *(m.FigureReported(figure=figure, value=1.0) for figure in Figure),
     ):
         metrics.fact("RUNNER1", fact, 1.0)
     model = machine.initial(["RUNNER1"], allocator.build(2, 1, (), 1.0), once=False, drain_timeout=None)
