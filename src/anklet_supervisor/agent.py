@@ -181,7 +181,7 @@ class Agent:
         try:
             return self._launchctl(arguments)
         except CliUnavailable as error:
-            raise CliUnavailable(f"{error} Only a Mac has launchd.") from None
+            raise CliUnavailable("launchctl is not on PATH; only a Mac has launchd") from error
         except AnkletError as error:
             raise TemporaryError(str(error)) from None
 

@@ -161,8 +161,7 @@ class _Load:
         except FileNotFoundError:
             self.report.error(
                 self._top,
-                "there is no such file; make one (the project's etc/config.example.yml has every key), or name another by "
-                "--config or ANKLET_CONFIG",
+                "there is no such file; make one by `anklet-supervisor init`, or name another by --config or ANKLET_CONFIG",
             )
             return None
         except (OSError, ValueError) as error:

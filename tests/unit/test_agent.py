@@ -214,7 +214,7 @@ def test_status_tells_what_launchd_says(agent, launchctl):
 def test_without_launchctl_it_says_that_only_a_mac_has_it(agent, monkeypatch, tmp_path):
     """No traceback on Linux."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CliUnavailable, match="Only a Mac has launchd"):
+    with pytest.raises(CliUnavailable, match="only a Mac has launchd"):
         agent.status()
 
 

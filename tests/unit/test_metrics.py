@@ -322,11 +322,8 @@ def test_calls_of_the_api_are_counted_and_measured(metrics):
         metrics.fact(service, called(outcome=outcome, seconds=seconds), START)
     route = called().route
     assert value(metrics, "anklet_api_requests_total", service_name="RUNNER1", route=route, status="304") == 1
-    buckets = dict(
-        (sample.labels["le"], sample.value)
-        for sample in families(metrics)["anklet_api_request_seconds"].samples
-        if sample.name.endswith("_bucket")
-    )
+    measured = families(metrics)["anklet_api_request_seconds"].samples
+    buckets = {sample.labels["le"]: sample.value for sample in measured if sample.name.endswith("_bucket")}
     assert [buckets[le] for le in ("0.05", "0.1", "0.5", "10.0", "30.0", "+Inf")] == [0, 1, 2, 2, 3, 3]
 
 
