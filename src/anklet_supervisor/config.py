@@ -134,7 +134,8 @@ class _Load:
 
     def services(self, branch: Branch, config: SupervisorConfig) -> SupervisorConfig:
         """The configuration with its services."""
-        entry = branch.entries.get("services")
+        # A file of the original's later versions: what is under `plugins` is judged as what it would be here.
+        entry = branch.entries.get("services") or branch.entries.get("plugins")
         if self._reader is None:
             raise AssertionError("the host's part comes first")
         loader = ServicesLoader(
