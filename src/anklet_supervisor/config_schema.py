@@ -1,7 +1,8 @@
 """Every key of the configuration as data: name, kind, range, default, and a line of documentation.
 
 One table for each section, beside the typed values that the host's own sections become. The loader obeys the tables, and the
-README's table of keys is `markdown()`. Defaults stand in the types; a table repeats none. Knows no file and no environment.
+table of keys in docs/configuration.md is `markdown()`. Defaults stand in the types; a table repeats none. Knows no file and no
+environment.
 """
 
 from __future__ import annotations
@@ -394,7 +395,7 @@ def rows(section: Section = HOST, prefix: str = "") -> Iterator[tuple[str, str, 
 
 
 def markdown() -> str:
-    """The table of keys, for the README."""
+    """The table of keys, for docs/configuration.md."""
     head = "| key | value | default | meaning |\n|---|---|---|---|\n"
     return head + "".join(f"| `{name}` | {kind} | {default} | {doc} |\n" for name, kind, default, doc in rows())
 

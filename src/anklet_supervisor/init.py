@@ -194,7 +194,7 @@ def render(answers: Answers, token_file: str) -> str:
     """The text of the configuration."""
     log_dir = answers.log_dir or usual_log_dir()
     lines = [
-        "# anklet-supervisor: made by `anklet-supervisor init`. Every key: the README's table, or etc/config.example.yml.",
+        "# anklet-supervisor: made by `anklet-supervisor init`. Every key: docs/configuration.md of the project.",
         "# `anklet-supervisor check` tells what is wrong in here, `doctor` what is missing on this host.",
         "",
         "log:",

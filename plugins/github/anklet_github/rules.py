@@ -46,7 +46,7 @@ RULES = ServiceRules(
     check=check,
     options=frozenset({"repos", "ca_file"}),
     retired={
-        "github_receiver": "is the receiver of a later Anklet; there is none here, since this program asks GitHub itself: remove this "
-        "service, and the webhook at GitHub"
+        "github_receiver": "is the receiver of a later Anklet; there is none here, since this program asks GitHub itself: "
+        "remove this service, and the webhook at GitHub"
     },
 )
