@@ -7,7 +7,6 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := src plugins tests docs/examples
 
 .PHONY: help
 help:  ## this list
@@ -38,6 +37,16 @@ lint: $(STAMP)  ## linters, formatting and types
 format: $(STAMP)  ## let the formatter have its way
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: package
+package: $(STAMP)  ## wheel and sdist into dist/, each tried in an environment of its own
+	@bash .ci/package
+
+.PHONY: docs
+docs: $(STAMP)  ## write the generated parts of the documentation and etc/ anew
+	@$(BIN)/python tests/unit/test_readme.py
+	@$(BIN)/python tests/unit/test_docs.py
+	@$(BIN)/python tests/unit/test_agent.py
 
 .PHONY: bench
 bench: $(STAMP)  ## the figures of docs/benchmarks.md, for this machine

@@ -26,7 +26,8 @@ if fault.exists():
 if verb == "print":
     if not loaded.exists():
         end(113, "Bad request.\\nCould not find service in domain\\n")
-    end(0, out="gui/501/x = {{\\n\\tactive count = 1\\n\\tstate = running\\n\\n\\tpid = 4711\\n\\truns = 2\\n"
+    state = "not running" if (folder / "ended").exists() else "running"
+    end(0, out="gui/501/x = {{\\n\\tactive count = 1\\n\\tstate = " + state + "\\n\\n\\tpid = 4711\\n\\truns = 2\\n"
         "\\tlast exit code = 0\\n\\tinner = {{\\n\\t\\tstate = active\\n\\t}}\\n}}\\n")
 if verb == "bootstrap":
     if loaded.exists():
@@ -38,6 +39,8 @@ elif verb == "bootout":
     if not loaded.exists():
         end(3, "Boot-out failed: 3: No such process\\n")
     loaded.unlink()
+elif verb == "kickstart":
+    (folder / "ended").unlink(missing_ok=True)
 elif verb != "enable":
     end(64, "Unrecognized subcommand: " + verb + "\\n")
 """
@@ -63,6 +66,10 @@ class FakeLaunchctl:
         """The arguments of each call."""
         path = self.folder / "calls"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def end(self):
+        """What is loaded has ended by intention, and stays down."""
+        (self.folder / "ended").touch()
 
     def fail(self, verb, code, text):
         """From now on this subcommand exits so."""

@@ -112,7 +112,8 @@ class FakeContext:
     def known_vms(self):
         return self.vms
 
-    def api_called(self, route, outcome):
+    def api_called(self, route, outcome, seconds):
+        assert seconds >= 0
         self.calls.append((route, outcome))
 
     def report(self, figure, value):

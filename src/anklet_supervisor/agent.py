@@ -123,12 +123,18 @@ class Agent:
     def install(self, content: bytes) -> str:
         """Write the property list and load it, replacing one that is there; says what was done.
 
-        The same list that is loaded already is left alone: nobody is drained for nothing. Raises `TemporaryError` when the one
-        before still drains, `ConfigError` when launchd refuses.
+        The same list that is loaded already is left alone: nobody is drained for nothing; what has ended since (by a drain) is
+        started. Raises `TemporaryError` when the one before still drains, `ConfigError` when launchd refuses.
         """
-        loaded = self._is_loaded()
+        printed = self._ask("print", target(self._uid))
+        loaded = printed.status == 0
         if loaded and self.path.is_file() and self.path.read_bytes() == content:
-            return f"{LABEL} is loaded, and {self.path} is as it should be"
+            if _facts(printed).get("state") != "not running":
+                return f"{LABEL} is loaded, and {self.path} is as it should be"
+            started = self._ask("kickstart", target(self._uid))
+            if started.status != 0:
+                raise TemporaryError(f"launchd does not start {LABEL}: {_said(started)}")
+            return f"{LABEL} was loaded and not running; it is started"
         if loaded:
             self._unload()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +165,7 @@ class Agent:
             return int(ExitCode.NOT_RUNNING), f"{LABEL} is not loaded{hint}"
         if printed.status != 0:
             raise TemporaryError(f"launchctl print {target(self._uid)} failed: {_said(printed)}")
-        facts = dict(_PRINTED.findall(printed.stdout.decode(errors="replace")))
+        facts = _facts(printed)
         told = ", ".join(
             f"{name} {facts[name]}" for name in ("state", "pid", "runs", "last exit code") if name in facts
         )
@@ -181,9 +187,13 @@ class Agent:
         try:
             return self._launchctl(arguments)
         except CliUnavailable as error:
-            raise CliUnavailable(f"{error} Only a Mac has launchd.") from None
+            raise CliUnavailable("launchctl is not on PATH; only a Mac has launchd") from error
         except AnkletError as error:
             raise TemporaryError(str(error)) from None
+
+
+def _facts(printed: CommandResult) -> dict[str, str]:
+    return dict(_PRINTED.findall(printed.stdout.decode(errors="replace")))
 
 
 def _said(result: CommandResult) -> str:

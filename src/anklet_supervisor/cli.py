@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; never raises but for bugs."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        options = _parser().parse_args(_original_spelling(arguments))
+        options = command_line(arguments)
         command: Callable[[argparse.Namespace], int] = options.run
         return command(options)
     except UsageError as error:
@@ -72,10 +72,20 @@ def _original_spelling(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=_PROGRAM, description="Runs every CI job in a fresh macOS virtual machine on this Mac.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+def command_line(arguments: list[str]) -> argparse.Namespace:
+    """What these arguments ask for. Raises `UsageError`."""
+    return parser().parse_args(_original_spelling(arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of every command; docs/commands.md is made from it."""
+    top = _Parser(
+        prog=_PROGRAM,
+        description="Runs every CI job in a fresh macOS virtual machine on this Mac.",
+        epilog="New here? init writes a configuration, doctor says what is missing, agent install leaves it to launchd.",
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
@@ -118,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--watch", action="store_true", help="a live view, until Ctrl-C")
     command("check", _check, "report every error of the configuration at once")
     operator_commands.add(command, _config_path)
-    return parser
+    return top
 
 
 def _config_path(options: argparse.Namespace) -> Path:

@@ -147,7 +147,8 @@ class _Load:
 
     def services(self, branch: Branch, config: SupervisorConfig) -> SupervisorConfig:
         """The configuration with its services."""
-        entry = branch.entries.get("services")
+        # A file of the original's later versions: what is under `plugins` is judged as what it would be here.
+        entry = branch.entries.get("services") or branch.entries.get("plugins")
         if self._reader is None:
             raise AssertionError("the host's part comes first")
         loader = ServicesLoader(
@@ -187,8 +188,7 @@ class _Load:
         except FileNotFoundError:
             self.report.error(
                 self._top,
-                "there is no such file; make one (the project's etc/config.example.yml has every key), or name another by "
-                "--config or ANKLET_CONFIG",
+                "there is no such file; make one by `anklet-supervisor init`, or name another by --config or ANKLET_CONFIG",
             )
             return None
         except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from anklet_supervisor.config_moved import Moved
 from anklet_supervisor.config_problems import Place, Report
 from anklet_supervisor.config_schema import Key, Kind, Section, spellings
 from anklet_supervisor.config_secrets import Fetched, RunCommand, fetch
@@ -101,13 +102,13 @@ class Reader:
     def refuse(
         self, section: Section, name: str, place: Place, scope: Scope, more: frozenset[str] = frozenset()
     ) -> None:
-        """Report an unknown key, with the known one that is nearest to it."""
-        nearest = section.renamed.get(name)
-        if nearest is None:
+        """Report an unknown key, with what the original's is here, or else the known one that is nearest to it."""
+        moved = section.moved.get(name)
+        if moved is None:
             candidates = sorted({*section.names(), *more})
             nearest = difflib.get_close_matches(name[:60], candidates, n=1, cutoff=0.0)[0]
-        unknown = shown(scope.path + name)
-        self._error(place, scope, f"unknown key {unknown}; the nearest known key is {scope.path}{nearest}")
+            moved = Moved(f"{scope.path}{nearest}")
+        self._error(place, scope, f"unknown key {shown(scope.path + name)}; {moved.told()}")
 
     def text(self, node: Node | None, scope: Scope, name: str) -> Given | None:
         """A scalar with its `${NAME}`s replaced. None when nothing is given, or (reported) when it is no scalar."""

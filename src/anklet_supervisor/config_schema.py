@@ -1,17 +1,20 @@
 """Every key of the configuration as data: name, kind, range, default, and a line of documentation.
 
 One table for each section, beside the typed values that the host's own sections become. The loader obeys the tables, and the
-README's table of keys is `markdown()`. Defaults stand in the types; a table repeats none. Knows no file and no environment.
+table of keys in docs/configuration.md is `markdown()`. Defaults stand in the types; a table repeats none. Knows no file and no
+environment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 
 import msgspec
 
+from anklet_supervisor import config_moved
+from anklet_supervisor.config_moved import Moved
 from anklet_worker.config import Database, Deadlines, Runner, ServiceConfig, Tart, WorkflowFilter
 
 _YEAR = 366 * 24 * 3600.0
@@ -66,12 +69,12 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
-    """One mapping of the file. `values` is the type that it becomes; `renamed` says what keys of newer or older files are here."""
+    """One mapping of the file. `values` is the type that it becomes; `moved` says what keys of the original's files are here."""
 
     name: str
     keys: tuple[Key, ...]
     values: type[msgspec.Struct]
-    renamed: dict[str, str] = {}
+    moved: Mapping[str, Moved] = {}
 
     def names(self) -> dict[str, Key]:
         """Every name that may stand in the mapping. A secret has three: its own, `_file` and `_command`."""
@@ -140,6 +143,7 @@ def _section(section: Section, doc: str) -> Key:
 LOG = Section(
     name="log",
     values=LogConfig,
+    moved=config_moved.LOG,
     keys=(
         Key(
             name="file_dir",
@@ -161,6 +165,7 @@ LOG = Section(
 METRICS = Section(
     name="metrics",
     values=MetricsConfig,
+    moved=config_moved.METRICS,
     keys=(
         Key(name="host", kind=Kind.TEXT, doc="address to listen on", form=r"[A-Za-z0-9.:_-]+", wanted="an address"),
         Key(name="port", kind=Kind.INTEGER, doc="port to listen on", least=_PORTS[0], most=_PORTS[1]),
@@ -182,6 +187,7 @@ WORKFLOWS = Section(
 DATABASE = Section(
     name="database",
     values=Database,
+    moved=config_moved.DATABASE,
     keys=(
         Key(name="enabled", kind=Kind.FLAG, doc="share claims with other hosts by Redis; else they stay on this host"),
         Key(
@@ -339,12 +345,7 @@ SERVICE = Section(
             most=1000,
         ),
     ),
-    renamed={
-        "runner_group": "runner.group",
-        "registration_timeout_seconds": "deadlines.runner_online",
-        "skip_pull": "tart.pull",
-        "enterprise": "registration",
-    },
+    moved=config_moved.SERVICE,
 )
 HOST = Section(
     name="",
@@ -398,7 +399,7 @@ HOST = Section(
             from_environment=False,
         ),
     ),
-    renamed={"plugins": "services", "global_token": "services[].token", "global_private_key": "services[].private_key"},
+    moved=config_moved.HOST,
 )
 
 
@@ -426,7 +427,7 @@ def rows(section: Section = HOST, prefix: str = "") -> Iterator[tuple[str, str, 
 
 
 def markdown() -> str:
-    """The table of keys, for the README."""
+    """The table of keys, for docs/configuration.md."""
     head = "| key | value | default | meaning |\n|---|---|---|---|\n"
     return head + "".join(f"| `{name}` | {kind} | {default} | {doc} |\n" for name, kind, default, doc in rows())
 

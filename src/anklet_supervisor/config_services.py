@@ -6,6 +6,7 @@ by name.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -109,6 +110,11 @@ class ServicesLoader:
         name = values.fields.get("plugin", "")
         if name not in self._plugins:
             known = ", ".join(self._plugins) or "none"
+            retired = self._retired(name)
+            if retired is not None:
+                self._error(values.at("plugin"), scope, f"plugin {name} {retired}")
+                # The entry has to go as a whole: its keys are not judged.
+                return None
             if "plugin" not in values.wrong:
                 found = "is none that is installed or in plugins_path" if name else "is missing"
                 self._error(values.at("plugin"), scope, f"plugin {found}; known plugins: {known}")
@@ -116,6 +122,15 @@ class ServicesLoader:
         if name not in self._rules:
             self._rules[name] = self._load_rules(name, values, scope)
         return self._rules[name]
+
+    def _retired(self, name: str) -> str | None:
+        """What some plugin's rules say of a plugin's name that another program has."""
+        for point in entry_points(group=RULES_GROUP):
+            with contextlib.suppress(Exception):  # that rules do not load is told where they are asked for
+                rules = point.load()
+                if isinstance(rules, ServiceRules) and name in rules.retired:
+                    return rules.retired[name]
+        return None
 
     def _load_rules(self, name: str, values: Values, scope: Scope) -> ServiceRules | None:
         for point in entry_points(group=RULES_GROUP, name=name):

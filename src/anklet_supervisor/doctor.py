@@ -76,9 +76,11 @@ class MacFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was gathered. `mac` is None elsewhere than on macOS; `disk` is free bytes and where."""
+    """Everything that was gathered. `missing`: there is no configuration; `mac` is None elsewhere than on macOS; `disk` is free
+    bytes and where."""
 
     config: str
+    missing: bool = False
     problems: tuple[Problem, ...] = ()
     services: int = 0
     supervisor: int | None = None
@@ -126,12 +128,15 @@ def _not_checked(check: str, why: str = "only a Mac can tell") -> Finding:
 
 def configuration(facts: Facts) -> Iterator[Finding]:
     """The file and the environment, as `check` tells them."""
+    if facts.missing:
+        yield _problem("configuration", f"{facts.config}: there is no such file", "anklet-supervisor init")
+        return
     errors = [problem for problem in facts.problems if problem.severity is Severity.ERROR]
     for problem in facts.problems:
         if problem.severity is Severity.ERROR:
             yield _problem("configuration", str(problem), "mend it; `anklet-supervisor check` tells all errors at once")
         else:
-            yield _warning("configuration", str(problem), "think about it; the program starts all the same")
+            yield _warning("configuration", str(problem), "see to it when you can; the program starts all the same")
     if not errors:
         yield _ok("configuration", f"{facts.config}: no errors, {facts.services} services")
 
@@ -367,10 +372,9 @@ def file_modes(facts: Facts) -> Iterator[Finding]:
         if finding is not None:
             bad = True
             yield finding
-    if not bad:
-        yield _ok(
-            "file modes", f"{sum(entry.mode is not None for entry in facts.paths)} files and directories are private"
-        )
+    if not bad and facts.paths:
+        there = [entry.what for entry in facts.paths if entry.mode is not None]
+        yield _ok("file modes", f"as they should be: {', '.join(there) or 'nothing is there yet'}")
 
 
 def _file_mode(entry: PathFacts) -> Finding | None:

@@ -23,7 +23,7 @@ import msgspec
 import psutil
 
 from anklet_supervisor import agent
-from anklet_supervisor.config import ConfigErrors, Problem, SupervisorConfig, load, load_host
+from anklet_supervisor.config import ConfigErrors, Problem, SupervisorConfig, default_state_dir, load, load_host
 from anklet_supervisor.doctor import DriverFacts, Facts, MacFacts, PathFacts, Reached, VMSeen
 from anklet_supervisor.host import known_install_id, running_supervisor
 from anklet_worker.config import ServiceConfig
@@ -31,7 +31,7 @@ from anklet_worker.doctor import DOCTOR_GROUP, Finding, PluginDoctor, Verdict
 from anklet_worker.errors import AnkletError
 from anklet_worker.logs import open_log
 from anklet_worker.orders import Orders
-from anklet_worker.store import open_store
+from anklet_worker.redis_store import RedisStore
 from anklet_worker.vm import VMState
 from anklet_worker.vm.command import CommandResult, CommandRunner, CommandSettings
 from anklet_worker.vm.drivers import open_driver
@@ -54,7 +54,9 @@ def gather(config_path: Path, home: Path) -> Facts:
     config, problems = _configuration(config_path, home)
     facts = Facts(
         config=str(config_path),
+        missing=not config_path.exists(),
         problems=problems,
+        disk=_disk(default_state_dir(os.environ, home=home, platform=sys.platform)),
         root=os.geteuid() == 0,
         agent_label=agent.LABEL,
         mac=mac_facts() if sys.platform == "darwin" else None,
@@ -155,22 +157,30 @@ def _stores(services: Sequence[ServiceConfig]) -> Iterator[Reached]:
     for database in databases:
         users = tuple(service.name for service in services if service.database == database)
         what = f"Redis at {database.host}:{database.port}"
-        log = open_log(lambda _: None, "ERROR", (), {}, name="anklet.doctor")
         try:
-            open_store(database, Path("/nonexistent"), "anklet-doctor", log).close()
+            store = RedisStore(database, "anklet-doctor")
         except AnkletError as error:
             yield Reached(what=what, services=users, error=str(error))
         else:
-            yield Reached(what=what, services=users)
+            store.close()
+            yield Reached(what=f"{what} (version {store.version})", services=users)
 
 
 def _origins(services: Sequence[ServiceConfig]) -> Iterator[Finding]:
-    """What the plugins' own doctors say. One that says the same of several services is heard once."""
-    said: dict[Finding, list[str]] = {}
+    """What the plugins' own doctors say. Services that differ in nothing but their name are examined once, and what is said the
+    same of several is told once."""
+    alike: list[tuple[ServiceConfig, list[str]]] = []
     for service in services:
-        for finding in _examined(service):
-            bare = msgspec.structs.replace(finding, service="")
-            said.setdefault(bare, []).append(service.name)
+        bare = msgspec.structs.replace(service, name="")
+        names = next((names for known, names in alike if known == bare), None)
+        if names is None:
+            alike.append((bare, [service.name]))
+        else:
+            names.append(service.name)
+    said: dict[Finding, list[str]] = {}
+    for bare, names in alike:
+        for finding in _examined(msgspec.structs.replace(bare, name=names[0])):
+            said.setdefault(msgspec.structs.replace(finding, service=""), []).extend(names)
     for finding, names in said.items():
         yield msgspec.structs.replace(finding, service=", ".join(names))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -16,13 +17,14 @@ from pathlib import Path
 
 import msgspec
 
-from anklet_supervisor.config import ConfigErrors, load
+from anklet_supervisor.config import ConfigErrors, default_state_dir, load
 from anklet_supervisor.config_schema import HOST, default_of
 from anklet_worker import plugin
 from anklet_worker.errors import ConfigError, UsageError
 from anklet_worker.files import write_atomically
 
 _LONGEST_TOKEN = 4096
+_API_PATH = "/api/v3"
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +131,7 @@ def write(path: Path, answers: Answers) -> list[str]:
 
 
 def _write_aside(aside: Path, path: Path, token_file: Path, answers: Answers) -> list[str]:
+    _make_log_dir(answers.log_dir or usual_log_dir())
     text = render(answers, "token" if answers.token_file is None else str(answers.token_file.absolute()))
     write_atomically(aside / path.name, text.encode())
     if answers.token_file is None:
@@ -137,7 +140,7 @@ def _write_aside(aside: Path, path: Path, token_file: Path, answers: Answers) ->
         load(aside / path.name, _Without("ANKLET_"), home=Path.home(), platform=sys.platform)
     except ConfigErrors as error:
         raise ConfigError(str(error).replace(str(aside / path.name), "these answers")) from None
-    done = [f"{path}: {answers.services} services", "next: anklet-supervisor doctor"]
+    done = [f"{path}: {answers.services} services", f"next: anklet-supervisor doctor{_named(path)}"]
     if answers.token_file is None:
         os.link(aside / "token", token_file)
         done.insert(0, f"{token_file}: the token, for you alone")
@@ -148,6 +151,30 @@ def _write_aside(aside: Path, path: Path, token_file: Path, answers: Answers) ->
             token_file.unlink(missing_ok=True)
         raise
     return done
+
+
+def _make_log_dir(path: Path) -> None:
+    """The program writes its log only where a directory is: a misspelt one would be made somewhere else. Here it is new to all."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the log's directory {path} cannot be made: {error.strerror}") from None
+
+
+def _named(path: Path) -> str:
+    """How the other commands are told of this configuration; the usual place need not be said."""
+    usual = Path.home() / ".config" / "anklet" / "config.yml"
+    return (
+        "" if path == usual or os.environ.get("ANKLET_CONFIG") == str(path) else f" --config {shlex.quote(str(path))}"
+    )
+
+
+def usual_log_dir() -> Path:
+    """Where the log goes when nobody says: where a Mac's user looks for it; elsewhere beside the state."""
+    home = Path.home()
+    if sys.platform == "darwin":
+        return home / "Library" / "Logs"
+    return default_state_dir(os.environ, home=home, platform=sys.platform) / "log"
 
 
 class _Without(dict[str, str]):
@@ -165,15 +192,14 @@ def _refuse_to_replace(*paths: Path) -> None:
 
 def render(answers: Answers, token_file: str) -> str:
     """The text of the configuration."""
-    log_dir = answers.log_dir or (Path.home() / "Library" / "Logs")
-    there = log_dir.is_dir()
+    log_dir = answers.log_dir or usual_log_dir()
     lines = [
-        "# anklet-supervisor: made by `anklet-supervisor init`. Every key: the README's table, or etc/config.example.yml.",
+        "# anklet-supervisor: made by `anklet-supervisor init`. Every key: docs/configuration.md of the project.",
         "# `anklet-supervisor check` tells what is wrong in here, `doctor` what is missing on this host.",
         "",
         "log:",
         "  # An existing directory, for anklet.log; without it the log goes to standard output.",
-        f"  {'' if there else '# '}file_dir: {_quoted(str(log_dir.absolute()))}",
+        f"  file_dir: {_quoted(str(log_dir.absolute()))}",
         "",
         "metrics:",
         "  # http://127.0.0.1:8080/metrics, for Prometheus on this host.",
@@ -196,11 +222,21 @@ def render(answers: Answers, token_file: str) -> str:
             f"    owner: {_quoted(answers.owner)}",
             f"    repo: {_quoted(answers.repo)}",
             *([f"    registry_url: {_quoted(answers.registry_url)}"] if answers.registry_url else []),
-            *([f"    api_url: {_quoted(answers.api_url)}"] if answers.api_url else []),
+            *_addresses(answers.api_url),
             "    # Seconds between two looks for jobs.",
             "    sleep_interval: 10",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _addresses(api_url: str) -> list[str]:
+    """An Enterprise Server's; that of its pages is the API's without the path that all of them have for it."""
+    if not api_url:
+        return []
+    lines = [f"    api_url: {_quoted(api_url)}"]
+    if api_url.rstrip("/").endswith(_API_PATH):
+        lines.append(f"    server_url: {_quoted(api_url.rstrip('/').removesuffix(_API_PATH))}")
+    return lines
 
 
 def _default(name: str) -> str:

@@ -28,7 +28,7 @@ def show_job(config: Path, wanted: str, *, as_json: bool) -> int:
         sys.stderr.write(f"no job {wanted} is among the latest of this host (state directory {state_dir})\n")
         return int(ExitCode.NEGATIVE)
     if as_json:
-        _write_json(lines)
+        sys.stdout.write(document(lines))
     else:
         job_view.show(lines)
     return int(ExitCode.OK)
@@ -38,12 +38,13 @@ def list_jobs(config: Path, *, as_json: bool) -> int:
     """List the latest attempts, the latest last."""
     lines = history.read(state_dir_of(config))
     if as_json:
-        _write_json(lines)
+        sys.stdout.write(document(lines))
     else:
         job_view.show_list(lines)
     return int(ExitCode.OK)
 
 
-def _write_json(lines: list[Timeline]) -> None:
+def document(lines: list[Timeline]) -> str:
+    """The timelines in the stable form of `--json`."""
     shown = [_Shown(line, durations(line)) for line in lines]
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
+    return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n"

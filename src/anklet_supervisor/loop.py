@@ -209,16 +209,12 @@ class Loop:
         self._outlets.metrics.update(self._model, self._outlets.writer.dropped, time.time())
         if force or self._inbox.empty() or now - self._status_due > _STATUS_PAUSE:
             out = self._outlets
+            failures, budgets = out.history.failures(), out.metrics.budgets()
+            paused = self._settings.paused()
             out.status.write(
-                document(
-                    self._model,
-                    self._settings.plugins,
-                    out.started_at,
-                    out.history.failures(),
-                    paused=self._settings.paused(),
-                )
+                document(self._model, self._settings.plugins, out.started_at, failures, budgets, paused)
             )
-            self._outlets.history.save()
+            out.history.save()
             self._status_due = now + _LONGEST_SLEEP
 
     @contextlib.contextmanager

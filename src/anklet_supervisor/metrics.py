@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 from anklet_supervisor.host_figures import HostFigures, HostSampler
 from anklet_supervisor.machine import Model, slots_in_use
 from anklet_supervisor.state import ServiceState
+from anklet_supervisor.status import ApiBudget, rfc3339
 from anklet_supervisor.tally import Counted, Distribution, ServiceTally, Tally
 from anklet_worker import __version__
 from anklet_worker import messages as m
@@ -42,6 +43,7 @@ _SERVICE = ("service_name", "plugin", "owner", "repo")
 #: Go's zero time, which the original shows for "never".
 _NEVER = "0001-01-01T00:00:00Z"
 _SIZES = ("total", "used", "available")
+_BUDGET = {Figure.API_CALLS_LEFT, Figure.API_CALLS_LIMIT, Figure.API_LIMIT_RESETS_AT}
 
 
 class Metrics:
@@ -98,6 +100,22 @@ class Metrics:
         """The loop has turned, at this monotonic time."""
         self._beat = mono
 
+    # ---- read by the loop ----
+
+    def budgets(self) -> dict[str, ApiBudget]:
+        """What each service's last answers said of its API's limit, where there is one."""
+        with self._lock:
+            known = {name: service.figures for name, service in self._tally.services.items()}
+            return {
+                name: ApiBudget(
+                    remaining=int(figures[Figure.API_CALLS_LEFT]),
+                    limit=int(figures[Figure.API_CALLS_LIMIT]),
+                    reset=rfc3339(figures[Figure.API_LIMIT_RESETS_AT]),
+                )
+                for name, figures in known.items()
+                if figures.keys() >= _BUDGET
+            }
+
     # ---- read by the endpoint, from any thread ----
 
     def seconds_since_beat(self) -> float | None:
@@ -130,7 +148,7 @@ class Metrics:
                 *_totals(self._tally),
                 *_services(list(self._tally.services.values())),
                 *_jobs(self._tally),
-                *_origins(list(self._tally.services.values())),
+                *_origins(self._tally),
                 *_supervisor(self._tally),
             ]
         yield from families
@@ -269,14 +287,16 @@ def _counts(services: list[ServiceTally]) -> Iterator[Metric]:
 #: What a plugin reports, in the words of people who read a dashboard.
 _FIGURES = {
     Figure.API_CALLS_LEFT: "Calls of the API that the credentials have left until the limit is reset.",
+    Figure.API_CALLS_LIMIT: "Calls of the API that the credentials have in all between two resets.",
     Figure.API_LIMIT_RESETS_AT: "When the API's limit is reset, Unix seconds.",
     Figure.STALE_JOBS: "Jobs that have waited for long and that nobody has claimed, as last seen.",
     Figure.LEFT_RUNNERS: "Runners of this host that are registered, offline and without a VM, as last seen.",
 }
 
 
-def _origins(services: list[ServiceTally]) -> Iterator[Metric]:
+def _origins(tally: Tally) -> Iterator[Metric]:
     """What plugins tell about where the jobs come from."""
+    services = list(tally.services.values())
     calls = CounterMetricFamily(
         "anklet_api_requests",
         "Calls of the API of the jobs' origin; status 304 is free of GitHub's limit.",
@@ -296,7 +316,14 @@ def _origins(services: list[ServiceTally]) -> Iterator[Metric]:
         for figure, gauge in gauges.items():
             if figure in service.figures:
                 gauge.add_metric((service.name,), service.figures[figure])
-    yield from (calls, swept, *gauges.values())
+    took = HistogramMetricFamily(
+        "anklet_api_request_seconds",
+        "Time that a call of the API of the jobs' origin took, one without an answer too.",
+        labels=("route",),
+    )
+    for route, distribution in sorted(tally.api.items()):
+        _add_distribution(took, (route,), distribution)
+    yield from (calls, took, swept, *gauges.values())
 
 
 def _add_distribution(family: HistogramMetricFamily, labels: tuple[str, ...], distribution: Distribution) -> None:

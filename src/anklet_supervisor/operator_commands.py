@@ -63,7 +63,7 @@ def _add_init(command: AddCommand, find_config: FindConfig) -> None:
     init.add_argument("--vm-driver", choices=("anka", "tart"), default="anka", help="what runs VMs (anka)")
     init.add_argument("--registry-url", metavar="URL", help="Anka registry to pull templates from")
     init.add_argument("--api-url", metavar="URL", help="for GitHub Enterprise Server https://HOST/api/v3")
-    init.add_argument("--log-dir", type=Path, metavar="DIR", help="directory of anklet.log (~/Library/Logs)")
+    init.add_argument("--log-dir", type=Path, metavar="DIR", help="directory of anklet.log (on a Mac ~/Library/Logs)")
 
 
 def _init(options: argparse.Namespace, find_config: FindConfig) -> int:

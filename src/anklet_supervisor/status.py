@@ -132,7 +132,7 @@ def document(
                 url=service.job.url,
                 name=service.job.name,
                 vm=service.job.vm,
-                since=_rfc3339(service.job.since),
+                since=rfc3339(service.job.since),
             ),
             reason=service.reason,
             paused=service.name in paused,
@@ -146,7 +146,7 @@ def document(
             state=slot.state.name.lower(),
             service=slot.service or None,
             vm=slot.vm or None,
-            since=_rfc3339(slot.since) if slot.since else None,
+            since=rfc3339(slot.since) if slot.since else None,
         )
         for slot in model.allocation.table.slots
         if slot.state is not SlotState.RETIRED
@@ -155,7 +155,7 @@ def document(
         mode=model.mode.value,
         pid=os.getpid(),
         version=__version__,
-        started_at=_rfc3339(started_at),
+        started_at=rfc3339(started_at),
         services=services,
         slots=slots,
         failures=[_failure(line) for line in failures],
@@ -183,7 +183,7 @@ def _failure(line: Timeline) -> FailureStatus:
         service=line.service,
         ended=line.ended,
         reason=line.reason,
-        at=_rfc3339(line.steps.get("finished", 0.0)),
+        at=rfc3339(line.steps.get("finished", 0.0)),
     )
 
 
@@ -215,5 +215,6 @@ def written_at(state_dir: Path, default: float) -> float:
         return default
 
 
-def _rfc3339(seconds: float) -> str:
+def rfc3339(seconds: float) -> str:
+    """A time of the document, from Unix seconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from anklet_supervisor.status import ServiceStatus, SlotStatus, StatusDocument
+from anklet_supervisor.status import ApiBudget, ServiceStatus, SlotStatus, StatusDocument
 
 #: Columns below which a table would be more breaks than text.
 _NARROW = 100
@@ -51,9 +51,7 @@ class StatusView:
             )
         for service in document.services:
             if service.api is not None:
-                yield _plain(
-                    f"{service.name}: {service.api.remaining} of {service.api.limit} API requests left until {service.api.reset}"
-                )
+                yield _plain(f"{service.name}: {self._budget(service.api)}")
         yield Text()
         yield from self._lines() if options.max_width < _NARROW else self._tables()
         for service in document.services:
@@ -78,7 +76,11 @@ class StatusView:
         slots = Table("SLOT", "STATE", "SERVICE", "VM", "FOR", box=None, pad_edge=False)
         for slot in self._document.slots:
             slots.add_row(str(slot.index), _word(slot.state), *self._holder(slot))
-        yield from (services, Text(), slots)
+        yield services
+        for service in self._document.services:
+            if service.job is not None:
+                yield _plain(f"{service.name} runs {service.job.url}")
+        yield from (Text(), slots)
 
     def _lines(self) -> Iterator[Text]:
         for service in self._document.services:
@@ -87,6 +89,7 @@ class StatusView:
             if service.job is not None:
                 name, vm, since = self._job(service)
                 yield Text.assemble("  job ", name, f", for {since}, in ", vm)
+                yield _plain(f"  {service.job.url}")
         yield Text()
         for slot in self._document.slots:
             name, vm, since = self._holder(slot)
@@ -117,6 +120,12 @@ class StatusView:
 
     def _holder(self, slot: SlotStatus) -> tuple[Text, Text, str]:
         return _plain(slot.service or "-"), _plain(slot.vm or "-"), self._since(slot.since)
+
+    def _budget(self, api: ApiBudget) -> str:
+        left = datetime.fromisoformat(api.reset).timestamp() - self._now
+        if left <= 0:
+            return f"all of {api.limit} API requests left, it seems: the limit has been renewed since the last one"
+        return f"{api.remaining} of {api.limit} API requests left, renewed in {_duration(left)}"
 
     def _since(self, moment: str | None) -> str:
         return "-" if moment is None else _duration(self._now - datetime.fromisoformat(moment).timestamp())

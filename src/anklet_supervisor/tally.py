@@ -22,6 +22,7 @@ from anklet_worker.plugin import Figure, Status
 #: Upper bounds, in seconds. A job may take hours, a listing should take a tenth of a second.
 COMMAND_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600, 3600)
 STAGE_BOUNDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 4 * 3600)
+API_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 #: The verbs of all drivers, and the classes of outcome. Anything else is counted as `other`.
 COMMANDS = frozenset(
     {"probe", "list", "check", "pull", "clone", "set", "start", "run", "ip", "fqn", "exec", "cp", "stop", "delete"}
@@ -30,8 +31,9 @@ COMMANDS = frozenset(
 _MOST_COUNTED = 1000
 OUTCOMES = frozenset({"done", "not_found", "name_exists", "limit_reached", "busy", "fatal", "transient"})
 OTHER = "other"
-#: Pairs of route and outcome that are told apart, for each service; a plugin that invents routes cannot flood the endpoint.
-_MOST_ROUTES = 200
+#: Pairs of route and outcome that are told apart, for each service, and routes whose durations are; a plugin that invents routes
+#: cannot flood the endpoint.
+_MOST_CALLS, _MOST_ROUTES = 200, 50
 #: The commands by which the drivers start a VM.
 _STARTS = frozenset({"start", "run"})
 
@@ -100,6 +102,8 @@ class Tally:
         self.successes = self.failures = 0
         self.stages = {stage: Distribution(STAGE_BOUNDS) for stage in m.STAGES}
         self.commands: dict[tuple[str, str], Distribution] = {}
+        #: How long calls of the origins' APIs took, by route.
+        self.api: dict[str, Distribution] = {}
         self.model: Model | None = None
         self.log_lines_dropped = 0
         #: The host refuses VMs although it should have room: a slot has leaked in the kernel, and only a reboot gives it back.
@@ -160,8 +164,8 @@ class Tally:
                 self._job_finished(service, conclusion, Run(url, now))
             case m.StageTook(stage=stage, seconds=seconds) if stage in self.stages:
                 self.stages[stage].add(seconds)
-            case m.ApiCalled(route=route, outcome=outcome) if service in self.services:
-                self._api_called(self.services[service].api_calls, route, outcome)
+            case m.ApiCalled() if service in self.services:
+                self._api_called(self.services[service].api_calls, fact)
             case m.FigureReported(figure=figure, value=value) if service in self.services:
                 figures = self.services[service].figures
                 figures[figure] = value + (figures.get(figure, 0.0) if figure is Figure.SWEPT_RUNNERS else 0.0)
@@ -183,11 +187,13 @@ class Tally:
             case m.OrphanReaped():
                 tally.orphans_reaped += 1
 
-    def _api_called(self, calls: dict[tuple[str, str], int], route: str, outcome: str) -> None:
-        labels = (route, outcome)
-        if labels not in calls and len(calls) >= _MOST_ROUTES:
+    def _api_called(self, calls: dict[tuple[str, str], int], fact: m.ApiCalled) -> None:
+        labels = (fact.route, fact.outcome)
+        if labels not in calls and len(calls) >= _MOST_CALLS:
             labels = (OTHER, OTHER)
         calls[labels] = calls.get(labels, 0) + 1
+        route = fact.route if fact.route in self.api or len(self.api) < _MOST_ROUTES else OTHER
+        self.api.setdefault(route, Distribution(API_BOUNDS)).add(fact.seconds)
 
     def _job_finished(self, service: str, conclusion: Conclusion, run: Run) -> None:
         """Only success and failure count as runs, as with the original; a cancelled job was nobody's success or failure."""

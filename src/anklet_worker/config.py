@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
@@ -193,8 +193,9 @@ class ServiceRules(msgspec.Struct, frozen=True, kw_only=True):
 
     Found by the entry point group `anklet.plugin_rules`, under the plugin's name; its module should be quick to import. `options`
     are the plugin's own keys: with rules, any other unknown key is an error; without rules, every unknown key is the plugin's.
-    `check` is pure.
+    `check` is pure. `retired`: names of plugins that other programs have and that are none here, each with what to do about it.
     """
 
     check: Callable[[ServiceConfig], Iterable[Complaint]]
     options: frozenset[str] = frozenset()
+    retired: Mapping[str, str] = {}

@@ -99,9 +99,9 @@ class WorkerContext:
         yield
         self._link.tell(StatusChanged(status=Status.IDLE if self.attempt is None else Status.RUNNING))
 
-    def api_called(self, route: str, outcome: str) -> None:
-        """Count a call of the origin's API."""
-        self._link.tell(ApiCalled(route=route, outcome=outcome))
+    def api_called(self, route: str, outcome: str, seconds: float) -> None:
+        """Count and measure a call of the origin's API."""
+        self._link.tell(ApiCalled(route=route, outcome=outcome, seconds=seconds))
 
     def report(self, figure: Figure, value: float) -> None:
         """Report a figure that the plugin alone can know."""

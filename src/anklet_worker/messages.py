@@ -205,6 +205,7 @@ class ApiCalled(Message, frozen=True, kw_only=True, tag=True):
 
     route: str
     outcome: str
+    seconds: float
 
 
 class FigureReported(Message, frozen=True, kw_only=True, tag=True):

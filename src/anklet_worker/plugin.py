@@ -46,8 +46,9 @@ class Status(Enum):
 class Figure(Enum):
     """What a plugin may report beside facts about jobs. The values are the endings of metrics' names."""
 
-    #: Calls of the API that the credentials have left until the limit is reset, and Unix time of that.
+    #: Calls of the API that the credentials have left until the limit is reset, how many they have in all, and Unix time of that.
     API_CALLS_LEFT = "api_calls_left"
+    API_CALLS_LIMIT = "api_calls_limit"
     API_LIMIT_RESETS_AT = "api_limit_resets_at_timestamp_seconds"
     #: Queued jobs that have waited for long and that nobody has claimed.
     STALE_JOBS = "stale_jobs"
@@ -177,9 +178,9 @@ class Context(Protocol):
         """While the `with` lasts, the service's status is `limit_paused`; the core tells all others."""
         ...
 
-    def api_called(self, route: str, outcome: str) -> None:
+    def api_called(self, route: str, outcome: str, seconds: float) -> None:
         """Count a call of the origin's API. `route` is a template of a closed list ("GET /repos/{owner}/{repo}"), `outcome` a
-        status code, or a word for none."""
+        status code, or a word for none; `seconds` is how long it took."""
         ...
 
     def report(self, figure: Figure, value: float) -> None:

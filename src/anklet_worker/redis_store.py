@@ -62,7 +62,10 @@ _Answer = TypeVar("_Answer")
 
 
 class RedisStore:
-    """See `Store`. With `tls`, Redis' certificate must bear its host's name and be one that the system trusts."""
+    """See `Store`. With `tls`, Redis' certificate must bear its host's name and be one that the system trusts.
+
+    `version` is Redis' own, as it says it ("7.2.4").
+    """
 
     def __init__(self, database: Database, client_name: str) -> None:
         """Connect and see whether this Redis will do. `client_name` shows in its CLIENT LIST.
@@ -76,6 +79,7 @@ class RedisStore:
         # Redis takes printable ASCII only, and no space.
         self._client_name = re.sub(r"[^!-~]", "_", client_name)
         self._closed = False
+        self.version = ""
         self._client = _client(database, self._client_name)
         self._claim, self._renew, self._release, self._count = map(
             self._client.register_script, (_CLAIM, _RENEW, _RELEASE, _COUNT)
@@ -137,9 +141,10 @@ class RedisStore:
         try:
             self._client.ping()
             version = _version(self._client)
+            self.version = _dotted(version)
             if version < OLDEST_VERSION:
                 raise ServiceFatal(
-                    f"Redis at {self._address} is version {_dotted(version)}; {_dotted(OLDEST_VERSION)} or newer is needed"
+                    f"Redis at {self._address} is version {self.version}; {_dotted(OLDEST_VERSION)} or newer is needed"
                 )
             self._rehearse()
         except _REFUSALS as error:

@@ -47,7 +47,9 @@ def test_a_fit_host_is_fit(new_mac):
         "Actions: read: granted", "Administration: read: granted", "Administration: read and write: granted",
     ]  # fmt: skip
     assert found["GitHub login"][0]["verdict"] == found["clock"][0]["verdict"] == "ok"
-    assert "requests are left" in found["GitHub rate"][0]["said"]
+    (rate,) = found["GitHub rate"]  # asked once for services that differ in nothing but their name
+    assert "requests are left" in rate["said"]
+    assert rate["service"] == "RUNNER1, RUNNER2"
     assert found["launchd agent"][0]["verdict"] == "not checked"
     assert not mac.state_dir.exists()
     assert not mac.github.runners(OWNER, REPO)
@@ -118,6 +120,13 @@ def test_redis_and_registry_that_do_not_answer_are_told(mac):
     assert problems(found) == {"Redis"}
     assert found["registry"][0]["verdict"] == "warning"
     assert "Connection refused" in found["registry"][0]["said"]
+
+
+def test_a_redis_that_answers_tells_its_version(mac, redis_server):
+    """With where it is."""
+    mac.config["services"][0]["database"] = {"enabled": True, "url": f"127.0.0.1:{redis_server.port}"}
+    (one,) = findings(mac, 0)["Redis"]
+    assert re.search(rf"^Redis at 127\.0\.0\.1:{redis_server.port} \(version \d+\.\d+\S*\) answers", one["said"])
 
 
 def test_foreign_vms_and_missing_templates_are_warnings(new_mac):

@@ -155,6 +155,19 @@ def test_install_again_leaves_a_running_supervisor_alone(agent, launchctl):
     assert [call[0] for call in launchctl.calls()].count("bootout") == 0
 
 
+def test_install_starts_what_has_drained(agent, launchctl):
+    """A drain ends the program for good; who installs wants it to run."""
+    agent.install(CONTENT)
+    launchctl.end()
+    assert "it is started" in agent.install(CONTENT)
+    assert launchctl.calls()[-1] == ["kickstart", target(501)]
+    assert "as it should be" in agent.install(CONTENT)
+    launchctl.end()
+    launchctl.fail("kickstart", 1, "no")
+    with pytest.raises(TemporaryError, match=r"does not start .*: no"):
+        agent.install(CONTENT)
+
+
 def test_install_replaces_another_list(agent, launchctl):
     """Unloaded first: launchd takes no second one of the same label."""
     agent.install(CONTENT)
@@ -214,7 +227,7 @@ def test_status_tells_what_launchd_says(agent, launchctl):
 def test_without_launchctl_it_says_that_only_a_mac_has_it(agent, monkeypatch, tmp_path):
     """No traceback on Linux."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CliUnavailable, match="Only a Mac has launchd"):
+    with pytest.raises(CliUnavailable, match="only a Mac has launchd"):
         agent.status()
 
 

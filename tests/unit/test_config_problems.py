@@ -152,6 +152,59 @@ def test_host_keys(tmp_path, line, expected):
     assert problems(tmp_path, f"{line}\n{GOOD}") == expected
 
 
+LATER = """\
+plugins:
+  - name: RECEIVER1
+    plugin: github_receiver
+    hook_id: 489747753
+    port: 54321
+    secret: bait_secret
+    owner: acme
+    repo: app
+  - name: HANDLER1
+    plugin: github
+    token: bait_token
+    registration_timeout_seconds: 80
+    queue_name: shared
+    skip_pull: true
+    owner: acme
+    database:
+      enabled: true
+      tls_enabled: true
+global_receiver_secret: bait_secret
+global_database_url: redis.example.com
+log:
+  split_by_plugin: true
+metrics:
+  aggregator: true
+"""
+
+
+def test_a_file_of_the_later_original_is_told_key_by_key(tmp_path):
+    """What to write instead, at each place; the receiver goes as a whole, and what is well needs no word."""
+    path = tmp_path / "config.yml"
+    found = [line.removeprefix(f"{path}: ") for line in problems(tmp_path, LATER)]
+    assert [line.partition("; ")[0] for line in found] == [
+        "1:1: unknown key 'plugins'",
+        "3:13: service RECEIVER1: plugin github_receiver is the receiver of a later Anklet",
+        "9:5: service HANDLER1: repo is missing",
+        "12:5: service HANDLER1: unknown key 'registration_timeout_seconds'",
+        "13:5: service HANDLER1: unknown key 'queue_name'",
+        "14:5: service HANDLER1: unknown key 'skip_pull'",
+        "18:7: service HANDLER1: unknown key 'database.tls_enabled'",
+        "19:1: unknown key 'global_receiver_secret'",
+        "20:1: unknown key 'global_database_url'",
+        "22:3: unknown key 'log.split_by_plugin'",
+        "24:3: unknown key 'metrics.aggregator'",
+    ]
+    assert "bait" not in "".join(found)
+    assert found[3].endswith("the nearest known key is deadlines.runner_online")
+    assert "remove it: hosts that share a Redis" in found[4]
+    assert "the nearest known key is database.url; TLS is rediss://HOST:PORT" in found[6]
+    assert "the nearest known key is services[].database.url; with database.enabled: true" in found[8]
+    assert "logs --service NAME" in found[9]
+
+
 SERVICE_KEYS = {
     "unknown key": ("tokn: x", ["7:5: service A: unknown key 'tokn'; the nearest known key is token"]),
     "unknown key in a section": (

@@ -177,9 +177,10 @@ def test_without_a_configuration_the_rest_is_examined(tmp_path):
     findings = judge(facts)
     assert not fit(findings)
     (first, *others) = findings
+    assert first.remedy == "anklet-supervisor init"
     assert first.check == "configuration"
     assert "there is no such file" in first.said
-    assert {"user", "login"} <= {one.check for one in others}
+    assert {"user", "disk", "login"} <= {one.check for one in others}
 
 
 def test_json_is_stable():

@@ -89,12 +89,41 @@ def test_every_answer_is_in_the_configuration(path, changes):
         assert found == value
 
 
-def test_a_log_directory_that_exists_is_used(path, home):
-    """Else it stands there behind a #, for the operator to make."""
-    (home / "Library" / "Logs").mkdir(parents=True)
+@pytest.mark.parametrize(
+    ("platform", "place"),
+    [("darwin", "Library/Logs"), ("linux", ".local/state/anklet-supervisor/log")],
+)
+def test_the_log_goes_where_a_user_looks_for_it(path, home, monkeypatch, platform, place):
+    """Into a directory that is made if it is not there: `logs` works from the first start."""
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     write(path, ANSWERS)
-    assert load(path, {}, home=home, platform="linux")[0].log.file_dir == home / "Library" / "Logs"
-    assert '  # file_dir: "/nowhere"' in render(msgspec.structs.replace(ANSWERS, log_dir=Path("/nowhere")), "token")
+    assert load(path, {}, home=home, platform=platform)[0].log.file_dir == home / place
+    assert (home / place).is_dir()
+
+
+def test_a_log_directory_that_was_named_is_used_and_made(path, home):
+    """One that cannot be made is told, and nothing is written."""
+    write(path, msgspec.structs.replace(ANSWERS, log_dir=home / "logs"))
+    assert load(path, {}, home=home, platform="linux")[0].log.file_dir == home / "logs"
+    assert (home / "logs").is_dir()
+    (home / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"the log's directory .*file/x cannot be made"):
+        write(home / "other" / "c.yml", msgspec.structs.replace(ANSWERS, log_dir=home / "file" / "x"))
+    assert list((home / "other").iterdir()) == []
+
+
+def test_an_enterprise_servers_two_addresses_go_together(path):
+    """The second follows from the first; github.com's are the defaults."""
+    write(path, msgspec.structs.replace(ANSWERS, api_url="https://ghe.example.com/api/v3"))
+    assert load(path, {}, home=Path.home(), platform="linux")[0].services[0].server_url == "https://ghe.example.com"
+    assert "server_url" not in render(ANSWERS, "token")
+
+
+def test_a_configuration_elsewhere_is_named_in_what_comes_next(home):
+    """So that the line can be copied as it is."""
+    place = home / "my configs" / "a.yml"
+    assert write(place, ANSWERS)[-1] == f"next: anklet-supervisor doctor --config '{place}'"
 
 
 def test_a_token_that_has_a_file_stays_there(path, home):

@@ -17,12 +17,13 @@ from anklet_supervisor.history import JobHistory
 from anklet_supervisor.host_figures import HostFigures
 from anklet_supervisor.metrics import Metrics
 from anklet_supervisor.state import ServiceState
+from anklet_supervisor.status import ApiBudget
 from anklet_worker import __version__
 from anklet_worker import messages as m
 from anklet_worker.config import ServiceConfig
 from anklet_worker.job import Conclusion
 from anklet_worker.logs import open_log
-from anklet_worker.plugin import Status
+from anklet_worker.plugin import Figure, Status
 from anklet_worker.slots import SlotState
 
 A = ServiceConfig(name="RUNNER1", plugin="github", owner="acme", repo="app")
@@ -110,6 +111,11 @@ def command(verb="clone", outcome="done", seconds=1.0):
     return m.DriverCommandEnded(command=verb, outcome=outcome, seconds=seconds)
 
 
+def called(route="GET /repos/{owner}/{repo}/actions/runs", outcome="200", seconds=0.3):
+    """A call of the API has been answered."""
+    return m.ApiCalled(route=route, outcome=outcome, seconds=seconds)
+
+
 # ---- form ----
 
 
@@ -143,6 +149,9 @@ def full(metrics):
         metrics.fact("RUNNER1", m.StageTook(stage=stage, seconds=1.5), START)
     metrics.fact("RUNNER1", m.JobGivenBack(vm="vm-x", job_id="1", reason="stop"), START)
     metrics.fact("RUNNER1", command(), START)
+    metrics.fact("RUNNER1", called(), START)
+    for figure in Figure:
+        metrics.fact("RUNNER1", m.FigureReported(figure=figure, value=7.0), START)
     return metrics
 
 
@@ -312,6 +321,39 @@ def test_commands_are_measured_by_verb_and_outcome(metrics):
     family = families(metrics)["anklet_vm_command_seconds"]
     counts = {(s.labels["command"], s.labels["outcome"]): s.value for s in family.samples if s.name.endswith("_count")}
     assert counts == {("clone", "done"): 2, ("clone", "transient"): 1, ("other", "other"): 99}
+
+
+def test_calls_of_the_api_are_counted_and_measured(metrics):
+    """Counted by service, route and status; measured by route, whatever the answer was."""
+    for service, outcome, seconds in (("RUNNER1", "200", 0.3), ("RUNNER1", "304", 0.07), ("RUNNER2", "none", 12.0)):
+        metrics.fact(service, called(outcome=outcome, seconds=seconds), START)
+    route = called().route
+    assert value(metrics, "anklet_api_requests_total", service_name="RUNNER1", route=route, status="304") == 1
+    measured = families(metrics)["anklet_api_request_seconds"].samples
+    buckets = {sample.labels["le"]: sample.value for sample in measured if sample.name.endswith("_bucket")}
+    assert [buckets[le] for le in ("0.05", "0.1", "0.5", "10.0", "30.0", "+Inf")] == [0, 1, 2, 2, 3, 3]
+
+
+def test_a_plugin_that_invents_routes_cannot_flood_the_endpoint(metrics):
+    """What is too many is `other`; nothing is lost of the sums."""
+    for number in range(1000):
+        metrics.fact("RUNNER1", called(route=f"GET /{number}"), START)
+    counted = samples(metrics, "anklet_api_requests_total")
+    assert len(counted) == 201
+    assert sum(number for _, number in counted) == 1000
+    measured = [s for s in families(metrics)["anklet_api_request_seconds"].samples if s.name.endswith("_count")]
+    assert len(measured) == 51
+    assert sum(sample.value for sample in measured) == 1000
+
+
+def test_the_budget_of_an_api_is_for_the_status_too(metrics):
+    """Once all of it is known, and only of services that have one."""
+    assert metrics.budgets() == {}
+    for figure, number in ((Figure.API_CALLS_LEFT, 4321), (Figure.API_CALLS_LIMIT, 5000)):
+        metrics.fact("RUNNER1", m.FigureReported(figure=figure, value=number), START)
+    assert metrics.budgets() == {}
+    metrics.fact("RUNNER1", m.FigureReported(figure=Figure.API_LIMIT_RESETS_AT, value=START), START)
+    assert metrics.budgets() == {"RUNNER1": ApiBudget(remaining=4321, limit=5000, reset="2023-11-14T22:13:20.000Z")}
 
 
 def test_a_refusal_with_room_left_means_a_degraded_host(metrics):
@@ -521,6 +563,7 @@ def whole_job(metrics, number):
         m.JobClaimed(job_id=str(number), job_name=f"job {number}", job_url=f"https://g/{number}", vm=f"vm-{number}"),
         *(m.StageTook(stage=stage, seconds=number % 100) for stage in m.STAGES),
         *(m.DriverCommandEnded(command=verb, outcome="done", seconds=0.1) for verb in ("clone", "start", "delete")),
+        *(called(outcome=outcome, seconds=number % 9) for outcome in ("200", "304")),
         m.JobFinished(
             vm=f"vm-{number}",
             job_id=str(number),

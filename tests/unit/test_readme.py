@@ -1,4 +1,4 @@
-"""The README says what the program does: its generated tables are those of the code, and its links lead somewhere.
+"""Tables of keys and metrics are those of the code, exit codes are explained, and links between pages lead somewhere.
 
 `python tests/unit/test_readme.py` writes the tables anew.
 """
@@ -14,6 +14,7 @@ from anklet_worker import messages as m
 from anklet_worker.config import ServiceConfig
 from anklet_worker.errors import ExitCode
 from anklet_worker.job import Conclusion
+from anklet_worker.plugin import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -47,6 +48,8 @@ def filled():
         m.JobGivenBack(vm="vm-2", job_id="1", reason="r"),
         m.StageTook(stage="clone", seconds=1.0),
         m.DriverCommandEnded(command="clone", outcome="done", seconds=1.0),
+        m.ApiCalled(route="GET /", outcome="200", seconds=1.0),
+        *(m.FigureReported(figure=figure, value=1.0) for figure in Figure),
     ):
         metrics.fact("RUNNER1", fact, 1.0)
     model = machine.initial(["RUNNER1"], allocator.build(2, 1, (), 1.0), once=False, drain_timeout=None)
@@ -60,13 +63,19 @@ def put(text, marker, table):
 
 
 def generated():
-    """The README with its tables made anew."""
-    return put(put(README.read_text(), "keys", config_schema.markdown()), "metrics", metrics_table())
+    """The pages with such a table, and what they should hold."""
+    for name, marker, table in (
+        ("configuration.md", "keys", config_schema.markdown()),
+        ("metrics.md", "metrics", metrics_table()),
+    ):
+        page = ROOT / "docs" / name
+        yield page, put(page.read_text(), marker, table)
 
 
 def test_the_generated_tables_are_up_to_date():
-    """Keys and metrics in the README are those of the code."""
-    assert README.read_text() == generated(), "run: python tests/unit/test_readme.py"
+    """Keys and metrics in the documentation are those of the code."""
+    for page, text in generated():
+        assert page.read_text() == text, "run: python tests/unit/test_readme.py"
 
 
 def test_every_exit_code_is_explained():
@@ -94,5 +103,6 @@ def test_the_launchd_agent_keeps_launchds_rules():
 
 
 if __name__ == "__main__":
-    README.write_text(generated())
+    for file, content in list(generated()):
+        file.write_text(content)
     sys.exit(0)

@@ -204,6 +204,7 @@ def test_a_wide_terminal_shows_tables():
     assert ["0", "occupied", "RUNNER1", "anklet-vm-1", "1h00m"] in lines
     assert ["1", "free", "-", "-", "-"] in lines
     assert ["RUNNER2:", "ended", "with", "exit", "code", "70"] in lines
+    assert ["RUNNER1", "runs", JOB.url] in lines
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])
@@ -211,6 +212,7 @@ def test_a_narrow_terminal_loses_nothing(width):
     """The same facts, one after the other, however often the lines break."""
     text = drawn(view_of(model_of()), width)
     assert all(len(line) <= width for line in text.splitlines())
+    assert JOB.url in text.replace("\n", "")
     words = text.replace("\n", " ").split()
     for word in ("RUNNER1:", "ready,", "build,", "anklet-vm-1", "RUNNER2:", "backoff,", "free", "occupied,", "70"):
         assert word in words
@@ -288,7 +290,9 @@ def test_the_last_failures_and_the_rate_are_shown(width):
     found = document(model_of(), PLUGINS, START, [FAILURE], budgets)
     text = " ".join(drawn(StatusView(found, now=START + 160, age=0.0), width).split())
     assert "last failures 1m00s ago, RUNNER1, ui tests, failure https://g/7" in text
-    assert "RUNNER1: 4321 of 5000 API requests left until" in text
+    assert "RUNNER1: 4321 of 5000 API requests left, renewed in 57m20s" in text
+    later = " ".join(drawn(StatusView(found, now=START + 4000, age=0.0), width).split())
+    assert "RUNNER1: all of 5000 API requests left, it seems" in later
     assert "failures" not in drawn(view_of(model_of()), width)
     (one,) = json.loads(msgspec.json.encode(found))["failures"]
     assert list(one) == ["id", "name", "url", "service", "ended", "reason", "at"]

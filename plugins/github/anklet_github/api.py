@@ -225,13 +225,14 @@ class Api:
         said = headers(self._login.authorization()) | dict(more)
         if body is not None:
             said["Content-Type"] = "application/json"
+        began = time.monotonic()
         try:
             reply = self._transport.exchange(method, url, said, body)
         except NoAnswer as error:
-            self._context.api_called(route, "none")
+            self._context.api_called(route, "none", time.monotonic() - began)
             kind = ApiTrouble if error.in_time else TimedOut
             raise kind(f"{method} {_path(url)}: {error}") from None
-        self._context.api_called(route, str(reply.status))
+        self._context.api_called(route, str(reply.status), time.monotonic() - began)
         return reply
 
 

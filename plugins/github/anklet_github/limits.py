@@ -139,6 +139,7 @@ class Budget:
             return
         if self._left != (int(left), int(reset)):
             self._left = (int(left), int(reset))
+            self._context.report(Figure.API_CALLS_LIMIT, float(limit))
             self._context.report(Figure.API_CALLS_LEFT, float(left))
             self._context.report(Figure.API_LIMIT_RESETS_AT, float(reset))
         reserved = min(_MOST_RESERVED, int(limit) * _RESERVED_PART)

@@ -42,4 +42,11 @@ def _check_options(service: ServiceConfig) -> Iterator[Complaint]:
         yield Complaint("ca_file", "must be the path of a file with certificates (PEM)")
 
 
-RULES = ServiceRules(check=check, options=frozenset({"repos", "ca_file"}))
+RULES = ServiceRules(
+    check=check,
+    options=frozenset({"repos", "ca_file"}),
+    retired={
+        "github_receiver": "is the receiver of a later Anklet; there is none here, since this program asks GitHub itself: "
+        "remove this service, and the webhook at GitHub"
+    },
+)
