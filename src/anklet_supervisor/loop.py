@@ -211,9 +211,7 @@ class Loop:
             out = self._outlets
             failures, budgets = out.history.failures(), out.metrics.budgets()
             paused = self._settings.paused()
-            out.status.write(
-                document(self._model, self._settings.plugins, out.started_at, failures, budgets, paused)
-            )
+            out.status.write(document(self._model, self._settings.plugins, out.started_at, failures, budgets, paused))
             out.history.save()
             self._status_due = now + _LONGEST_SLEEP
 

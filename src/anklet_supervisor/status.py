@@ -171,7 +171,7 @@ def _reload(reload: Reload) -> ReloadStatus | None:
         answered=reload.answered,
         problems=list(reload.problems),
         refused=reload.refused,
-        at=_rfc3339(reload.at) if reload.answered else None,
+        at=rfc3339(reload.at) if reload.answered else None,
     )
 
 

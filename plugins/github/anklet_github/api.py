@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
