@@ -132,6 +132,9 @@ def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
     code, screen = terminal.whole(f"anklet-supervisor job show {ids[0]}")
     assert code == 0
     assert "cleaned" in screen
+    # launchd's process is not this one: whoever installs beside a supervisor of his own is told.
+    code, screen = terminal.whole(agent)
+    assert f"is running (pid {mac.process.pid})" in plain(screen).replace("\n", "")
     assert terminal.whole("anklet-supervisor drain --wait 30")[0] == 0
     assert mac.wait(10) == 0
 
