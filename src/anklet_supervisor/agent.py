@@ -67,6 +67,11 @@ def installation(config_path: Path, config: SupervisorConfig, home: Path, python
     )
 
 
+def list_path(home: Path) -> Path:
+    """The property list's file, where launchd looks for those of a user."""
+    return home / "Library" / "LaunchAgents" / f"{LABEL}.plist"
+
+
 def target(uid: int) -> str:
     """The agent's name for launchctl, in the login session of this user."""
     return f"gui/{uid}/{LABEL}"
@@ -108,17 +113,12 @@ def newsyslog_rule(log_dir: Path, user: str) -> str:
 
 
 class Agent:
-    """The agent of one user. `folder` is ~/Library/LaunchAgents."""
+    """The agent of one user. `path` is its property list's file."""
 
-    def __init__(self, folder: Path, launchctl: Launchctl, uid: int | None = None) -> None:
-        self._folder = folder
+    def __init__(self, path: Path, launchctl: Launchctl, uid: int | None = None) -> None:
+        self.path = path
         self._launchctl = launchctl
         self._uid = os.getuid() if uid is None else uid
-
-    @property
-    def path(self) -> Path:
-        """The property list's file."""
-        return self._folder / f"{LABEL}.plist"
 
     def install(self, content: bytes) -> str:
         """Write the property list and load it, replacing one that is there; says what was done.
@@ -137,7 +137,7 @@ class Agent:
             return f"{LABEL} was loaded and not running; it is started"
         if loaded:
             self._unload()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, content, mode=0o644)
         self._ask("enable", target(self._uid))
         done = self._ask("bootstrap", f"gui/{self._uid}", str(self.path))
@@ -170,6 +170,11 @@ class Agent:
             f"{name} {facts[name]}" for name in ("state", "pid", "runs", "last exit code") if name in facts
         )
         return int(ExitCode.OK), f"{LABEL} is loaded: {told or 'launchd says no more'}"
+
+    def pid(self) -> int | None:
+        """The process that launchd runs for the agent, if it runs one."""
+        pid = _facts(self._ask("print", target(self._uid))).get("pid", "")
+        return int(pid) if pid.isdigit() else None
 
     def _is_loaded(self) -> bool:
         return self._ask("print", target(self._uid)).status == 0

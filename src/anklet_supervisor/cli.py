@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AnkletError as error:
         _complain(f"{_PROGRAM}: {error}")
         return int(error.exit_code)
+    except KeyboardInterrupt:
+        # At a question, or while something is asked; `start` has its own handlers.
+        return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has seen enough (`status | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

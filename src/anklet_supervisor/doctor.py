@@ -77,7 +77,7 @@ class MacFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was gathered. `missing`: there is no configuration; `mac` is None elsewhere than on macOS; `disk` is free
-    bytes and where."""
+    bytes and where; `agent_current`: the agent's file is the one that this program would write."""
 
     config: str
     missing: bool = False
@@ -95,6 +95,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[PathFacts, ...] = ()
     mac: MacFacts | None = None
     agent_label: str = ""
+    agent_current: bool = True
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -398,6 +399,12 @@ def agent(facts: Facts) -> Iterator[Finding]:
     loaded = None if facts.mac is None else facts.mac.agent_loaded
     if loaded is None:
         yield _not_checked("launchd agent")
+    elif loaded and not facts.agent_current:
+        yield _warning(
+            "launchd agent",
+            f"{facts.agent_label} is loaded, but its file is not what this program would write: one of them has changed",
+            "anklet-supervisor agent install (it drains first)",
+        )
     elif loaded:
         yield _ok("launchd agent", f"{facts.agent_label} is loaded")
     else:

@@ -76,6 +76,7 @@ def gather(config_path: Path, home: Path) -> Facts:
         disk=_disk(config.state_dir),
         port=_port(config),
         paths=tuple(_paths(config_path, config)),
+        agent_current=agent_is_current(config_path, config, home),
     )
 
 
@@ -255,6 +256,12 @@ def mac_facts() -> MacFacts:
         agent_loaded=None if loaded is None else loaded.status == 0,
         virtualization_processes=virtualization_processes(),
     )
+
+
+def agent_is_current(config_path: Path, config: SupervisorConfig, home: Path) -> bool:
+    """True when the agent's file is what `agent install` would write now."""
+    path = agent.list_path(home)
+    return _or_none(path.read_bytes) == agent.property_list(agent.installation(config_path, config, home))
 
 
 def power_on_mains(text: str) -> dict[str, str]:

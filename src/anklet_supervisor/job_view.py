@@ -13,7 +13,8 @@ from rich.text import Text
 
 from anklet_supervisor.timelines import STEPS, Timeline, durations
 
-_PIPED = 500
+#: Columns below which a table would be more breaks than text, and columns for what is not a terminal.
+_NARROW, _PIPED = 100, 500
 _STYLES = {"success": "green", "failure": "bold red", "given back": "yellow", "cancelled": "yellow"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -39,21 +40,34 @@ def show(lines: Sequence[Timeline], console: Console | None = None) -> None:
 
 
 def show_list(lines: Sequence[Timeline], console: Console | None = None) -> None:
-    """One line for each attempt."""
+    """One line for each attempt; where there is no room for that, a few."""
     where = console or _console()
+    if where.width < _NARROW:
+        for line in lines:
+            where.print(Text.assemble(_plain(line.job_id), " ", _plain(line.job_name), style="bold"))
+            where.print(Text.assemble(f"  {_claimed(line)}, {_took(line)}, ", _plain(line.service), ", ", _ended(line)))
+        return
     table = Table("JOB", "NAME", "SERVICE", "CLAIMED", "TOOK", "ENDED", box=None, pad_edge=False)
     for line in lines:
-        claimed = line.steps.get("claimed")
-        begin, end = line.steps.get("claimed"), line.steps.get("cleaned")
         table.add_row(
             _plain(line.job_id),
             _plain(line.job_name),
             _plain(line.service),
-            "-" if claimed is None else f"{datetime.fromtimestamp(claimed).astimezone():%Y-%m-%d %H:%M:%S}",
-            "-" if begin is None or end is None else f"{max(0.0, end - begin):.0f} s",
+            _claimed(line),
+            _took(line),
             _ended(line),
         )
     where.print(table)
+
+
+def _claimed(line: Timeline) -> str:
+    claimed = line.steps.get("claimed")
+    return "-" if claimed is None else f"{datetime.fromtimestamp(claimed).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _took(line: Timeline) -> str:
+    begin, end = line.steps.get("claimed"), line.steps.get("cleaned")
+    return "-" if begin is None or end is None else f"{max(0.0, end - begin):.0f} s"
 
 
 def _ended(line: Timeline) -> Text:

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -34,8 +34,16 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     job: str | None = None
     level: str | None = None
 
+    def takes_line(self, line: bytes) -> bool:
+        """True when the line is to be shown; reads as little of it as will do."""
+        if self == Wanted():
+            return True
+        if self.job is not None and self.job.encode() not in line:
+            return False
+        return self.takes(parsed(line))
+
     def takes(self, record: dict[str, object] | None) -> bool:
-        """True when the line is to be shown. One that is no JSON (of LOG_LEVEL=dev, of a crash) only where all are."""
+        """True when the record is to be shown. A line that is none (of LOG_LEVEL=dev, of a crash) only where all are."""
         if record is None:
             return self == Wanted()
         if self.service is not None and record.get("serviceName") != self.service:
@@ -70,30 +78,40 @@ def show(config: Path, wanted: Wanted, *, lines: int, follow: bool) -> int:
         raise ConfigError(f"{path} does not exist: no supervisor has written it yet")
     writer = LineWriter()
     tail = Tail(path)
-    for line in _last([*_earlier(path), *tail.read()], wanted, lines):
+    shown = last_lines(path, tail.read(), wanted, lines)
+    for line in shown:
         writer.write(line, parsed(line))
+    if not shown and not follow and lines:
+        sys.stderr.write(f"no line of {path} is to be shown\n")
     try:
         while follow:
             for line in tail.read():
-                record = parsed(line)
-                if wanted.takes(record):
-                    writer.write(line, record)
+                if wanted.takes_line(line):
+                    writer.write(line, parsed(line))
             time.sleep(_PAUSE)
     except KeyboardInterrupt:
         pass
     return int(ExitCode.OK)
 
 
-def _last(lines: list[bytes], wanted: Wanted, most: int) -> Iterator[bytes]:
-    yield from deque((line for line in lines if wanted.takes(parsed(line))), maxlen=most)
+def last_lines(path: Path, lines: Iterable[bytes], wanted: Wanted, most: int) -> list[bytes]:
+    """The last `most` of those wanted: `lines` are the log's at `path`; what is missing is in the files that it was before, where
+    the program itself rotates."""
+    found = deque(filter(wanted.takes_line, lines), maxlen=most)
+    number = 1
+    while len(found) < most:
+        try:
+            with rotated(path, number).open("rb") as file:
+                earlier = deque(filter(wanted.takes_line, map(_without_end, file)), maxlen=most - len(found))
+        except OSError:
+            break
+        found.extendleft(reversed(earlier))
+        number += 1
+    return list(found)
 
 
-def _earlier(path: Path) -> list[bytes]:
-    """The lines of the file before this one, where the program itself rotates."""
-    try:
-        return rotated(path, 1).read_bytes().splitlines()
-    except OSError:
-        return []
+def _without_end(line: bytes) -> bytes:
+    return line.rstrip(b"\n")
 
 
 class Tail:

@@ -5,6 +5,7 @@ The only file that draws, and so the only importer of rich; commands import it w
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -36,12 +37,12 @@ class StatusView:
     """One document, drawn for the width that there is. `now` is Unix seconds, `age` the seconds since it was written."""
 
     def __init__(self, document: StatusDocument, *, now: float, age: float) -> None:
-        self._document = document
+        self.document = document
         self._now = now
         self._age = age
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        document = self._document
+        document = self.document
         yield Text(
             f"{document.mode}, pid {document.pid}, version {document.version}, up {self._since(document.started_at)}"
         )
@@ -64,7 +65,7 @@ class StatusView:
 
     def _tables(self) -> Iterator[Table | Text]:
         services = Table("SERVICE", "STATE", "STATUS", "PID", "RESTARTS", "JOB", "VM", "FOR", box=None, pad_edge=False)
-        for service in self._document.services:
+        for service in self.document.services:
             services.add_row(
                 _plain(service.name),
                 _word(service.state),
@@ -74,16 +75,16 @@ class StatusView:
                 *self._job(service),
             )
         slots = Table("SLOT", "STATE", "SERVICE", "VM", "FOR", box=None, pad_edge=False)
-        for slot in self._document.slots:
+        for slot in self.document.slots:
             slots.add_row(str(slot.index), _word(slot.state), *self._holder(slot))
         yield services
-        for service in self._document.services:
+        for service in self.document.services:
             if service.job is not None:
                 yield _plain(f"{service.name} runs {service.job.url}")
         yield from (Text(), slots)
 
     def _lines(self) -> Iterator[Text]:
-        for service in self._document.services:
+        for service in self.document.services:
             pid = f", pid {service.pid}" if service.pid else ""
             yield Text.assemble(_plain(service.name), ": ", _word(service.state), ", ", _status(service), pid)
             if service.job is not None:
@@ -91,7 +92,7 @@ class StatusView:
                 yield Text.assemble("  job ", name, f", for {since}, in ", vm)
                 yield _plain(f"  {service.job.url}")
         yield Text()
-        for slot in self._document.slots:
+        for slot in self.document.slots:
             name, vm, since = self._holder(slot)
             held = "" if slot.service is None else Text.assemble(", ", name, ", ", vm, f", for {since}")
             yield Text.assemble(f"slot {slot.index}: ", _word(slot.state), held)
@@ -104,10 +105,10 @@ class StatusView:
 
     def _failures(self) -> Iterator[Text]:
         """The latest jobs that did not succeed, one line each."""
-        if self._document.failures:
+        if self.document.failures:
             yield Text()
             yield Text("last failures")
-        for one in self._document.failures:
+        for one in self.document.failures:
             why = f": {one.reason}" if one.reason else ""
             line = _plain(f"{self._since(one.at)} ago, {one.service}, {one.name}, {one.ended}{why} {one.url}")
             line.stylize(_STYLES.get(one.ended, ""))
@@ -137,14 +138,24 @@ def show(view: StatusView) -> None:
 
 
 def watch(look: Callable[[], StatusView | None], wait: Callable[[], None]) -> None:
-    """Draw what `look` gives, again and again, until it gives None or Ctrl-C is pressed; `wait` is the pause in between."""
-    with Live(console=_console(), auto_refresh=False) as live:
-        try:
+    """Draw what `look` gives, again and again, until it gives None or Ctrl-C is pressed; `wait` is the pause in between.
+
+    Where nothing can be drawn over, what has changed is drawn below.
+    """
+    console = _console()
+    with contextlib.suppress(KeyboardInterrupt):
+        if not console.is_terminal or console.is_dumb_terminal:
+            last = None
+            while (view := look()) is not None:
+                if view.document != last:
+                    console.print(view, "")
+                last = view.document
+                wait()
+            return
+        with Live(console=console, auto_refresh=False) as live:
             while (view := look()) is not None:
                 live.update(view, refresh=True)
                 wait()
-        except KeyboardInterrupt:
-            return
 
 
 def _console() -> Console:

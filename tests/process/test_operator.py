@@ -251,7 +251,9 @@ def test_logs_shows_a_jobs_lines(new_mac, github):
     only = mac.command("logs", "--service", "RUNNER1").stdout
     assert "RUNNER1: " in only
     assert "RUNNER2: " not in only
-    assert mac.command("logs", "--level", "ERROR").stdout == ""
+    nothing = mac.command("logs", "--level", "ERROR")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert "anklet.log is to be shown" in nothing.stderr
     assert len(mac.command("logs", "-n", "3").stdout.splitlines()) == 3
 
 

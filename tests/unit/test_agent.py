@@ -7,13 +7,23 @@ import stat
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from fake_launchctl import FakeLaunchctl
 
-from anklet_supervisor.agent import LABEL, Agent, Installation, installation, newsyslog_rule, property_list, target
+from anklet_supervisor.agent import (
+    LABEL,
+    Agent,
+    Installation,
+    installation,
+    list_path,
+    newsyslog_rule,
+    property_list,
+    target,
+)
 from anklet_supervisor.config import SupervisorConfig
 from anklet_supervisor.config_schema import LogConfig
-from anklet_supervisor.doctor_facts import commands
+from anklet_supervisor.doctor_facts import agent_is_current, commands
 from anklet_worker.errors import CliUnavailable, ConfigError, TemporaryError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +50,7 @@ def launchctl(tmp_path, monkeypatch):
 @pytest.fixture
 def agent(tmp_path):
     """The agent of user 501, asked by the launchctl that PATH has then."""
-    return Agent(tmp_path / "LaunchAgents", lambda words: commands().run(["launchctl", *words], timeout=20), uid=501)
+    return Agent(list_path(tmp_path), lambda words: commands().run(["launchctl", *words], timeout=20), uid=501)
 
 
 # ---- the property list ----
@@ -222,6 +232,17 @@ def test_status_tells_what_launchd_says(agent, launchctl):
     launchctl.fail("print", 1, "no")
     with pytest.raises(TemporaryError, match="no"):
         agent.status()
+
+
+def test_an_agent_of_an_older_configuration_is_noticed(tmp_path):
+    """By its file, which is then another than `agent install` would write."""
+    config = SupervisorConfig(state_dir=tmp_path, plugins_path=tmp_path, pid_file_dir=tmp_path)
+    path = tmp_path / "c.yml"
+    assert not agent_is_current(path, config, tmp_path)
+    list_path(tmp_path).parent.mkdir(parents=True)
+    list_path(tmp_path).write_bytes(property_list(installation(path, config, tmp_path)))
+    assert agent_is_current(path, config, tmp_path)
+    assert not agent_is_current(path, msgspec.structs.replace(config, drain_timeout=60.0), tmp_path)
 
 
 def test_without_launchctl_it_says_that_only_a_mac_has_it(agent, monkeypatch, tmp_path):

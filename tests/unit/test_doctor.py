@@ -117,6 +117,7 @@ HINT = Problem("/c.yml", 3, 1, "others can read this", Severity.WARN)
         (changed(paths=path(stat.S_IFDIR | 0o775, secret=False)), "file modes", "problem", "changed by others"),
         (changed(paths=path(0o600, ours=False)), "file modes", "problem", "another user"),
         (with_mac(agent_loaded=False), "launchd agent", "warning", "not loaded"),
+        (changed(agent_current=False), "launchd agent", "warning", "not what this program would write"),
     ],
 )  # fmt: skip
 def test_each_fault_is_told(facts, check, verdict, words):

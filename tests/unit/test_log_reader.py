@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from anklet_supervisor.log_reader import Tail, Wanted, parsed
+from anklet_supervisor.log_reader import Tail, Wanted, last_lines, parsed
 from anklet_supervisor.log_view import LineWriter
 
 RECORD = {
@@ -109,6 +109,40 @@ def test_a_file_that_was_cut_is_read_from_its_beginning(path):
     assert tail.read() == [b"one", b"two"]
     path.write_text("new\n")
     assert tail.read() == [b"new"]
+
+
+# ---- the last lines ----
+
+
+@pytest.fixture
+def rotated_log(path):
+    """Three files of four lines, the numbers counting up; each third line is of job 7."""
+    numbers = iter(range(1, 13))
+    for name in ("anklet.log.2", "anklet.log.1", "anklet.log"):
+        records = [
+            {"msg": "m", "n": n, "jobId": "7" if n % 3 == 0 else str(n)} for n in (next(numbers) for _ in "four")
+        ]
+        path.with_name(name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("wanted", "most", "numbers"),
+    [
+        (Wanted(), 3, [10, 11, 12]),
+        (Wanted(), 6, [7, 8, 9, 10, 11, 12]),
+        (Wanted(), 100, list(range(1, 13))),
+        (Wanted(job="7"), 3, [6, 9, 12]),
+        (Wanted(job="7"), 100, [3, 6, 9, 12]),
+        (Wanted(job="1"), 100, [1]),
+        (Wanted(job="99"), 100, []),
+        (Wanted(), 0, []),
+    ],
+)
+def test_the_last_lines_are_found_across_rotations(rotated_log, wanted, most, numbers):
+    """In their order, out of as many files as it takes."""
+    found = last_lines(rotated_log, Tail(rotated_log).read(), wanted, most)
+    assert [parsed(line)["n"] for line in found] == numbers
 
 
 # ---- for people ----

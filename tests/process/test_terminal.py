@@ -1,0 +1,220 @@
+"""The commands in a real terminal: as a new user meets them by the README, wide and narrow, with and without colours."""
+
+import os
+import plistlib
+import re
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+from fake_launchctl import FakeLaunchctl
+from stage import OWNER, REPO, TOKEN, eventually, job
+from test_job_life import finish, queue
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[()][A-Z0-9]|\x1b[=>78]")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+#: A colour proper; bold and dim are none (https://no-color.org).
+HUE = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|9[0-7])[0-9;]*m")
+
+
+class Terminal:
+    """A terminal of some width on a host. Commands are given to bash, as a user types them."""
+
+    def __init__(self, mac, columns=120, **more):
+        self._mac = mac
+        self._columns = columns
+        bin_dir = Path(sys.executable).parent
+        env = mac.env()
+        self.env = {
+            **env,
+            "PATH": f"{bin_dir}{os.pathsep}{env['PATH']}",
+            "TERM": "xterm-256color",
+            "LANG": "C.UTF-8",
+            **more,
+        }
+
+    def run(self, line, timeout=30):
+        """Start a command."""
+        return pexpect.spawn(
+            "bash", ["-c", line], env=self.env, cwd=str(self._mac.folder), dimensions=(50, self._columns),
+            timeout=timeout, encoding="utf-8",
+        )  # fmt: skip
+
+    def whole(self, line):
+        """Run a command to its end: its exit code and what stood on the screen."""
+        child = self.run(line)
+        child.expect(pexpect.EOF)
+        child.close()
+        return child.exitstatus, child.before
+
+
+def plain(text):
+    """What stands on the screen, without orders to the terminal."""
+    return ESCAPE.sub("", text).replace("\r", "")
+
+
+def end(child):
+    """Ctrl-C, and the exit code; nothing that frightens is left on the screen."""
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert "Traceback" not in child.before
+    return child.exitstatus
+
+
+# ---- the README, step by step ----
+
+
+def steps():
+    """The commands of the README's set-up, in order."""
+    section = README[README.index("## Set it up") : README.index("## Day to day")]
+    return re.findall(r"^ *\$ (.*)$", section, re.MULTILINE)
+
+
+def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
+    """Each command as it is printed there, from init to the metrics; launchd is played by this test."""
+    launchctl = FakeLaunchctl(mac.folder / "launchctl")
+    overrides = {
+        f"RUNNER{number}_{key}": value
+        for number in (1, 2)
+        for key, value in (("API_URL", github.url), ("SERVER_URL", github.url), ("SLEEP_INTERVAL", "0.2"))
+    }
+    mac.environment = {"ANKLET_METRICS_PORT": str(mac.port), **overrides}
+    terminal = Terminal(mac)
+    terminal.env["PATH"] = f"{launchctl.folder}{os.pathsep}{terminal.env['PATH']}"
+    install, init, doctor, once, agent, status, logs, curl = steps()
+    assert install.startswith("pipx install ")  # .ci/package does that
+
+    child = terminal.run(init)
+    for question, answer in (("User or organization", OWNER), ("Repository", REPO), ("Access token", TOKEN)):
+        child.expect(question)
+        child.sendline(answer)
+    child.expect("next: anklet-supervisor doctor")
+    child.expect(pexpect.EOF)
+    assert TOKEN not in child.before
+    assert terminal.whole("anklet-supervisor check")[0] == 0
+
+    code, screen = terminal.whole(doctor)
+    assert code == 0, screen
+    assert "this host is fit to run jobs" in plain(screen)
+
+    ids = queue(github, job("first"))
+    code, screen = terminal.whole(once)
+    assert code == 0, screen
+    assert github.job(ids[0])["conclusion"] == "success"
+    assert "job claimed" in (mac.folder / ".local/state/anklet-supervisor/log/anklet.log").read_text()
+
+    code, screen = terminal.whole(agent)
+    assert (code, "is loaded from" in screen) == (0, True), screen
+    plist = plistlib.loads(launchctl.loaded)
+    paths = [plist["ProgramArguments"][0], plist["StandardOutPath"], plist["StandardErrorPath"]]
+    assert all(path.startswith("/") for path in paths)
+    mac.run(
+        plist["ProgramArguments"],
+        {**terminal.env, "PATH": f"{mac.anka.bin_dir}:{plist['EnvironmentVariables']['PATH']}"},
+    )
+    eventually(mac.is_ready, "the agent's program is ready")
+
+    watch = terminal.run(status)
+    watch.expect("RUNNER1.*ready")
+    follow = terminal.run(logs)
+    follow.expect("supervisor started")
+    ids = queue(github, job("second", steps=["sleep 1"]))
+    follow.expect("job claimed")
+    watch.expect("RUNNER[12] runs http")
+    follow.expect("timeline of a job")
+    assert end(watch) == 0
+    assert end(follow) == 0
+    code, screen = terminal.whole(curl.replace("localhost:8080", f"localhost:{mac.port}"))
+    assert 'anklet_jobs_total{conclusion="success"' in screen
+    code, screen = terminal.whole(f"anklet-supervisor job show {ids[0]}")
+    assert code == 0
+    assert "cleaned" in screen
+    # launchd's process is not this one: whoever installs beside a supervisor of his own is told.
+    code, screen = terminal.whole(agent)
+    assert f"is running (pid {mac.process.pid})" in plain(screen).replace("\n", "")
+    assert terminal.whole("anklet-supervisor drain --wait 30")[0] == 0
+    assert mac.wait(10) == 0
+
+
+# ---- width and colour ----
+
+
+@pytest.fixture
+def worked(new_mac, github):
+    """A host that runs, with a job behind it that failed, one in hand, and a rate that is known."""
+    mac = new_mac()
+    ids = queue(github, job("bad-tests", steps=["exit 1"]))
+    mac.start()
+    finish(mac, github, ids)
+    queue(github, job("long-job", steps=["sleep 60"]))
+    eventually(lambda: mac.service_status()["job"], "a job is in hand", 20)
+    return mac
+
+
+def test_every_view_fits_every_terminal(worked):
+    """Narrow and wide: no line is wider than the screen, and the facts are there; colours where the terminal has them, none
+    for NO_COLOR, no order at all for a dumb terminal and for a pipe."""
+    config = f"--config {worked.config_path}"
+    (failed,) = [one["id"] for one in worked.status()["failures"]]
+    views = {
+        f"anklet-supervisor status {config}": [
+            "RUNNER1",
+            "ready",
+            "long-job",
+            "occupied",
+            "last failures",
+            "requests left",
+        ],
+        f"anklet-supervisor doctor {config}": ["configuration", "not checked here", "fit to run jobs"],
+        f"anklet-supervisor job show {failed} {config}": ["bad-tests", "claimed", "cleaned", "failure"],
+        f"anklet-supervisor job list {config}": ["bad-tests", "long-job", "failure"],
+        f"anklet-supervisor logs -n 30 {config}": ["job claimed", "RUNNER1:", "INFO"],
+    }
+    for line, words in views.items():
+        for columns, more, forbidden in (
+            (40, {}, None),
+            (160, {"NO_COLOR": "1"}, HUE),
+            (80, {"TERM": "dumb"}, COLOUR),
+        ):
+            code, screen = Terminal(worked, columns, **more).whole(line)
+            assert code == 0, screen
+            assert max(map(len, plain(screen).splitlines())) <= columns, line
+            flat = re.sub(r"\s+", "", plain(screen))
+            for word in words:
+                assert word.replace(" ", "") in flat, (line, columns, word)
+            assert not forbidden.search(screen) if forbidden else HUE.search(screen), (line, more)
+    # Whoever reads a pipe may have seen enough, and sees no orders to a terminal.
+    code, screen = Terminal(worked, 40).whole(f"anklet-supervisor logs -n 1000 {config} | head -1 | grep -c $'\\x1b'")
+    assert screen.split() == ["0"], screen
+
+
+def test_the_live_view_lives_on_every_terminal(worked):
+    """What has changed stands below what was; it ends by Ctrl-C, and by the supervisor's end."""
+    config = f"--config {worked.config_path}"
+    dumb = Terminal(worked, 100, TERM="dumb").run(f"anklet-supervisor status --watch {config}")
+    live = Terminal(worked, 60, NO_COLOR="1").run(f"anklet-supervisor status --watch {config}")
+    live.expect("RUNNER1: ready")
+    dumb.expect("RUNNER1: ready")  # 80 columns, whatever its size: so rich takes it
+    assert end(dumb) == 0
+    worked.stop()
+    live.expect(pexpect.EOF)
+    live.close()
+    assert live.exitstatus == 0
+    assert "Traceback" not in live.before
+
+
+def test_init_takes_a_person_who_gives_up(new_mac):
+    """Ctrl-C or Ctrl-D at a question: nothing is written, and no traceback."""
+    mac = new_mac(runner=False)
+    for key in ("\x03", "\x04"):
+        child = Terminal(mac).run("anklet-supervisor init")
+        child.expect("User or organization")
+        child.send(key)
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus in (64, 130)
+        assert "Traceback" not in child.before
+    assert not (mac.folder / ".config").exists()
