@@ -129,6 +129,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(watch_module, "_ASK_WAITING", 1.0)
     monkeypatch.setattr(watch_module, "_BLIND_FOR", 0.5)
     monkeypatch.setattr(plugin_module, "_LATE_REGISTRATION", 3.0)
+    monkeypatch.setattr(plugin_module, "_INSIST_FIRST", 0.2)
     monkeypatch.setattr(refusals_module, "_ASK_AGAIN_FIRST", 0.2)
 
 

@@ -1,6 +1,7 @@
 """The github plugin's scripts in the guest, run as bash processes of this machine."""
 
 import io
+import shutil
 import subprocess
 import tarfile
 
@@ -25,14 +26,15 @@ class LocalGuest:
     def __init__(self, home):
         self.home = home
         self.scripts = []
+        self.path = "/usr/local/bin:/usr/bin:/bin"
 
     def run(self, script, *, env, timeout, looks_only=False):
         self.scripts.append(script)
         done = subprocess.run(
-            ["bash", "-s"],
+            ["/bin/bash", "-s"],
             input=exports(env) + script,
             cwd=self.home,
-            env={"HOME": str(self.home), "PATH": "/usr/local/bin:/usr/bin:/bin"},
+            env={"HOME": str(self.home), "PATH": self.path},
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -347,3 +349,42 @@ def test_an_archive_that_is_none_is_told(tmp_path, content):
     (tmp_path / "p.tgz").write_bytes(content)
     with pytest.raises(RetryHere, match="cannot be read"):
         guest_logs.unpack(tmp_path / "p.tgz", tmp_path)
+
+
+# ---- guests and runners that are not as ours ----
+
+
+def bare_path(folder, *names):
+    """A PATH with these programs and no others."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(shutil.which(name))
+    return str(folder)
+
+
+def test_a_guest_without_mkfifo_and_pgrep_will_do(tmp_path):
+    """The wait looks every second instead."""
+    home = tmp_path / "home"
+    home.mkdir()
+    put_runner(home)
+    guest, scripts = LocalGuest(home), GuestScripts(FakeContext())
+    guest.path = bare_path(tmp_path / "bin", "bash", "sh", "ls", "rm", "mkdir", "cat", "mv", "grep", "tail", "sleep")
+    scripts.install(guest)
+    scripts.start(guest, "jit")
+    assert scripts.wait(guest, 10, working=False).state == "ended"
+    eventually(lambda: not scripts.wait(guest, 10, working=False).left, "nothing is left", 10)
+
+
+def test_a_runner_that_run_sh_leaves_in_the_background_is_seen(tmp_path):
+    """run.sh is over, the runner is not; GitHub is to be asked how it does."""
+    put_runner(tmp_path)
+    (tmp_path / "actions-runner" / "run.sh").write_text(
+        '#!/bin/sh\n(until [ -e "$HOME/end" ]; do sleep 0.02; done) >/dev/null 2>&1 &\n'
+    )
+    guest, scripts = LocalGuest(tmp_path), GuestScripts(FakeContext())
+    scripts.install(guest)
+    scripts.start(guest, "jit")
+    eventually(lambda: scripts.wait(guest, 5, working=False).state == "ended", "run.sh is over", 10)
+    assert scripts.wait(guest, 5, working=False).left
+    (tmp_path / "end").touch()
+    eventually(lambda: not scripts.wait(guest, 5, working=False).left, "the runner is over", 10)

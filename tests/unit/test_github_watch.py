@@ -195,17 +195,89 @@ def test_github_may_need_a_moment_to_notice_the_end():
 
 def test_there_is_no_ceiling_for_a_job_that_runs_and_few_questions():
     """Self-hosted jobs may run for five days; GitHub is asked now and then whether it still knows the job."""
-    bench = Bench([*[WORKING] * 400, ENDED], [*[running()] * 300, ended("success")], BUSY)
+    bench = Bench([*[WORKING] * 1500, ENDED], [*[running()] * 140, ended("success")], BUSY)
     assert bench.end().conclusion is Conclusion.SUCCESS
     assert bench.context.now > 20 * 3600
-    assert bench.discovery.asked <= bench.context.now / 290 + 2
+    assert bench.discovery.asked <= bench.context.now / 590 + 2
 
 
 def test_a_job_that_github_ended_under_a_hanging_runner_is_over():
     """The runner does not notice (a worker that hangs after a cancel): GitHub's word is enough."""
     bench = Bench([WORKING], [running(), ended("cancelled")], BUSY)
     assert bench.end().conclusion is Conclusion.CANCELLED
-    assert bench.context.now < 700
+    assert bench.context.now < 1300
+
+
+@pytest.mark.parametrize("runner", [None, ONLINE])
+def test_a_runner_that_github_does_not_see_at_work_is_asked_about(runner):
+    """The guest says that it works on; GitHub has no job for it any more: the end is noticed within a minute."""
+    bench = Bench([WORKING], [ended("success")], runner)
+    assert bench.end().conclusion is Conclusion.SUCCESS
+    assert bench.context.now <= 65
+
+
+def test_an_outage_while_a_runner_works_is_no_news():
+    """GitHub cannot tell whether it sees the runner: nothing is concluded."""
+    bench = Bench([*[WORKING] * 8, ENDED], [ended("success")], BUSY)
+    bench.runners.find = _no_answer
+    assert bench.end().conclusion is Conclusion.SUCCESS
+    assert bench.discovery.asked == 1
+
+
+# ---- runners that tell less than ours ----
+
+
+def test_a_runner_that_shows_no_work_in_the_guest_is_followed_by_github():
+    """A plain script as run.sh, without logs, that does not even end: the end is noticed within seconds."""
+    bench = Bench([WAITING], [QUEUED, running(), running(), ended("failure")], BUSY)
+    assert bench.end().conclusion is Conclusion.FAILURE
+    assert bench.context.now <= 25
+    assert set(bench.scripts.limits) == {5}
+
+
+LEFT_BEHIND = Sighting(state="ended", status="0", removed=False, words="", left=True)
+
+
+def test_a_runner_in_the_background_is_waited_for():
+    """run.sh returns at once and leaves the runner behind: GitHub hears from it, for as long as the job lasts."""
+    bench = Bench([LEFT_BEHIND], [*[QUEUED] * 8, *[running()] * 200, ended("success")], ONLINE)
+    assert bench.end().conclusion is Conclusion.SUCCESS
+    assert bench.context.now > 300
+    assert max(bench.context.waits) <= 5
+
+
+def test_a_runner_in_the_background_that_gets_no_job_is_withdrawn_in_time():
+    """The deadlines hold for it as for any other."""
+    bench = Bench([LEFT_BEHIND], [QUEUED], ONLINE)
+    with pytest.raises(RetryHere, match="no job within 120"):
+        bench.end()
+    assert 240 <= bench.context.now <= 250
+
+
+def test_what_a_job_left_behind_does_not_keep_a_dead_runner():
+    """A process of the job lives on; GitHub does not hear from the runner: after two minutes it is over."""
+    bench = Bench([WORKING, LEFT_BEHIND], [running()], Runner(9, MINE, "offline", busy=True))
+    assert bench.end().conclusion is Conclusion.OTHER
+    assert bench.context.now <= 140
+
+
+def test_a_runner_that_says_that_all_is_well_is_given_a_little_longer():
+    """Something that cannot be seen in the guest may work for it; GitHub may deal it the job any moment."""
+    bench = Bench([sight("ended", "0")], [*[QUEUED] * 5, running(), ended("success")], ONLINE)
+    assert bench.end().conclusion is Conclusion.SUCCESS
+    idle = Bench([sight("ended", "0")], [QUEUED], ONLINE)
+    with pytest.raises(RetryHere, match="ran nothing"):
+        idle.end()
+    assert idle.context.now <= 30
+
+
+def test_a_run_that_was_started_anew_before_its_end_was_seen_does_not_hide_it():
+    """The list of its jobs is that of the new attempt; our job is asked for by itself."""
+    bench = Bench([WORKING, ENDED], [running(), ended("cancelled")], BUSY)
+    bench.discovery.siblings = lambda _: [workflow_job(99)]
+    bench.watch._confirmed = True
+    assert bench.end().conclusion is Conclusion.CANCELLED
+    assert bench.context.now <= 10
 
 
 # ---- without the guest's word ----

@@ -41,7 +41,7 @@ marks=$HOME/.anklet-runner
 rm -rf "$marks"
 mkdir -p "$marks"
 ls -d "${RUNNER_HOME:-$HOME/actions-runner}"/_diag/Worker_* >"$marks/earlier" 2>/dev/null
-nohup bash ./{command} >"$HOME/start-runner.log" 2>&1 </dev/null &
+(trap '' HUP; exec bash ./{command}) >"$HOME/start-runner.log" 2>&1 </dev/null &
 script=$!
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     if ! kill -0 "$script" 2>/dev/null; then
@@ -58,12 +58,13 @@ done
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of the runner in the guest. `state`: waiting (it listens), working (it took up a job), ended or gone (it is no
     more), unseen (it cannot be told). `status` is run.sh's; `removed`: GitHub has taken its registration away; `words`: what it
-    said of its job."""
+    said of its job; `left`: it has ended, and left processes behind, which may be the runner itself."""
 
     state: str
     status: str
     removed: bool
     words: str
+    left: bool = False
 
     @property
     def over(self) -> bool:
@@ -122,11 +123,13 @@ class GuestScripts:
         seconds. Raises `VMError` when the guest does not tell."""
         settings = {"LIMIT": str(max(1, round(limit))), "KNOWN": "1" if working else "0"}
         result = guest.run(_WAIT, env=settings, timeout=limit + _WAIT_MARGIN, looks_only=True)
-        found = re.search(r"^anklet-runner state=(\w+) status=(\S+) removed=([01])$", result.output, re.MULTILINE)
+        found = re.search(
+            r"^anklet-runner state=(\w+) status=(\S+) removed=([01]) left=([01])$", result.output, re.MULTILINE
+        )
         if found is None:
             return Sighting(state="unseen", status="?", removed=False, words="")
         words = result.output[found.end() :].strip()
-        return Sighting(state=found[1], status=found[2], removed=found[3] == "1", words=words)
+        return Sighting(state=found[1], status=found[2], removed=found[3] == "1", words=words, left=found[4] == "1")
 
     def register(self, guest: Guest, url: str, token: str, labels: list[str]) -> None:
         """Register the runner from inside the guest (token mode)."""

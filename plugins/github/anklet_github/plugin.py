@@ -7,8 +7,9 @@ job is followed stand in the modules beside this one.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from anklet_github import guest_logs
 from anklet_github.api import Api
@@ -22,7 +23,7 @@ from anklet_github.repos import Repos
 from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.scope import Scope, scope_of
 from anklet_github.sweep import Sweeper
-from anklet_github.trouble import ApiTrouble, NotFound, Refused, TimedOut, Unprocessable
+from anklet_github.trouble import ApiTrouble, Conflict, NotFound, Refused, TimedOut, Unprocessable
 from anklet_github.watch import Watch, Watching
 from anklet_worker.errors import JobLost, RetryElsewhere, ServiceFatal
 from anklet_worker.job import Job, Outcome
@@ -32,6 +33,11 @@ from anklet_worker.plugin import Context, Guest, Withdrawal
 _ASKED, _DONE, _REFUSED, _UNANSWERED = "asked", "done", "refused", "unanswered"
 #: Seconds in which GitHub may still carry out a registration whose answer was lost.
 _LATE_REGISTRATION = 90.0
+#: For so many seconds a started VM waits for GitHub to register its runner, with pauses of so many.
+_OUTAGE_PATIENCE = 600.0
+_INSIST_FIRST, _INSIST_LONGEST = 1.0, 20.0
+
+T = TypeVar("T")
 
 __all__ = ["GithubPlugin", "plugin"]
 
@@ -68,16 +74,15 @@ class GithubPlugin:
         waits for it."""
         self._scripts.install(guest)
         self._context.check()
-        if not self._discovery.still_queued(job):
-            raise JobLost(f"job {job.id} is not queued any more")
         if self._context.service.runner_mode == "jit":
-            config = self._register(guest, _labels(job))
+            config = self._insist(job, lambda: self._register(guest, _labels(job)))
             self._context.check()
             self._scripts.start(guest, config.encoded_jit_config)
         else:
+            token = self._insist(job, self._runners.registration_token)
             self._context.remember(runner_name=guest.name)
             url = self._scope.registration_url(self._context.service.server_url)
-            self._scripts.register(guest, url, self._runners.registration_token(), _labels(job))
+            self._scripts.register(guest, url, token, _labels(job))
             self._context.check()
             self._scripts.start(guest, None)
         self._context.log.info("runner started", extra={"runnerName": guest.name})
@@ -131,6 +136,28 @@ class GithubPlugin:
         if watch.removed:
             self._removed = guest.name
         return outcome
+
+    def _insist(self, job: Job, effort: Callable[[], T]) -> T:
+        """An outage of GitHub's costs no VM and no attempt: it is asked on, as long as the job may be had. Raises `JobLost`, and
+        the trouble that lasts for too long."""
+        deadline, pause, told = time.monotonic() + _OUTAGE_PATIENCE, _INSIST_FIRST, False
+        while True:
+            try:
+                if not self._discovery.still_queued(job):
+                    raise JobLost(f"job {job.id} is not queued any more")
+                return effort()
+            except Conflict:
+                raise
+            except ApiTrouble as error:
+                if time.monotonic() + pause > deadline:
+                    raise
+                if not told:
+                    self._context.log.warning(
+                        "GitHub cannot register the runner now; trying on", extra={"err": str(error)}
+                    )
+                told = True
+            self._context.wait(pause)
+            pause = min(pause * 2, _INSIST_LONGEST)
 
     def _register(self, guest: Guest, labels: list[str]) -> JitConfig:
         self._context.remember(registration=_ASKED, asked_at=int(time.time()))

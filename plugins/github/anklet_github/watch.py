@@ -25,8 +25,9 @@ from anklet_worker.vm import VMError, VMNotFound
 
 #: While a runner waits for its job, GitHub is asked so often, in seconds (it costs nothing while nothing changes).
 _ASK_WAITING = 5.0
-#: A working runner is believed for so long; then GitHub is asked whether the job still runs.
-_ASK_WORKING = 300.0
+#: A working runner is believed for so long; then GitHub is asked whether the job still runs. Sooner where GitHub does not see the
+#: runner at work any more, which is asked so often (and costs nothing while nothing changes).
+_ASK_WORKING, _ASK_RUNNER = 600.0, 60.0
 #: Where GitHub may have dealt our runner another job, it is asked so long after the runner took one up. Short jobs are
 #: over by then.
 _ASK_RIVALS = 10.0
@@ -39,6 +40,8 @@ _POLL_FIRST, _POLL_LONGEST = 0.25, 5.0
 _VANISHED_AFTER = 120.0
 #: A runner that is over in the guest while GitHub shows its job as running, or cannot be asked; and the reverse.
 _DISAGREEMENT = 120.0
+#: A runner that ended well, by its own word, and ran nothing that GitHub knows of.
+_IDLE_END = 20.0
 _CONCLUSIONS = {"success": Conclusion.SUCCESS, "failure": Conclusion.FAILURE, "cancelled": Conclusion.CANCELLED}
 _RESULTS = {"Succeeded": Conclusion.SUCCESS, "Failed": Conclusion.FAILURE, "Canceled": Conclusion.CANCELLED}
 _UNSEEN = Sighting(state="unseen", status="?", removed=False, words="")
@@ -69,7 +72,9 @@ class Watch:
         self._working_since: float | None = None
         #: GitHub says that the job runs in our runner.
         self._confirmed = False
-        self._asked_at = self._begun
+        self._asked_at = self._runner_asked_at = self._begun
+        #: The guest itself has told of the work; else GitHub is asked on, for the guest may not tell of the end either.
+        self._witnessed = False
         self._poll = _POLL_FIRST
         self._since: dict[str, float] = {}
         self._blind_until = self._begun
@@ -93,7 +98,7 @@ class Watch:
         if self._w.clock() < self._blind_until:
             return _UNSEEN
         try:
-            sighting = self._w.scripts.wait(self._guest, self._patience(), working=self._working_since is not None)
+            sighting = self._w.scripts.wait(self._guest, self._patience(), working=self._witnessed)
         except VMNotFound:
             return _GONE
         except VMError as error:
@@ -106,20 +111,22 @@ class Watch:
         self.removed = self.removed or sighting.removed
         if sighting.online:
             self._w.context.runner_online()
-        if sighting.state == "working" and self._working_since is None:
-            self._doubtful = sighting.job_name not in (None, self._job.name)
-            self._note_work()
+        if sighting.state == "working":
+            self._witnessed = True
+            if self._working_since is None:
+                self._doubtful = sighting.job_name not in (None, self._job.name)
+                self._note_work()
         return sighting
 
     def _patience(self) -> float:
         """For how long nothing but the guest need be asked, in seconds."""
         now = self._w.clock()
-        if self._working_since is None:
+        if self._working_since is None or not self._witnessed:
             return min(_ASK_WAITING, self._w.context.service.deadlines.runner_online)
         if self._may_be_another():
             return max(1.0, self._working_since + _ASK_RIVALS - now)
-        longest = _ASK_WORKING if self._confirmed else _LOOK_AT_BOARD
-        return min(longest, max(1.0, self._asked_at + _ASK_WORKING - now))
+        longest = _ASK_RUNNER if self._confirmed else _LOOK_AT_BOARD
+        return min(longest, max(1.0, self._runner_asked_at + _ASK_RUNNER - now))
 
     def _may_be_another(self) -> bool:
         """Whether the job in our runner may be another than ours, for all that is known."""
@@ -130,7 +137,7 @@ class Watch:
         return self._doubtful or self._w.discovery.has_rivals(self._job)
 
     def _note_work(self) -> None:
-        self._working_since = self._asked_at = self._w.clock()
+        self._working_since = self._asked_at = self._runner_asked_at = self._w.clock()
         self._noted_at = time.time()
         self._w.context.job_started(self._job)
         self._w.discovery.queue_of(self._job).leaves("queued")
@@ -151,15 +158,27 @@ class Watch:
 
     def _is_due(self) -> bool:
         now = self._w.clock()
-        if self._working_since is None:
+        if self._working_since is None or not self._witnessed:
             return True
         if self._may_be_another() and (self._doubtful or now - self._working_since >= _ASK_RIVALS):
             return True
-        return now - self._asked_at >= _ASK_WORKING
+        return now - self._asked_at >= _ASK_WORKING or (
+            now - self._runner_asked_at >= _ASK_RUNNER and not self._is_seen_at_work()
+        )
+
+    def _is_seen_at_work(self) -> bool:
+        """Whether GitHub sees our runner at work, or cannot tell."""
+        self._runner_asked_at = self._w.clock()
+        try:
+            runner = self._w.runners.find(self._guest.name)
+        except ApiTrouble as error:
+            self._lasting("github", "GitHub cannot be asked about the runner", error)
+            return True
+        return runner is not None and runner.busy
 
     def _ask(self) -> Outcome | None:
         """Ask GitHub about the job, as long as it is asked in vain."""
-        self._asked_at = self._w.clock()
+        self._asked_at = self._runner_asked_at = self._w.clock()
         try:
             job = self._fetch()
         except NotFound:
@@ -213,6 +232,9 @@ class Watch:
         outcome = self._what_it_ran()
         if outcome is not None:
             return outcome
+        if self._lasts("idle", _ASK_WAITING):
+            # GitHub has had a moment.
+            self._doubt_the_end(sighting)
         if self._lasts("end", _DISAGREEMENT):
             return self._by_the_guests_word(sighting)
         self._w.context.wait(self._poll)
@@ -223,18 +245,38 @@ class Watch:
         try:
             listed = self._w.discovery.siblings(self._job)
             mine = next((job for job in listed if str(job.id) == self._job.id), None)
+            if mine is None and self._confirmed:
+                # The run was started anew meanwhile, and lists the jobs of that attempt.
+                mine = self._w.discovery.queue_of(self._job).job(int(self._job.id))
             if mine is not None and mine.status == "completed" and self._is_ours(mine):
                 return self._outcome(mine)
             found = self._w.discovery.find_by_runner(self._guest.name, ended_too=True, near=self._job)
             if found is not None:
                 self._follow(*found)
                 return self._outcome(found[0]) if found[0].status == "completed" else None
-            # A runner that has worked will be found; one that has not had its chance when GitHub has had a moment.
-            if self._working_since is None and self._lasts("idle", _ASK_WAITING):
-                self._withdraw(RetryHere(f"job {self._job.id}: its runner ended, and ran nothing that can be found"))
         except ApiTrouble as error:
             self._lasting("github", "GitHub cannot be asked about the job", error)
         return None
+
+    def _doubt_the_end(self, sighting: Sighting) -> None:
+        """The guest says that the runner is over, and GitHub knows of no end. A run.sh may have left the runner in the background,
+        where GitHub hears from it; else a runner that has worked will be found in time, and one that has not had its chance."""
+        try:
+            runner = self._w.runners.find(self._guest.name)
+        except ApiTrouble as error:
+            self._lasting("github", "GitHub cannot be asked about the runner", error)
+            return
+        if sighting.left and runner is not None:
+            if runner.status == "online":
+                self._since.pop("end", None)
+            if self._working_since is None and not runner.busy:
+                self._check_deadlines(runner)
+        elif self._working_since is None and (runner is None or self._had_its_chance(sighting)):
+            self._withdraw(RetryHere(f"job {self._job.id}: its runner ended, and ran nothing that can be found"))
+
+    def _had_its_chance(self, sighting: Sighting) -> bool:
+        """A run.sh that says that all is well may know more than we see."""
+        return sighting.status != "0" or self._lasts("idle", _IDLE_END)
 
     def _is_ours(self, job: WorkflowJob) -> bool:
         """A job that was cancelled while it ran may name no runner any more; then the guest's word counts."""

@@ -7,17 +7,18 @@ set -euo pipefail
 
 marks=$HOME/.anklet-runner
 mkdir -p "$marks"
-mkfifo "$marks/bell"
+# Without a bell, the one who waits looks every second.
+mkfifo "$marks/bell" 2>/dev/null || true
 cd "${RUNNER_HOME:-$HOME/actions-runner}"
 # A process group of its own; macOS has no setsid(1).
 set -m
 (
     trap '' HUP
-    exec 9<>"$marks/bell"
+    [ ! -p "$marks/bell" ] || exec 9<>"$marks/bell"
     status=0
     ./run.sh 9>&- || status=$?
     echo "$status" >"$marks/ended.new"
     mv "$marks/ended.new" "$marks/ended"
-    echo ended >&9
+    [ ! -p "$marks/bell" ] || echo ended >&9
 ) >"$HOME/runner.log" 2>&1 </dev/null &
 echo "$!" >"$marks/pid"

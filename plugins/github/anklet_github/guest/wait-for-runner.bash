@@ -1,5 +1,5 @@
 # Waits until the runner's job begins (KNOWN=0) or the runner ends, at most LIMIT seconds, and says what it saw in one line:
-#   anklet-runner state=<waiting|working|ended|gone|unseen> status=<run.sh's, or ?> removed=<0|1>
+#   anklet-runner state=<waiting|working|ended|gone|unseen> status=<run.sh's, or ?> removed=<0|1> left=<0|1>
 # followed by the runner's own last words about its job. It only looks. bash 3.2, as macOS has it.
 home=${RUNNER_HOME:-$HOME/actions-runner}
 marks=$HOME/.anklet-runner
@@ -8,10 +8,11 @@ pid=
 [ -p "$marks/bell" ] && exec 9<>"$marks/bell"
 
 say() {
-    local status='?' removed=0
+    local status='?' removed=0 left=0
     [ -f "$marks/ended" ] && status=$(cat "$marks/ended")
+    [ "$1" = ended ] && remains && left=1
     grep -aq 'Removed .runner' "$HOME/runner.log" 2>/dev/null && removed=1
-    echo "anklet-runner state=$1 status=$status removed=$removed"
+    echo "anklet-runner state=$1 status=$status removed=$removed left=$left"
     grep -a 'Listening for Jobs\|Running job: \|completed with result: ' "$HOME/runner.log" 2>/dev/null | tail -n 3
     exit 0
 }
@@ -28,6 +29,11 @@ works() {
 # A start script that is not ours leaves no pid. The listener's command line holds its full path.
 lives() {
     if [ -n "$pid" ]; then kill -0 "$pid" 2>/dev/null; else pgrep -f "$home/(bin/Runner\.Listener|run-helper\.sh)" >/dev/null; fi
+}
+
+# A run.sh may leave the runner in the background: in its process group, or with its folder in a command line.
+remains() {
+    { [ -n "$pid" ] && kill -0 -- "-$pid" 2>/dev/null; } || pgrep -f "$home/" >/dev/null 2>&1
 }
 
 nap() {
