@@ -49,6 +49,7 @@ OPTIONS = {
     **option("--dir", kind=MANY),
     **option("--net-bridged", kind=MANY),
 }
+_FAILED = "Internal Virtualization error. The virtual machine failed to start."
 _SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -69,9 +70,14 @@ def run(call, args):
         _say("restoring VM state from a snapshot...")
         os.unlink(vm.file("state.vzvmsave"))
         _say("resuming VM...")
+    if vm.disk().get("corrupt"):
+        raise TartError(_FAILED)
     machine = hypervisor.boot(call.store, vm, uuid, counts=not linux)
-    if machine.hear() != hypervisor.UP:
+    news = machine.hear()
+    if news == hypervisor.LIMIT:
         raise TartError(_limit_text(call, vm))
+    if news != hypervisor.UP:
+        raise TartError(_FAILED)
     return _Life(call, vm, machine, suspendable=suspendable).last(wake, pending)
 
 
