@@ -38,13 +38,6 @@ def test_static_executables_work_from_path(host):
     assert sorted(entry.name for entry in (HERE / "bin").iterdir()) == ["ssh", "tart"]
 
 
-def test_refuses_to_run_without_a_host():
-    """Without FAKE_TART_HOME the emulator refuses, with a status that no error of Tart's has."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("FAKE_")}
-    done = subprocess.run([HERE / "bin" / "tart", "list"], env=env, capture_output=True, check=False, timeout=60)
-    assert done.returncode == 70
-
-
 @pytest.mark.parametrize(
     "args",
     [
@@ -251,17 +244,6 @@ def test_calls_and_events_are_recorded(host):
     assert host.max_running() == 1
 
 
-def test_lost_events_are_written_again(host):
-    """Events whose writer died between state and log are written by the next command, once."""
-    log = host.home / "events.jsonl"
-    host.ok("clone", "tpl", "one")
-    whole = log.read_bytes()
-    log.write_bytes(whole[:-7])
-    host.ok("clone", "tpl", "two")
-    assert log.read_bytes().startswith(whole)
-    assert [event["event"] for event in host.events()] == ["template-added", "cloned", "cloned"]
-
-
 def test_shutdown_all_ends_vms_commands_and_guests(host):
     """shutdown_all ends `tart run`, hanging commands, guests and their agents; the VMs are stopped then."""
     host.run_vms("one")
@@ -277,13 +259,9 @@ def test_shutdown_all_ends_vms_commands_and_guests(host):
 
 
 def test_settings_are_checked(host):
-    """An unknown switch, a value outside its choices, and an unknown point are refused."""
-    with pytest.raises(ValueError, match="colour"):
-        host.set(colour="red")
+    """A value outside a switch's choices is refused."""
     with pytest.raises(ValueError, match="registry"):
         host.set(registry="somewhere")
-    with pytest.raises(ValueError, match="sometime"):
-        host.fault("list", when="sometime", message="x")
 
 
 def test_readme_explains_every_switch():

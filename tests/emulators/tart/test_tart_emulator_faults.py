@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 
 import pytest
 from emulators.tart.bench import eventually, finish
@@ -170,31 +169,6 @@ def test_output_faults(host):
     assert (done.stdout, done.stderr) == (b"tpl\n", b"warning: low disk\n")
 
 
-def test_faults_match_arguments_and_commands(host):
-    """A fault hits only the command and the arguments it names, `*` any command, until it is cleared."""
-    host.fault("clone", match=r"\bone$", message="not this")
-    host.ok("clone", "tpl", "two")
-    assert host.error("clone", "tpl", "one")[1] == "not this"
-    host.fault("*", times=None, message="all")
-    host.error("list")
-    host.error("get", "tpl")
-    host.clear_faults()
-    host.ok("list")
-
-
-@pytest.mark.parametrize(("when", "present"), [("before", False), ("after", True)])
-def test_hang_and_kill(host, when, present):
-    """A hanging command hangs until it is killed, before its effect or after it."""
-    host.fault("clone", hang=True, when=when)
-    process = host.begin("clone", "tpl", "one")
-    eventually(lambda: host.events("cloned" if present else "fault"))
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=0.2)
-    process.terminate()
-    assert finish(process)[0] == -signal.SIGTERM
-    assert ("one" in [vm["name"] for vm in host.vms()]) == present
-
-
 def test_interrupted_commands(host):
     """SIGINT ends a command with 1: Tart cancels what it does."""
     host.fault("list", hang=True)
@@ -202,19 +176,6 @@ def test_interrupted_commands(host):
     eventually(lambda: host.events("fault"))
     process.send_signal(signal.SIGINT)
     assert finish(process)[0] == 1
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_delays(host, when):
-    """A delay fault and the delay setting make a command take that long and succeed."""
-    host.fault("list", delay=0.3, when=when)
-    begin = time.monotonic()
-    host.ok("list")
-    assert time.monotonic() - begin >= 0.3
-    host.set(delays={"clone": 0.3})
-    begin = time.monotonic()
-    host.ok("clone", "tpl", "one")
-    assert time.monotonic() - begin >= 0.3
 
 
 def test_run_faults(host):
