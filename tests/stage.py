@@ -1,4 +1,4 @@
-"""One emulated site: a GitHub server, a Mac with Anka, and the real `anklet-supervisor` between them.
+"""One emulated site: a GitHub server, a Mac with Anka, Tart or both, and the real `anklet-supervisor` between them.
 
 Used by process tests, the demo and the benchmark. Waits poll a condition with a deadline.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 import yaml
 from emulators.anka.control import AnkaHost
 from emulators.github.control import GitHubServer
+from emulators.tart.control import TartHost
 
 OWNER, REPO = "acme", "app"
 TOKEN = "github_pat_11TESTTESTTESTTESTTEST_bait"
@@ -51,14 +52,27 @@ def free_port():
     raise AssertionError("no free port found")
 
 
-class Mac:
-    """One host: an emulated Anka, a configuration, and the supervisor's process."""
+HOSTS = {"anka": AnkaHost, "tart": TartHost}
+#: What a command of Anka's is called with Tart.
+TART_VERBS = {"start": "run", "run": "exec", "cp": "exec"}
 
-    def __init__(self, folder: Path, github: GitHubServer, *, services=1, runner=True):
+
+class Mac:
+    """One host: an emulated VM tool or two, a configuration, and the supervisor's process.
+
+    `driver` is the services' VM driver; several, joined by "+", are those of the first, the second, ... service in turn. `host` is
+    the emulation of the first, `anka` and `tart` those of that name; they share the kernel's one quota.
+    """
+
+    def __init__(self, folder: Path, github: GitHubServer, *, services=1, runner=True, driver="anka"):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.github = github
-        self.anka = AnkaHost(folder / "anka")
+        self.drivers = driver.split("+")
+        self.hosts = [HOSTS[name](folder / name, quota=folder / "kernel-quota.json") for name in self.drivers]
+        self.host = self.hosts[0]
+        by_name = dict(zip(self.drivers, self.hosts, strict=True))
+        self.anka, self.tart = by_name.get("anka"), by_name.get("tart")
         self.port = free_port()
         self.state_dir = folder / "state"
         self.log_dir = folder / "log"
@@ -83,8 +97,19 @@ class Mac:
         return home
 
     def add_template(self, name, tag):
-        """A local template with a runner in it."""
-        return self.anka.add_template(name, tag=tag, home_files=self.home_with_runner())
+        """A local template (of Tart's: image) with a runner in it, for each driver."""
+        if self.anka is not None:
+            self.anka.add_template(name, tag=tag, home_files=self.home_with_runner())
+        if self.tart is not None:
+            self.tart.add_image(name, home_files=self.home_with_runner())
+
+    def job(self, name="build", *, driver=None, **more):
+        """A job for this host, or for its services of this driver."""
+        return job(name, driver=driver or self.drivers[0], **more)
+
+    def verb(self, word):
+        """What a command of Anka's is called by the first driver."""
+        return word if self.drivers[0] == "anka" else TART_VERBS.get(word, word)
 
     def default_config(self, services):
         """A configuration with quick intervals; tests change it before `start`."""
@@ -95,8 +120,14 @@ class Mac:
             "plugins_path": str(self.folder / "plugins"),
             "log": {"file_dir": str(self.log_dir)},
             "metrics": {"port": self.port},
-            "services": [self.service(f"RUNNER{number}") for number in range(1, services + 1)],
+            "services": [
+                self.service(f"RUNNER{number}", **self._driver_of(number)) for number in range(1, services + 1)
+            ],
         }
+
+    def _driver_of(self, number):
+        name = self.drivers[(number - 1) % len(self.drivers)]
+        return {} if name == "anka" else {"vm_driver": name}
 
     def service(self, name, **more):
         """One github service of this site."""
@@ -135,12 +166,11 @@ class Mac:
 
     def env(self):
         """The supervisor's environment: nothing of the caller's but PATH, and the emulated host."""
-        return {
-            "HOME": str(self.folder),
-            "PATH": f"{self.anka.bin_dir}{os.pathsep}{os.environ['PATH']}",
-            **self.anka.env(),
-            **self.environment,
-        }
+        variables = {"HOME": str(self.folder)}
+        for host in self.hosts:
+            variables |= host.env()
+        path = os.pathsep.join([*(str(host.bin_dir) for host in self.hosts), os.environ["PATH"]])
+        return {**variables, "PATH": path, **self.environment}
 
     def write_config(self):
         """Write the configuration as it is now."""
@@ -237,7 +267,15 @@ class Mac:
 
     def vms(self):
         """VMs of ours that exist now."""
-        return [vm["name"] for vm in self.anka.vms() if vm["name"].startswith("anklet-vm-")]
+        return [vm["name"] for host in self.hosts for vm in host.vms() if vm["name"].startswith("anklet-vm-")]
+
+    def calls(self):
+        """Every command of the VM tools."""
+        return [call for host in self.hosts for call in host.calls()]
+
+    def max_running(self):
+        """The largest number of VMs that one VM tool ever ran at once."""
+        return max(host.max_running() for host in self.hosts)
 
     def leftovers(self):
         """Everything that should be gone when no job is in hand: VMs, runners, records, guest processes, commands."""
@@ -245,10 +283,16 @@ class Mac:
             "vms": self.vms(),
             "runners": [runner["name"] for runner in self.github.runners(OWNER, REPO)],
             "records": [path.name for path in self.state_dir.glob("services/*/records/*")],
-            "guest processes": self.anka.guest_processes(),
-            "commands": self.anka.command_pids(),
+            "guest processes": [process for host in self.hosts for process in host.guest_processes()],
+            "commands": self._commands(),
+            "notes of VMs": [path.name for path in self.state_dir.glob("tart/runs/*")],
         }
         return {what: things for what, things in found.items() if things}
+
+    def _commands(self):
+        """Commands that run now, but for those that are VMs of others (with Tart)."""
+        theirs = {vm.get("pid") for host in self.hosts for vm in host.vms() if not vm["name"].startswith("anklet-vm-")}
+        return [pid for host in self.hosts for pid in host.command_pids() if pid not in theirs]
 
     def close(self):
         """End the supervisor and every process of the emulated host, whatever state they are in."""
@@ -258,7 +302,8 @@ class Mac:
             self.process.wait()
             for pid in workers:
                 eventually(lambda pid=pid: not _lives(pid), f"worker {pid} detaches", 15)
-        self.anka.shutdown_all()
+        for host in self.hosts:
+            host.close()
 
     def _worker_pids(self):
         if not (self.state_dir / "status.json").exists():
@@ -286,11 +331,11 @@ def new_github():
     return server
 
 
-def job(name="build", *, steps=("true",), template=TEMPLATE, tag=TAG, pinned=True, **more):
+def job(name="build", *, steps=("true",), template=TEMPLATE, tag=TAG, pinned=True, driver="anka", **more):
     """A job that asks for a VM of this site. `pinned` gives it a label of its own: else GitHub may give its runner to another."""
-    labels = ["self-hosted", "anka", f"anka-template:{template}"]
+    labels = ["self-hosted", driver, f"{'anka-template' if driver == 'anka' else 'tart-image'}:{template}"]
     if pinned:
         labels.append(f"unique-id:{name}")
-    if tag:
+    if tag and driver == "anka":
         labels.append(f"anka-template-tag:{tag}")
     return {"name": name, "labels": labels, "steps": list(steps), **more}

@@ -33,14 +33,21 @@ def new_mac(tmp_path, github):
 
     yield make
     for mac in macs:
-        most, limit_refused = mac.anka.max_running(), mac.anka.events("limit-refused")
+        most = mac.max_running()
+        limit_refused = [event for host in mac.hosts for event in host.events("limit-refused")]
         mac.close()
         assert most <= 2
         assert mac.refusals_expected or not limit_refused, "a third VM was tried"
-        assert not mac.anka.guest_processes()
+        assert not [process for host in mac.hosts for process in host.guest_processes()]
 
 
 @pytest.fixture
-def mac(new_mac):
+def driver():
+    """The VM driver of the host's services; tests of what every driver must do are parametrized by it."""
+    return "anka"
+
+
+@pytest.fixture
+def mac(new_mac, driver):
     """One host with one service."""
-    return new_mac()
+    return new_mac(driver=driver)

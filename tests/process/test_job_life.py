@@ -4,7 +4,10 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from stage import OWNER, REPO, TAG, TOKEN, eventually, job
+
+both_drivers = pytest.mark.parametrize("driver", ["anka", "tart"])
 
 
 def queue(github, *jobs, **more):
@@ -24,9 +27,10 @@ def finish(mac, github, ids, deadline=40):
     return [github.job(job_id)["conclusion"] for job_id in ids]
 
 
+@both_drivers
 def test_jobs_run_and_nothing_is_left(mac, github):
     """Success and failure are the jobs' own; both end in metrics, log and a clean host."""
-    ids = queue(github, job("good"), job("bad", steps=["exit 3"]))
+    ids = queue(github, mac.job("good"), mac.job("bad", steps=["exit 3"]))
     mac.start()
     assert finish(mac, github, ids) == ["success", "failure"]
     _, text = mac.get("/metrics")
@@ -41,13 +45,14 @@ def test_jobs_run_and_nothing_is_left(mac, github):
     assert mac.log_lines(level="ERROR") == []
 
 
-def test_four_services_and_twelve_jobs_never_show_a_third_vm(new_mac, github):
+@both_drivers
+def test_four_services_and_twelve_jobs_never_show_a_third_vm(new_mac, github, driver):
     """More services than slots share them; each job runs exactly once."""
-    mac = new_mac(services=4)
-    ids = queue(github, *(job(f"job {number}", duration=0.1) for number in range(12)))
+    mac = new_mac(services=4, driver=driver)
+    ids = queue(github, *(mac.job(f"job {number}", duration=0.1) for number in range(12)))
     mac.start()
     assert finish(mac, github, ids, 90) == ["success"] * 12
-    assert mac.anka.max_running() == 2
+    assert mac.max_running() == 2
     assert [item["starts"] for item in github.jobs()] == [1] * 12
     assert mac.drain() == 0
 
@@ -90,9 +95,10 @@ def test_two_services_never_pull_at_once(new_mac, github):
     assert mac.log_lines(level="ERROR") == []
 
 
+@both_drivers
 def test_a_missing_template_neither_cancels_nor_blocks(mac, github):
     """A job whose template nobody has stays queued; others run."""
-    bad, good = queue(github, job("bad", template="nowhere"), job("good"))
+    bad, good = queue(github, mac.job("bad", template="nowhere"), mac.job("good"))
     mac.start()
     eventually(lambda: github.job(good)["status"] == "completed", "the good job is done", 20)
     assert github.job(bad)["status"] == "queued"
@@ -100,10 +106,11 @@ def test_a_missing_template_neither_cancels_nor_blocks(mac, github):
     assert "not found" in line["err"]
 
 
+@both_drivers
 def test_a_job_cancelled_before_its_vm_is_up_leaves_nothing(mac, github):
     """Its user cancels it while the VM starts: no runner is left, no job is counted."""
-    mac.anka.set(delays={"start": 1.0})
-    (job_id,) = queue(github, job("unwanted"))
+    mac.host.set(delays={mac.verb("start"): 1.0})
+    (job_id,) = queue(github, mac.job("unwanted"))
     mac.start()
     eventually(mac.vms, "the VM is made", 10)
     github.cancel_job(job_id)
@@ -166,9 +173,10 @@ def test_a_wrong_checksum_is_refused(new_mac, github):
     assert github.runners(OWNER, REPO) == []
 
 
+@both_drivers
 def test_no_secret_is_seen_anywhere(mac, github):
     """The token is in no argv, log line, record, status, metric, or environment of a VM command; the JIT configuration neither."""
-    (job_id,) = queue(github, job("quiet", steps=["env", "sleep 1"]))
+    (job_id,) = queue(github, mac.job("quiet", steps=["env", "sleep 1"]))
     mac.environment = {"LOG_LEVEL": "DEBUG"}
     mac.start()
     seen = []
@@ -179,7 +187,7 @@ def test_no_secret_is_seen_anywhere(mac, github):
     finish(mac, github, [job_id])
     mac.drain()
     texts = [*seen, mac.log_text(), mac.said(), *records, github.job(job_id)["log"], mac.get("/metrics")[1]]
-    texts += [" ".join(call["argv"]) for call in mac.anka.calls()]
+    texts += [" ".join(call["argv"]) for call in mac.calls()]
     for text in texts:
         assert TOKEN not in text
         assert "ACTIONS_RUNNER_INPUT_JITCONFIG" not in text
@@ -222,26 +230,28 @@ def test_hostile_labels_reach_no_shell(mac, github, tmp_path):
     assert not bait.exists()
 
 
+@both_drivers
 def test_a_template_that_looks_like_an_option_is_none(mac, github):
     """It reaches no command line."""
-    (job_id,) = queue(github, job("odd", template="--all", tag="-f"))
+    (job_id,) = queue(github, mac.job("odd", template="--all", tag="-f"))
     mac.start()
     line = eventually(lambda: mac.log_lines(msg="the job goes back to the queue"), "it goes back", 20)[0]
-    assert "can be no template" in line["err"]
-    assert not any("--all" in call["argv"] or "-f" in call["argv"] for call in mac.anka.calls())
+    assert "can be no " in line["err"]
+    assert not any("--all" in call["argv"] or "-f" in call["argv"] for call in mac.calls())
     assert github.job(job_id)["status"] == "queued"
 
 
+@both_drivers
 def test_foreign_vms_leave_no_room_and_are_left_alone(mac, github):
     """Two VMs of somebody else fill the host: no job is claimed until one is gone."""
     for name in ("theirs-1", "theirs-2"):
-        mac.anka.start_foreign(name)
-    (job_id,) = queue(github, job("patient"))
+        mac.host.start_foreign(name)
+    (job_id,) = queue(github, mac.job("patient"))
     mac.start()
     eventually(lambda: mac.service_status()["status"] == "paused", "the service pauses", 10)
     assert github.job(job_id)["status"] == "queued"
     assert "anklet_foreign_vms 2.0" in mac.get("/metrics")[1]
-    mac.anka.stop_foreign("theirs-1")
+    mac.host.stop_foreign("theirs-1")
     assert finish(mac, github, [job_id]) == ["success"]
 
 

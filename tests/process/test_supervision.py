@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from stage import OWNER, REPO, eventually, job
-from test_job_life import all_completed, finish, queue
+from test_job_life import all_completed, both_drivers, finish, queue
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,7 @@ def gone(pid):
 
 def running_job(mac, github, **more):
     """Start with one job, and wait until it runs."""
-    (job_id,) = queue(github, job("long", steps=["sleep 3"], **more))
+    (job_id,) = queue(github, mac.job("long", steps=["sleep 3"], **more))
     mac.start()
     eventually(lambda: github.job(job_id)["status"] == "in_progress", "the job runs", 20)
     eventually(lambda: mac.service_status()["job"], "the service shows its job", 10)
@@ -45,11 +45,13 @@ def test_drain_while_idle_ends_at_once_and_takes_no_more_job(mac, github):
     assert github.events("job-assigned", "runner-registered") == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+@pytest.mark.parametrize(
+    ("driver", "number"), [("anka", signal.SIGTERM), ("anka", signal.SIGQUIT), ("tart", signal.SIGTERM)]
+)
 def test_drain_lets_the_job_finish(mac, github, number):
     """SIGTERM and SIGQUIT: the claimed job ends as it should, the next one is not taken."""
     job_id = running_job(mac, github)
-    (late,) = queue(github, job("late"))
+    (late,) = queue(github, mac.job("late"))
     mac.send(number)
     eventually(lambda: mac.status()["mode"] == "draining", "it drains", 5)
     assert mac.wait(30) == 0
@@ -58,6 +60,7 @@ def test_drain_lets_the_job_finish(mac, github, number):
     assert not mac.leftovers()
 
 
+@both_drivers
 def test_stop_interrupts_cleans_up_and_cancels_nobody(mac, github):
     """The VM goes, the runner goes as soon as GitHub lets it, and no run is cancelled by us."""
     github.set(offline_after=0.2, lost_after=0.5)
@@ -109,10 +112,11 @@ def test_a_second_sigint_exits_at_once_and_the_next_start_cleans_up(mac, github)
     eventually(lambda: not mac.vms(), "the VM is removed", 20)
 
 
+@both_drivers
 def test_stop_in_the_middle_of_a_start_leaves_nothing(mac, github):
     """A stop between clone and job gives the job back."""
-    mac.anka.set(delays={"start": 1.5})
-    (job_id,) = queue(github, job("early"))
+    mac.host.set(delays={mac.verb("start"): 1.5})
+    (job_id,) = queue(github, mac.job("early"))
     mac.start()
     eventually(mac.vms, "the VM is cloned", 10)
     assert mac.stop(30) == 0
@@ -160,17 +164,23 @@ def test_the_drain_file_pauses_and_resumes(mac, github):
     assert finish(mac, github, [job_id]) == ["success"]
 
 
-@pytest.mark.parametrize("verb", [None, "clone", "start", "cp", "run"])
+@pytest.mark.parametrize(
+    ("driver", "verb"),
+    [
+        *(("anka", verb) for verb in (None, "clone", "start", "cp", "run")),
+        *(("tart", verb) for verb in (None, "clone", "run", "exec")),
+    ],
+)
 def test_a_restart_costs_no_job(mac, github, verb):
     """SIGUSR2, also in the middle of a VM command: exit 75, the VM stays, the next start follows the job; an upgrade is this."""
     if verb is not None:
-        mac.anka.fault(verb, when="before", delay=1.0)
-    (job_id,) = queue(github, job("long", steps=["sleep 2"]))
+        mac.host.fault(verb, when="before", delay=1.0)
+    (job_id,) = queue(github, mac.job("long", steps=["sleep 2"]))
     mac.start()
     if verb is None:
         eventually(lambda: github.job(job_id)["status"] == "in_progress", "the job runs", 20)
     else:
-        eventually(lambda: any(verb in call["argv"] for call in mac.anka.calls()), f"anka {verb} runs", 20)
+        eventually(lambda: any(verb in call["argv"] for call in mac.calls()), f"{verb} runs", 20)
     assert mac.command("restart").returncode == 0
     assert mac.wait(15) == 75
     mac.start()
@@ -286,6 +296,7 @@ def test_readiness_names_who_is_not_ready(new_mac, github):
 # ---- deaths ----
 
 
+@both_drivers
 def test_a_worker_that_dies_in_the_middle_of_a_job_loses_nothing(mac, github):
     """SIGKILL of the worker: its successor finds the VM, follows the job to its end, and cleans up."""
     job_id = running_job(mac, github)
@@ -296,6 +307,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_job_loses_nothing(mac, github):
     assert "total_successful_runs_since_start 1.0" in mac.get("/metrics")[1]
 
 
+@both_drivers
 def test_a_supervisor_that_dies_in_the_middle_of_a_job_loses_nothing(mac, github):
     """SIGKILL of the supervisor: the worker lets go, the next start follows the job to its end."""
     job_id = running_job(mac, github)
@@ -310,19 +322,30 @@ def test_a_supervisor_that_dies_in_the_middle_of_a_job_loses_nothing(mac, github
 
 
 @pytest.mark.parametrize(
-    ("verb", "when"),
+    ("driver", "verb", "when"),
     [
-        *((verb, when) for verb in ("clone", "start", "run", "delete") for when in ("before", "middle", "after")),
-        ("cp", "before"),
-        ("cp", "after"),
+        *(
+            ("anka", verb, when)
+            for verb in ("clone", "start", "run", "delete")
+            for when in ("before", "middle", "after")
+        ),
+        ("anka", "cp", "before"),
+        ("anka", "cp", "after"),
+        ("tart", "clone", "middle"),
+        ("tart", "set", "before"),
+        ("tart", "run", "before"),
+        ("tart", "run", "middle"),
+        ("tart", "exec", "middle"),
+        ("tart", "stop", "before"),
+        ("tart", "delete", "middle"),
     ],
 )
 def test_a_worker_that_dies_during_a_vm_command_leaves_nothing(mac, github, verb, when):
     """SIGKILL of the worker while a VM command runs: the command is waited for, the job done once, nothing is left."""
-    mac.anka.fault(verb, when=when, delay=1.5)
-    (job_id,) = queue(github, job("survivor"))
+    mac.host.fault(verb, when=when, delay=1.5)
+    (job_id,) = queue(github, mac.job("survivor"))
     mac.start()
-    eventually(lambda: any(verb in call["argv"] for call in mac.anka.calls()), f"anka {verb} runs", 20)
+    eventually(lambda: any(verb in call["argv"] for call in mac.calls()), f"{verb} runs", 20)
     os.kill(mac.worker_pid(), signal.SIGKILL)
     assert finish(mac, github, [job_id], 60) == ["success"]
     assert github.job(job_id)["starts"] == 1
@@ -345,6 +368,7 @@ def test_a_worker_that_keeps_dying_is_given_up_alone(new_mac, github):
     assert len(mac.log_lines(level="ERROR", serviceName="RUNNER1", msg=mac.log_lines(level="ERROR")[-1]["msg"])) == 1
 
 
+@both_drivers
 def test_sigterm_to_a_worker_means_detach(mac, github):
     """The VM and its job stay for the successor."""
     job_id = running_job(mac, github)

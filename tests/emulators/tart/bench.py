@@ -20,6 +20,8 @@ class Host(TartHost):
 
     def __init__(self, home, quota=None):
         super().__init__(home, quota)
+        #: The latest `tart run` of each VM, by name.
+        self.runs = {}
         self._begun = []
 
     def tart(self, *args, stdin=b"", **env):
@@ -49,6 +51,7 @@ class Host(TartHost):
         """Start `tart run` and wait until the VM runs; its Popen, with its output in the file `run-<name>.log`."""
         with (self.home / f"run-{name}.log").open("ab") as log:
             process = self.begin("run", "--no-graphics", *options, name, stdout=log, stderr=log, start_new_session=True)
+        self.runs[name] = process
         self._begun.append(process)
         eventually(lambda: name in self.running() or process.poll() is not None)
         return process

@@ -161,8 +161,7 @@ class TartHost(Host):
         for process in self._foreign.values():
             process.wait()
         self._foreign.clear()
-        with self._store.transaction():
-            pass  # settles what the dead were about
+        self._until(lambda: not self.running())  # the dead may need a moment to let go of their locks
 
     # -- what happened -------------------------------------------------------------------------------
 

@@ -27,6 +27,21 @@ def new_uuid():
     return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-a{h[17:20]}-{h[20:]}"
 
 
+def is_held(path):
+    """True when somebody holds the flock of this file or folder."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 class Store:
     """The state directory `home` and the host's kernel quota. A product says what its transactions are and who owns a slot."""
 
@@ -105,7 +120,7 @@ class Transaction:
         self._redo_events()
         self._events = []
         for op_id, op in list(self.state["ops"].items()):
-            if not self._alive(op_id):
+            if not is_held(self.store.path("ops", op_id)):
                 self.store.settle(self, op)
                 self.end_op(op_id)
         return self
@@ -154,19 +169,6 @@ class Transaction:
     def ops(self, kind):
         """The operations of a kind that are in flight."""
         return [op for op in self.state["ops"].values() if op["kind"] == kind]
-
-    def _alive(self, op_id):
-        try:
-            fd = os.open(self.store.path("ops", op_id), os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
 
     def _empty(self):
         common = {"seq": 0, "settings": {}, "faults": [], "ops": {}, "wal": {"offset": 0, "lines": ""}}

@@ -158,14 +158,14 @@ def clone(call, args):
     known = {**_NETWORK, **option("--prune-limit", kind=VALUE), **option("--deduplicate")}
     parsed = parse(args, known, least=2, most=2, terminator=True)
     _number(parsed, "concurrency", least=1)
-    _number(parsed, "prune-limit")
+    prune_limit = _number(parsed, "prune-limit")
     source, name = parsed.positionals
     _refuse_slash(name)
     if is_remote(source):
         remote = parse_remote(source)
         if not library.VM(library.image_path(call.store, remote), source).is_whole:
             registry.pull(call, remote)
-    lifecycle.clone(call, source, name)
+    lifecycle.clone(call, source, name, 100 if prune_limit is None else prune_limit)
 
 
 def _refuse_slash(name):

@@ -13,7 +13,7 @@ import shutil
 import time
 
 from emulators.vmhost import trees
-from emulators.vmhost.state import new_uuid
+from emulators.vmhost.state import is_held, new_uuid
 
 from . import locks
 from .failure import TartError, does_not_exist
@@ -220,7 +220,7 @@ def collect_temporary(store):
         return
     with store.transaction():  # nobody makes one and has not locked it yet
         for vm in _folders(store.tart_path("tmp")):
-            if locks.is_free(vm.path):
+            if not is_held(vm.path):
                 discard(store, vm.path)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from . import hypervisor, library, locks
+from . import hypervisor, library, locks, registry
 from .failure import TartError, is_running
 from .names import is_remote, parse_remote
 
@@ -24,11 +24,13 @@ def settle(tx, op):
         if library.by_disk(tx.store, op["uuid"]) is None:
             tx.event("deleted", {"uuid": op["uuid"], "name": op["name"]})
     elif op["kind"] == "pull":
-        tx.event("pull-interrupted", uuid=op["image"], tag=op["image"])
+        tx.event("pull-interrupted", image=op["image"], settled=tx.settings["interrupted_pull"])
+        if tx.settings["interrupted_pull"] == "corrupt":
+            registry.leave_corrupt(tx, op["image"])
 
 
-def clone(call, source_name, name):
-    """Copy a VM or a pulled image to the local name `name`, whatever was there before."""
+def clone(call, source_name, name, prune_limit=100):
+    """Copy a VM or a pulled image to the local name `name`, whatever was there before; makes `prune_limit` GB room at most."""
     store = call.store
     source = library.open_any(store, source_name)
     folder = library.temporary(store)
@@ -42,6 +44,7 @@ def clone(call, source_name, name):
             op = tx.begin_op("clone", uuid=uuid, name=name, source=source_name)
         call.pause()
         with store.transaction() as tx:
+            _reclaim_for(tx, source, prune_limit)
             _put(tx, folder, name)
             tx.end_op(op)
             tx.event("cloned", {"uuid": uuid, "name": name}, source=source_name)
@@ -63,12 +66,21 @@ def _put(tx, folder, name):
     tx.event("overwritten", {"uuid": uuid, "name": name}, ran=runs)
 
 
+def _reclaim_for(tx, source, prune_limit):
+    """The clone may come to need what its disk does not hold yet: images that were used longest ago go for that."""
+    disk = source.disk()
+    registry.reclaim(
+        tx, min(disk["disk_gb"] - disk["size_gb"], prune_limit) * 10**9, keep=os.path.realpath(source.path)
+    )
+
+
 def rename(call, name, new_name):
     """Rename a local VM."""
     with call.store.transaction() as tx:
         vm = library.open_local(call.store, name)
+        facts = {"uuid": vm.disk()["uuid"], "name": new_name}
         os.rename(vm.path, call.store.tart_path("vms", new_name))
-        tx.event("renamed", {"uuid": vm.disk()["uuid"], "name": new_name}, before=name)
+        tx.event("renamed", facts, before=name)
 
 
 def delete(call, name):

@@ -57,18 +57,3 @@ def folder(path, waiting=None):
         yield
     finally:
         os.close(fd)
-
-
-def is_free(path):
-    """True when nobody holds the flock of this folder."""
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True

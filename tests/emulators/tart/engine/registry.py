@@ -13,6 +13,7 @@ from emulators.vmhost.state import new_uuid
 
 from . import library, locks
 from .failure import TartError
+from .names import parse_remote
 
 
 def _say(line):
@@ -36,7 +37,7 @@ def pull(call, remote):
             _download(call, remote, entry, path)
         else:
             _say(f"{by_digest} image is already cached! creating a symlink...")
-        _link(call, remote, path, link)
+        _link(call.store, remote, path, link)
 
 
 def _manifest(call, remote):
@@ -72,13 +73,13 @@ def _is_linked(path, link):
 
 def _download(call, remote, entry, path):
     store = call.store
-    if entry["disk_gb"] * 10**9 > call.settings["disk_available"]:
-        text = "You can't save the file because the volume is out of space."
-        raise TartError(text, foreign=True)
+    with store.transaction() as tx:
+        available = reclaim(tx, entry["disk_gb"] * 10**9, keep=None)
+    if entry["disk_gb"] * 10**9 > available:
+        raise TartError("You can't save the file because the volume is out of space.", foreign=True)
     folder = library.temporary(store)
     with locks.folder(folder):
-        disk = {key: entry[key] for key in ("os", "disk_gb", "size_gb", "agent", "sshd", "host_key")}
-        disk = {**disk, "uuid": new_uuid()}
+        disk = _new_disk(entry)
         with store.transaction() as tx:
             op = tx.begin_op("pull", image=str(remote), digest=entry["digest"])
             others = [other["image"] for other in tx.ops("pull") if other is not tx.state["ops"][op]]
@@ -97,11 +98,47 @@ def _download(call, remote, entry, path):
             tx.event("pulled", {"uuid": disk["uuid"], "name": str(remote)}, tag=remote.reference)
 
 
-def _link(call, remote, path, link):
+def _new_disk(entry):
+    facts = {key: entry[key] for key in ("os", "disk_gb", "size_gb", "agent", "sshd", "host_key")}
+    return {**facts, "uuid": new_uuid()}
+
+
+def leave_corrupt(tx, name):
+    """What an interrupted pull may leave: an image that looks whole and whose clones do not start."""
+    remote, entry = parse_remote(name), tx.registry[name]
+    path = library.image_path(tx.store, remote.by_digest(entry["digest"]))
+    library.write(path, entry["config"], {**_new_disk(entry), "corrupt": True})
+    _link(tx.store, remote, path, library.image_path(tx.store, remote))
+
+
+def reclaim(tx, wanted, *, keep):
+    """Make room for so many bytes: images go, those first that were used longest ago, unless TART_NO_AUTO_PRUNE is set.
+
+    Nothing goes when all of them together would not do. Returns the bytes that are free then.
+    """
+    free = tx.settings["disk_available"]
+    if "TART_NO_AUTO_PRUNE" in os.environ or wanted <= free:
+        return free
+    found = [image for image in library.images(tx.store) if not os.path.islink(image.path) and image.path != keep]
+    found.sort(key=lambda image: os.stat(image.path).st_atime)
+    if sum(image.disk()["size_gb"] * 10**9 for image in found) < wanted - free:
+        return free
+    while found and free < wanted:
+        image = found.pop(0)
+        disk = image.disk()
+        free += disk["size_gb"] * 10**9
+        library.discard(tx.store, image.path)
+        tx.event("pruned", {"uuid": disk["uuid"], "name": image.name})
+    library.collect_images(tx.store)
+    tx.state["settings"]["disk_available"] = free
+    return free
+
+
+def _link(store, remote, path, link):
     if remote.is_digest:
         with open(os.path.join(path, ".explicitly-pulled"), "w", encoding="utf-8"):
             return
     if os.path.lexists(link):
         os.unlink(link)
     os.symlink(path, link)
-    library.collect_images(call.store)
+    library.collect_images(store)

@@ -49,6 +49,8 @@ OPTIONS = {
     **option("--dir", kind=MANY),
     **option("--net-bridged", kind=MANY),
 }
+_PAUSE = 0.01
+_FAILED = "Internal Virtualization error. The virtual machine failed to start."
 _SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -69,9 +71,14 @@ def run(call, args):
         _say("restoring VM state from a snapshot...")
         os.unlink(vm.file("state.vzvmsave"))
         _say("resuming VM...")
+    if vm.disk().get("corrupt"):
+        raise TartError(_FAILED)
     machine = hypervisor.boot(call.store, vm, uuid, counts=not linux)
-    if machine.hear() != hypervisor.UP:
+    news = machine.hear()
+    if news == hypervisor.LIMIT:
         raise TartError(_limit_text(call, vm))
+    if news != hypervisor.UP:
+        raise TartError(_FAILED)
     return _Life(call, vm, machine, suspendable=suspendable).last(wake, pending)
 
 
@@ -203,6 +210,14 @@ class _Life:
                 if machine:
                     os.kill(machine["pid"], hypervisor.HALT)
 
+    def _settle(self):
+        """A hypervisor that dies closes its line before it is dead: wait until a transaction has settled what it left."""
+        while True:
+            with self._call.store.transaction() as tx:
+                if tx.machine(self._vm.disk()["uuid"]) is None:
+                    return
+            time.sleep(_PAUSE)
+
     def _suspend(self):
         if not self._suspendable:
             _say("Failed to suspend the VM: Invalid virtual machine configuration.")
@@ -221,8 +236,7 @@ class _Life:
             _say("guest has stopped the virtual machine")
         elif news != hypervisor.ENDED:  # a crash, or a hypervisor that was killed
             if news != hypervisor.CRASHED:
-                with self._call.store.transaction():
-                    pass  # settles what the dead hypervisor left
+                self._settle()
             text = "The virtual machine stopped unexpectedly."
             _say(f"guest has stopped the virtual machine due to error: {text}")
         return 0

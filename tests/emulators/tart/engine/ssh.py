@@ -24,40 +24,15 @@ _VALUES = "Filop"
 _TROUBLE = 255
 _PROMPTS = 3
 #: The options of ssh_config that are understood, in lower case; most change nothing here.
-_KNOWN = frozenset(
-    [
-        "addressfamily",
-        "batchmode",
-        "checkhostip",
-        "compression",
-        "connectionattempts",
-        "connecttimeout",
-        "controlmaster",
-        "controlpath",
-        "controlpersist",
-        "globalknownhostsfile",
-        "gssapiauthentication",
-        "hostkeyalias",
-        "identitiesonly",
-        "identityagent",
-        "identityfile",
-        "kbdinteractiveauthentication",
-        "loglevel",
-        "numberofpasswordprompts",
-        "passwordauthentication",
-        "port",
-        "preferredauthentications",
-        "pubkeyauthentication",
-        "requesttty",
-        "serveralivecountmax",
-        "serveraliveinterval",
-        "stricthostkeychecking",
-        "tcpkeepalive",
-        "updatehostkeys",
-        "user",
-        "userknownhostsfile",
-    ]
-)
+_WORDS = """
+addkeystoagent addressfamily batchmode checkhostip ciphers clearallforwardings compression connectionattempts connecttimeout
+controlmaster controlpath controlpersist escapechar exitonforwardfailure forwardagent forwardx11 forwardx11trusted
+globalknownhostsfile gssapiauthentication hashknownhosts hostkeyalgorithms identitiesonly identityagent identityfile ipqos
+kbdinteractiveauthentication kexalgorithms loglevel macs numberofpasswordprompts passwordauthentication permitlocalcommand port
+preferredauthentications pubkeyauthentication requesttty serveralivecountmax serveraliveinterval stricthostkeychecking
+tcpkeepalive updatehostkeys user userknownhostsfile visualhostkey
+"""
+_KNOWN = frozenset(_WORDS.split())
 _METHODS = "publickey,password,keyboard-interactive"
 
 
