@@ -25,7 +25,7 @@ class Hand:
     def __init__(self, fleet, later, seed):
         self._fleet = fleet
         self._later = later
-        self._dice = random.Random(seed)
+        self._dice = random.Random(seed)  # noqa: S311  a die, no secret
         self._stopped = set()
         self._timers = []
         self._foreign = 0
@@ -36,12 +36,11 @@ class Hand:
     def strike(self, fault):
         """Carry out one fault."""
         host = None if fault.host is None else self._fleet.hosts[fault.host]
-        acts = _ON_HOST if host is not None else _ON_ALL
+        act, subject = (_ON_ALL[fault.kind], ()) if host is None else (_ON_HOST[fault.kind], (host,))
         counts = self.struck
         try:
-            if host is not None and not host.wanted:
-                counts = self.missed
-            elif acts[fault.kind](self, *([host] if host is not None else []), **fault.more) is False:
+            off = host is not None and not host.wanted
+            if off or act(self, *subject, **fault.more) is False:
                 counts = self.missed
         except (ProcessLookupError, AnkaError):
             counts = self.missed
@@ -115,11 +114,13 @@ class Hand:
 
     def supervisor_drain(self, host):
         """SIGTERM; when it has ended, an operator starts it again."""
+        # Not twice: the second one would interrupt its jobs.
+        if host.drained == host.process.pid or not self._signal(host, signal.SIGTERM):
+            return False
+        host.drained = host.process.pid
         # From here on it takes no job, and is not expected to.
-        sent = self._signal(host, signal.SIGTERM)
-        if sent:
-            host.down()
-        return sent
+        host.down()
+        return True
 
     def _signal(self, host, number):
         # Before its handlers are in place a signal would just end it; that is the same as a kill, and has its own kind.
@@ -134,7 +135,7 @@ class Hand:
         changed = {
             "broken": text + "\nservices: [",
             "empty": "",
-            "interval": text.replace("sleep_interval: 0.5", "sleep_interval: 0.4"),
+            "interval": text.replace("sleep_interval: 1.0", "sleep_interval: 0.9"),
             "same": text,
         }
         if how == "gone":

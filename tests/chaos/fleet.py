@@ -18,16 +18,17 @@ import time
 from pathlib import Path
 
 import psutil
+from chaos.proxy import Proxies
 from invariants import checker, evidence
 from redis_server import RedisServer
-from stage import OWNER, REPO, TOKEN, Mac, job, new_github
-
-from chaos.proxy import Proxies
+from stage import OWNER, PERMISSIONS, REPO, TOKEN, Mac, job, new_github
 
 _BOOT = Path(__file__).resolve().parent / "boot.py"
 #: Seconds between two starts by launchd (its own are ten).
 _THROTTLE = 0.5
 _LEASE_TTL = 5
+_HOSTS_OF_A_LOGIN = 2
+_LAST_PROCESS = 10.0
 #: What others have on these hosts and at GitHub: a VM, a VM of another Anklet, a runner.
 _FOREIGN_VMS = ("somebodys-vm", "anklet-vm-deadbeef-0badc0-1-1")
 _FOREIGN_RUNNER = "somebodys-mac"
@@ -38,7 +39,7 @@ _PATIENCE = {"offline_after": 3, "lost_after": 20, "pickup_after": 6, "cancel_ti
 class Host(Mac):
     """One Mac of the fleet. It may be killed, stopped, rebooted, and is started again like by launchd."""
 
-    def __init__(self, folder, github, *, services, redis, switches=None):
+    def __init__(self, folder, github, *, services, redis, token=TOKEN, switches=None):
         super().__init__(folder, github, services=services)
         self.redis = redis
         self.sessions = set()
@@ -49,6 +50,8 @@ class Host(Mac):
         self._start_at = 0.0
         #: False while its power is off, or an operator has drained it.
         self.wanted = False
+        #: The pid of the supervisor that has had its SIGTERM.
+        self.drained = None
         self._boot_id = folder / "boot-id"
         self.new_boot()
         self.anka.set(**(switches or {}))
@@ -56,7 +59,8 @@ class Host(Mac):
             self.anka.add_template(name)
         for service in self.config["services"]:
             service |= {
-                "sleep_interval": 0.5,
+                "token": token,
+                "sleep_interval": 1.0,
                 "database": {"enabled": True, "url": f"127.0.0.1:{redis.port}"},
                 "deadlines": {"vm_start": 15, "runner_online": 15, "job_start": 15, "cleanup": 15},
             }
@@ -160,6 +164,10 @@ class Host(Mac):
 
     def evidence(self):
         """What is known of this host now."""
+        # The last process of a supervisor that has ended may need a moment.
+        end = time.monotonic() + _LAST_PROCESS
+        while not self.wanted and evidence.processes_of(self.sessions) and time.monotonic() < end:
+            time.sleep(0.05)
         return evidence.of_host(
             self.anka,
             name=self.folder.name,
@@ -223,10 +231,15 @@ class Fleet:
         proxies = Proxies()
         stack.callback(proxies.close)
         self.hosts = []
+        # GitHub's points are a login's: with one, no more than some sixty jobs a minute can be run.
+        self.tokens = [f"{TOKEN}_{number}" for number in range(-(-hosts // _HOSTS_OF_A_LOGIN))]
+        for number, token in enumerate(self.tokens):
+            self.github.add_token(token, permissions=PERMISSIONS, user=f"bot-{number}")
         for number in range(hosts):
             proxy = proxies.add((self.redis.host, self.redis.port))
             more = switches[number] if switches else None
-            host = Host(self.folder / f"host-{number}", self.github, services=services, redis=proxy, switches=more)
+            place, token = self.folder / f"host-{number}", self.tokens[number // _HOSTS_OF_A_LOGIN]
+            host = Host(place, self.github, services=services, redis=proxy, token=token, switches=more)
             self.hosts.append(host)
             stack.callback(host.end)
             for image in range(pulled):
@@ -246,11 +259,16 @@ class Fleet:
     # ---- jobs ----
 
     def offer(self, name, *, expected, **spec):
-        """Queue a job; its id."""
-        (made,) = self.github.queue_run(OWNER, REPO, jobs=[job(name, **spec)])["jobs"]
-        self.expected[made["id"]] = expected
-        self._open.add(made["id"])
-        return made["id"]
+        """Queue a run of one job; its id."""
+        (job_id,) = self.offer_run([job(name, **spec)], expected)
+        return job_id
+
+    def offer_run(self, jobs, expected="success"):
+        """Queue a run of these jobs, which all end alike; their ids."""
+        ids = [made["id"] for made in self.github.queue_run(OWNER, REPO, jobs=jobs)["jobs"]]
+        self.expected |= dict.fromkeys(ids, expected)
+        self._open |= set(ids)
+        return ids
 
     def open_jobs(self):
         """The jobs that GitHub has not seen the end of."""
@@ -267,7 +285,7 @@ class Fleet:
             return {"jobs": sorted(jobs)[:10]}
         runners = [runner["name"] for runner in self.github.runners(OWNER, REPO)]
         with self.redis.client() as client:
-            claims = [key for key in client.scan_iter("*:claim:*", count=1000)]
+            claims = list(client.scan_iter("*:claim:*", count=1000))
         live = [host for host in self.hosts if not host.dead]
         gone = {name for host in self.hosts if host.dead for name in checker.cloned(host.evidence())}
         found = {
@@ -333,12 +351,12 @@ class Fleet:
         """Offer one job for each slot of the living hosts; each ends only when all run."""
         barrier = self.folder / "all-run"
         live = [host for host in self.hosts if not host.dead]
-        self.roll_call = 2 * len(live)
+        # A service does one job at a time, a host two.
+        self.roll_call = min(2, self._shape[1]) * len(live)
         step = f"for i in $(seq {deadline * 10}); do [ -e {barrier} ] && exit 0; sleep 0.1; done; exit 1"
-        ids = {
-            self.offer(f"{checker.ROLL_CALL}{number}", expected="success", steps=[step])
-            for number in range(self.roll_call)
-        }
+        ids = set(
+            self.offer_run([job(f"{checker.ROLL_CALL}{number}", steps=[step]) for number in range(self.roll_call)])
+        )
         end = time.monotonic() + deadline
         running = set()
         while running != ids and time.monotonic() < end:
@@ -369,7 +387,7 @@ class Fleet:
                 [host.evidence() for host in self.hosts],
                 [(OWNER, REPO)],
                 redis=client,
-                secrets=[TOKEN],
+                secrets=self.tokens,
                 foreign_runners=[_FOREIGN_RUNNER],
                 expected=self.expected,
                 outages=self.outages,

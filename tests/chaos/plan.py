@@ -26,6 +26,10 @@ ROUTES = (
 )
 
 
+#: Of the faults that are Redis', those on the way from one host.
+_OF_A_HOST = ("redis-partition", "redis-slow")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """`at` seconds after the begin; `host` counts from 0, None where the fault is everybody's."""
@@ -136,7 +140,7 @@ def _faults(dice, shape):
         if at >= shape.seconds:
             return
         kind = dice.choices(kinds, weights)[0]
-        everywhere = kind.startswith(("github-", "redis-")) and kind != "redis-partition" and kind != "redis-slow"
+        everywhere = kind.startswith(("github-", "redis-")) and kind not in _OF_A_HOST
         host = None if everywhere else dice.randrange(shape.hosts)
         yield Fault(at=round(at, 2), kind=kind, host=host, more=KINDS[kind][1](dice, shape))
 
@@ -179,7 +183,10 @@ def _github_refusal(dice, _shape):
 
 
 def _github_broken(dice, _shape):
-    return _route(dice) | {"how": dice.choice(("reset", "truncate", "drop_after_effect")), "times": dice.choice((1, 1, 2, 4))}
+    return _route(dice) | {
+        "how": dice.choice(("reset", "truncate", "drop_after_effect")),
+        "times": dice.choice((1, 1, 2, 4)),
+    }
 
 
 def _github_slow(dice, shape):
@@ -199,7 +206,9 @@ def _anka_error(dice, _shape):
     return {
         "verb": dice.choice(VERBS),
         "when": dice.choice(POINTS),
-        "message": dice.choice(("failed to communicate with the daemon", "Resource temporarily unavailable", "internal error")),
+        "message": dice.choice(
+            ("failed to communicate with the daemon", "Resource temporarily unavailable", "internal error")
+        ),
         "code": dice.choice((1, 5, 35)),
         "times": dice.choice((1, 1, 2, 3)),
     }
@@ -233,7 +242,6 @@ def _reboot(dice, shape):
 
 def _config(dice, shape):
     return {"how": dice.choice(("broken", "empty", "gone", "interval", "same"))} | _lasting(dice, shape)
-
 
 
 Maker = Callable[[random.Random, Shape], dict]

@@ -37,8 +37,16 @@ class Report:
 
     def rows(self) -> list[tuple[str, str]]:
         """The table's figures."""
-        figures = [(name, f"{value:,.1f}" if isinstance(value, float) else f"{value:,}") for name, value in self.figures.items()]
-        return [("seed", str(self.seed)), ("seconds", f"{self.wall_seconds:,.0f}"), *figures, ("faults", f"{self.faults:,}")]
+        figures = [
+            (name, f"{value:,.1f}" if isinstance(value, float) else f"{value:,}")
+            for name, value in self.figures.items()
+        ]
+        return [
+            ("seed", str(self.seed)),
+            ("seconds", f"{self.wall_seconds:,.0f}"),
+            *figures,
+            ("faults", f"{self.faults:,}"),
+        ]
 
     def by_kind(self) -> list[tuple[str, int]]:
         """Faults by kind, in the order of their names."""
@@ -62,7 +70,13 @@ class Report:
             f"{shape['hosts']} hosts of {shape['services']} services."
         )
         lines = [head, "", "| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in self.rows())]
-        lines += ["", "| fault | times |", "|---|---:|", *(f"| {kind} | {count:,} |" for kind, count in self.by_kind()), ""]
+        lines += [
+            "",
+            "| fault | times |",
+            "|---|---:|",
+            *(f"| {kind} | {count:,} |" for kind, count in self.by_kind()),
+            "",
+        ]
         broken = [f"- {one}" for one in self.violations]
         return "\n".join([*lines, *(["Broken rules:", "", *broken] if broken else ["Every rule was kept."])])
 

@@ -1,7 +1,7 @@
 """`make chaos`: a fleet at work, faults of every kind at random, and a judge who reads nothing but the emulators' journals.
 
-Owns the run: offers jobs and strikes faults at their times, heals everything after the last, waits until all is quiet, calls the roll,
-drains, and has the evidence judged. Exits 0 when every rule was kept.
+Owns the run: offers jobs and strikes faults at their times, heals everything after the last, waits until all is quiet, calls the
+roll, drains, and has the evidence judged. Exits 0 when every rule was kept.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from pathlib import Path
 _TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_TESTS))
 
-from invariants import checker  # noqa: E402  the path comes first
-from stage import TAG, TEMPLATE  # noqa: E402  the path comes first
-
 from chaos import plan as plans  # noqa: E402  the path comes first
 from chaos import report as reports  # noqa: E402  the path comes first
 from chaos.faults import Hand  # noqa: E402  the path comes first
 from chaos.fleet import Fleet  # noqa: E402  the path comes first
+from invariants import checker  # noqa: E402  the path comes first
+from stage import TAG, TEMPLATE  # noqa: E402  the path comes first
 
 #: Seconds from the last fault until all must be quiet: back-offs of a minute, leases, GitHub's patience with lost runners.
 _QUIET_WITHIN = 180.0
@@ -128,7 +127,9 @@ def carry_out(plan, folder, *, command="", longest_stall=None, say=lambda _text:
 
 
 def _arguments(argv):
-    parser = argparse.ArgumentParser(description="A fleet under faults of every kind, judged by the emulators' journals.")
+    parser = argparse.ArgumentParser(
+        description="A fleet under faults of every kind, judged by the emulators' journals."
+    )
     parser.add_argument("--seed", type=int, default=None, help="replay the plan of this seed (default: a new one)")
     parser.add_argument("--minutes", type=float, default=2.0, help="how long faults strike (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=40.0, help="faults a minute (default: %(default)s)")
@@ -136,7 +137,9 @@ def _arguments(argv):
     parser.add_argument("--hosts", type=int, default=3)
     parser.add_argument("--report", type=Path, help="fill the figures into this page")
     parser.add_argument("--json", type=Path, help="write the report there as JSON")
-    parser.add_argument("--keep", type=Path, help="a new folder for logs and evidence, kept (default: kept on failure only)")
+    parser.add_argument(
+        "--keep", type=Path, help="a new folder for logs and evidence, kept (default: kept on failure only)"
+    )
     parser.add_argument("--plan", action="store_true", help="only print the plan")
     parser.add_argument("--quiet", action="store_true", help="do not tell each fault")
     return parser.parse_args(argv)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from emulators.github import openapi
-
 from invariants import spans
 from invariants.evidence import Evidence, HostEvidence, Span
 
@@ -266,17 +265,8 @@ def nothing_is_left(facts: Facts) -> Iterator[str]:
     """When all is quiet there is no VM, no taken slot, no runner, no claim and no process."""
     dead = {name for name, host in facts.host_of.items() if host.dead}
     for host in facts.evidence.hosts:
-        if host.dead:
-            continue
-        foreign = set(host.foreign)
-        for vm in host.vms:
-            if _OURS.fullmatch(vm["name"]) and vm["name"] not in foreign:
-                yield f"VM {vm['name']} ({vm['status']}) on {host.name}"
-        for owner in host.slots:
-            yield f"a slot of {host.name}'s kernel, held by {owner}"
-        for what in ("guest_processes", "commands", "processes"):
-            for line in getattr(host, what):
-                yield f"one of the {what.replace('_', ' ')} of {host.name}: {line[:200]}"
+        if not host.dead:
+            yield from _left_on(host)
     for runner in facts.evidence.runners:
         name = runner["name"]
         if name not in facts.evidence.foreign_runners and name not in dead:
@@ -286,6 +276,17 @@ def nothing_is_left(facts: Facts) -> Iterator[str]:
             yield f"claim {key}"
 
 
+def _left_on(host: HostEvidence) -> Iterator[str]:
+    for vm in host.vms:
+        if _OURS.fullmatch(vm["name"]) and vm["name"] not in host.foreign:
+            yield f"VM {vm['name']} ({vm['status']}) on {host.name}"
+    for owner in host.slots:
+        yield f"a slot of {host.name}'s kernel, held by {owner}"
+    for what in ("guest_processes", "commands", "processes"):
+        for line in getattr(host, what):
+            yield f"one of the {what.replace('_', ' ')} of {host.name}: {line[:200]}"
+
+
 def foreigners_are_left_alone(facts: Facts) -> Iterator[str]:
     """What the program did not make itself it neither starts nor stops, changes nor removes."""
     for host in facts.evidence.hosts:
@@ -293,18 +294,26 @@ def foreigners_are_left_alone(facts: Facts) -> Iterator[str]:
         for name in ours:
             if not _OURS.fullmatch(name):
                 yield f"a VM was given the name {name!r} on {host.name}"
-        if len({match["install"] for match in map(_OURS.fullmatch, ours) if match}) > 1:
+        installs = {match["install"] for match in map(_OURS.fullmatch, ours) if match}
+        if len(installs) > 1:
             yield f"{host.name} gave names with more than one install id"
         for call in host.calls:
             verb, operands = _words(call)
             subjects = {operand.partition(":")[0] for operand in operands if verb != "cp" or ":" in operand}
-            if verb in _CHANGING and subjects - ours:
-                yield f"anka {verb} {sorted(subjects - ours)} on {host.name}"
+            # A VM whose clone was only intended is deleted by the name that it would have had.
+            theirs = {name for name in subjects - ours if not _is_of(name, installs)}
+            if verb in _CHANGING and theirs:
+                yield f"anka {verb} {sorted(theirs)} on {host.name}"
         there = {vm["name"] for vm in host.vms}
         for name in host.foreign:
             if name not in there:
                 yield f"{name} is gone from {host.name}"
     yield from _foreign_runners(facts)
+
+
+def _is_of(name: str, installs: set[str]) -> bool:
+    match = _OURS.fullmatch(name)
+    return match is not None and match["install"] in installs
 
 
 def _foreign_runners(facts: Facts) -> Iterator[str]:
@@ -313,9 +322,10 @@ def _foreign_runners(facts: Facts) -> Iterator[str]:
         if name not in there:
             yield f"runner {name} is gone from GitHub"
     for event in facts.evidence.events:
-        if event["event"] == "runner-registered" and event["runner_name"] not in facts.host_of:
-            if event["runner_name"] not in facts.evidence.foreign_runners:
-                yield f"runner {event['runner_name']} was registered without a VM of that name"
+        if event["event"] != "runner-registered" or event["runner_name"] in facts.evidence.foreign_runners:
+            continue
+        if event["runner_name"] not in facts.host_of:
+            yield f"runner {event['runner_name']} was registered without a VM of that name"
 
 
 def no_clone_in_a_pull(facts: Facts) -> Iterator[str]:
@@ -347,7 +357,12 @@ def requests_are_sound(facts: Facts) -> Iterator[str]:
     seen: set[object] = set()
     for request in facts.evidence.requests:
         method, path, status = request["method"], request["path"], request["status"]
-        if not request["fault"] and status is not None and 400 <= status < 500 and not _in_protocol(method, path, status):
+        if (
+            not request["fault"]
+            and status is not None
+            and 400 <= status < 500
+            and not _in_protocol(method, path, status)
+        ):
             yield f"{method} {path} was answered by {status}"
         shape = (method, re.sub(r"\d+", "0", path), tuple(request["query"]), str(type(request["body"])))
         if shape in seen or path.startswith(("/actions/runner/", "/_download/")):
@@ -397,7 +412,7 @@ RULES: dict[str, Callable[[Facts], Iterator[str]]] = {
 
 
 def stalls(facts: Facts) -> tuple[Span, int | None]:
-    """The longest time that a job waited, with no VM made for it, while a host that nothing hindered had a slot free; and the job."""
+    """The longest time that a job waited, with no VM made for it, while a host that nothing hindered had a slot free; and whose."""
     usable = [
         spans.subtract([(0.0, facts.end)], _full(host, facts.end) + host.outages)
         for host in facts.evidence.hosts

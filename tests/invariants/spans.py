@@ -43,7 +43,9 @@ def intersect(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
 
 def at_least(spans: Iterable[Span], depth: int) -> list[Span]:
     """The time in which at least `depth` of the spans hold."""
-    edges = sorted([(begin, 1) for begin, end in spans if end > begin] + [(end, -1) for begin, end in spans if end > begin])
+    edges = sorted(
+        [(begin, 1) for begin, end in spans if end > begin] + [(end, -1) for begin, end in spans if end > begin]
+    )
     found: list[Span] = []
     held, since = 0, 0.0
     for moment, step in edges:
