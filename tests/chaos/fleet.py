@@ -27,6 +27,7 @@ _BOOT = Path(__file__).resolve().parent / "boot.py"
 #: Seconds between two starts by launchd (its own are ten).
 _THROTTLE = 0.5
 _LEASE_TTL = 5
+_SLOTS = 2
 _HOSTS_OF_A_LOGIN = 2
 _LAST_PROCESS = 10.0
 #: What others have on these hosts and at GitHub: a VM, a VM of another Anklet, a runner.
@@ -42,6 +43,7 @@ class Host(Mac):
     def __init__(self, folder, github, *, services, redis, token=TOKEN, switches=None):
         super().__init__(folder, github, services=services)
         self.redis = redis
+        self.capacity = min(_SLOTS, services)
         self.sessions = set()
         self.outages = []
         self.dead = False
@@ -173,6 +175,7 @@ class Host(Mac):
             name=self.folder.name,
             processes=evidence.processes_of(self.sessions),
             foreign=list(_FOREIGN_VMS),
+            capacity=self.capacity,
             dead=self.dead,
             refuses=self.refuses,
             outages=self.outages + ([(self._down_since, time.time())] if self._down_since is not None else []),
@@ -182,6 +185,8 @@ class Host(Mac):
         """Leave no process behind."""
         self.wanted = False
         self.kill_all()
+        if self.process is not None:
+            self.process.wait()
         self.anka.shutdown_all()
 
 
@@ -351,8 +356,7 @@ class Fleet:
         """Offer one job for each slot of the living hosts; each ends only when all run."""
         barrier = self.folder / "all-run"
         live = [host for host in self.hosts if not host.dead]
-        # A service does one job at a time, a host two.
-        self.roll_call = min(2, self._shape[1]) * len(live)
+        self.roll_call = sum(host.capacity for host in live)
         step = f"for i in $(seq {deadline * 10}); do [ -e {barrier} ] && exit 0; sleep 0.1; done; exit 1"
         ids = set(
             self.offer_run([job(f"{checker.ROLL_CALL}{number}", steps=[step]) for number in range(self.roll_call)])

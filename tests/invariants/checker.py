@@ -451,7 +451,7 @@ def _vm_spans(host: HostEvidence, end: float) -> dict[str, Span]:
 
 def _full(host: HostEvidence, end: float) -> list[Span]:
     taken = list(_vm_spans(host, end).values()) + [(begin, min(over, end)) for begin, over in _foreign_running(host)]
-    return spans.at_least(taken, host.limit)
+    return spans.at_least(taken, host.capacity)
 
 
 def _made_for(facts: Facts) -> defaultdict[str, list[Span]]:

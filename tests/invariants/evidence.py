@@ -35,6 +35,8 @@ class HostEvidence:
     #: VMs and templates that the test put there: nobody may touch them.
     foreign: list[str] = field(default_factory=list)
     limit: int = 2
+    #: How many jobs it can have in hand at once: a slot each, and a service each.
+    capacity: int = 2
     #: It died and was never to come back: what lies on it is nobody's fault.
     dead: bool = False
     #: The emulated kernel was told to refuse starts that it should grant.
