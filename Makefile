@@ -52,6 +52,11 @@ docs: $(STAMP)  ## write the generated parts of the documentation and etc/ anew
 bench: $(STAMP)  ## the figures of docs/benchmarks.md, for this machine
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/bench/bench.py
 
+.PHONY: chaos
+chaos: $(STAMP)  ## a fleet under random faults, judged: SEED=1 MINUTES=2 REPORT=docs/reliability.md JSON=FILE (all optional)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/chaos/run.py $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(RATE),--rate $(RATE)) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT)) $(if $(JSON),--json $(JSON))
+
 .PHONY: clean
 clean:  ## remove what make has made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
