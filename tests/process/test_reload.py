@@ -5,7 +5,7 @@ import signal
 
 from stage import eventually, job
 from test_job_life import finish, queue
-from test_supervision import running_job
+from test_supervision import gone, running_job
 
 
 def test_a_reload_touches_only_what_has_changed(new_mac, github):
@@ -109,3 +109,37 @@ def test_stopped_processes_are_not_dead(mac, github):
     assert finish(mac, github, [job_id]) == ["success"]
     assert (mac.worker_pid(), mac.service_status()["restarts"]) == (worker, 0)
     assert mac.drain() == 0
+
+
+def test_a_service_that_was_removed_while_nobody_looked_keeps_its_vm(mac, github):
+    """The job goes on, its VM keeps its slot, an ERROR tells; back in the configuration the service follows the job to its end."""
+    job_id = running_job(mac, github)
+    vm = mac.service_status()["job"]["vm"]
+    worker = mac.worker_pid()
+    mac.process.kill()
+    mac.process.wait()
+    eventually(lambda: gone(worker), "the worker lets go", 10)
+    services = mac.config["services"]
+    mac.config["services"] = [mac.service("OTHER")]
+    mac.start()
+    (line,) = mac.log_lines(level="ERROR")
+    assert line["msg"] == f"the service is configured no more, and nobody looks after its VM {vm}"
+    assert line["serviceName"] == "RUNNER1"
+    assert [(slot["state"], slot["vm"]) for slot in mac.status()["slots"]] == [("orphaned", vm), ("free", None)]
+    assert mac.vms() == [vm]
+    mac.config["services"] += services
+    assert mac.command("reload", "--wait", "20").returncode == 0
+    assert finish(mac, github, [job_id]) == ["success"]
+    assert github.job(job_id)["starts"] == 1
+    eventually(lambda: not mac.leftovers(), "all is cleaned up", 10)
+
+
+def test_a_state_directory_of_a_later_version_is_refused(mac):
+    """78, and nothing in it is touched."""
+    mac.state_dir.mkdir(mode=0o700)
+    (mac.state_dir / "version").write_text("2\n")
+    done = mac.command("start")
+    assert done.returncode == 78
+    assert "later version" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in mac.state_dir.iterdir()] == ["version"]
