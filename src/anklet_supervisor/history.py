@@ -28,8 +28,17 @@ class JobHistory:
     def __init__(self, state_dir: Path, log: ServiceLog) -> None:
         self._path = state_dir / _FILE_NAME
         self._log = log
-        self._timelines = Timelines(read(state_dir))
+        self._timelines = Timelines(self._read_or_set_aside())
         self._changed = False
+
+    def _read_or_set_aside(self) -> list[Timeline]:
+        lines = _decode(self._path)
+        if lines is None:
+            kept = self._path.with_name(f"{_FILE_NAME}.corrupt")
+            with contextlib.suppress(OSError):
+                self._path.replace(kept)
+            self._log.warning("the history of jobs was damaged and is begun anew", extra={"kept": str(kept)})
+        return lines or []
 
     def fact(self, service: str, fact: m.Fact, now: float) -> None:
         """What a worker reported, at `now`, Unix seconds."""
@@ -72,7 +81,14 @@ class JobHistory:
 
 def read(state_dir: Path) -> list[Timeline]:
     """The timelines that are on file, oldest first; none when there is no file to be read."""
+    return _decode(state_dir / _FILE_NAME) or []
+
+
+def _decode(path: Path) -> list[Timeline] | None:
+    """What the file holds, nothing when it cannot be read; None when it is damaged."""
     try:
-        return msgspec.json.decode((state_dir / _FILE_NAME).read_bytes(), type=list[Timeline])
-    except (OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(path.read_bytes(), type=list[Timeline])
+    except OSError:
         return []
+    except msgspec.MsgspecError:
+        return None

@@ -15,6 +15,7 @@ from anklet_supervisor.config import SupervisorConfig
 from anklet_supervisor.events import ConfigRead
 from anklet_worker.config import ServiceConfig
 from anklet_worker.setup import WorkerSetup
+from anklet_worker.slots import room_for
 
 #: Makes what each service's worker is given at birth.
 MakeSetups = Callable[[SupervisorConfig], Mapping[str, WorkerSetup]]
@@ -28,6 +29,8 @@ _AT_START: dict[str, Callable[[SupervisorConfig], object]] = {
     "log.file_dir": lambda config: config.log.file_dir,
     "log.max_megabytes": lambda config: config.log.max_megabytes,
     "log.keep": lambda config: config.log.keep,
+    # Applied at once as far as the mapped slot table has room.
+    "vm_limit": lambda config: config.vm_limit,
 }
 
 
@@ -36,6 +39,7 @@ class Settings:
 
     def __init__(self, config: SupervisorConfig, make: MakeSetups) -> None:
         self._config = self._read = config
+        self._room = room_for(config.vm_limit)
         self._make = make
         self._newest = dict(make(config))
         self._in_force = dict(self._newest)
@@ -67,16 +71,15 @@ class Settings:
         return ConfigRead(
             services=tuple(setups),
             changed=frozenset(changed),
-            vm_limit=config.vm_limit,
+            vm_limit=self._at_start(config).vm_limit,
             drain_timeout=config.drain_timeout,
         )
 
     def take(self) -> Iterator[str]:
         """What was compared last is the configuration; returns the keys that take effect at the next start only."""
-        started = self._config
         self._config = self._at_start(self._read)
         self._newest = dict(self._make(self._config))
-        return (key for key, value in _AT_START.items() if value(self._read) != value(started))
+        return (key for key, value in _AT_START.items() if value(self._read) != value(self._config))
 
     def renew(self, name: str) -> ServiceConfig:
         """From its next worker on a service has its newest settings; returns them."""
@@ -112,4 +115,5 @@ class Settings:
             pid_file_dir=started.pid_file_dir,
             metrics=started.metrics,
             log=msgspec.structs.replace(started.log, level=config.log.level),
+            vm_limit=min(config.vm_limit, self._room),
         )

@@ -26,7 +26,7 @@ from anklet_supervisor.metrics import Metrics
 from anklet_supervisor.metrics_http import MetricsServer
 from anklet_supervisor.process import HELD_BACK
 from anklet_supervisor.settings import Settings
-from anklet_supervisor.state_dir import mark_version, open_state_dir, told
+from anklet_supervisor.state_dir import open_state_dir, take_over, told
 from anklet_supervisor.status import StatusFile
 from anklet_worker.errors import AlreadyRunning, ConfigError, ExitCode
 from anklet_worker.job import may_have_vm
@@ -54,7 +54,7 @@ def start(path: Path, *, once: bool) -> int:
         # From here on commands find us: what they signal before the loop turns must neither kill nor be lost.
         stack.enter_context(_signals_held_back())
         lock.acquire()
-        mark_version(config.state_dir)
+        take_over(config.state_dir)
         writer = _open_log_file(config)
         stack.callback(writer.close)
         log = open_log(writer.write, config.log.level, config.secrets(), {})
@@ -70,7 +70,7 @@ def start(path: Path, *, once: bool) -> int:
                 extra={"installId": ids.install_id, "formerInstallId": ids.former_install_id},
             )
         settings = Settings(config, lambda read: _setups(read, ids, once=once))
-        loop = _prepare(config, settings, _Place(ids, writer, log, path), stack, once=once)
+        loop = _prepare(config, settings, _Place(ids, writer, log, path.absolute()), stack, once=once)
         log.info(
             "supervisor started",
             extra={"pid": os.getpid(), "installId": ids.install_id, "services": len(config.services)},

@@ -15,18 +15,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from anklet_worker.errors import AnkletError, ConfigError, TemporaryError
-from anklet_worker.files import make_private_dir, write_atomically
+from anklet_worker.files import make_private_dir, remove, write_atomically
 
 #: Version of the directory as a whole: what stands where, and how processes of ours share it. 0 had no version file.
 FORMAT = 1
 _VERSION_FILE = "version"
 _FILES = (
-    "boot-time", "install-id", "jobs.json", "leases.db", "leases.db-shm", "leases.db-wal", "lock", "slots", "status.json",
+    "boot-time", "install-id", "jobs.json", "leases.db", "leases.db.lock",
+    "leases.db-shm", "leases.db-wal", "lock", "slots", "status.json",
     _VERSION_FILE,
 )  # fmt: skip
-_FOLDERS = ("jobs", "services", "services/*", "services/*/records")
+_FOLDERS = ("jobs", "locks", "services", "services/*", "services/*/records")
 #: What passes by itself, or by making room: a later start may succeed.
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+_PASSING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+)
 
 
 def open_state_dir(path: Path) -> list[str]:
@@ -37,16 +40,21 @@ def open_state_dir(path: Path) -> list[str]:
     """
     with told(path):
         make_private_dir(path)
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
             raise ConfigError(f"state_dir {path} cannot be written; chmod u+rwx it, or name another")
         _check_version(path)
         make_private_dir(path / "services")
         return [note for place in _places(path) if (note := _guard(place))]
 
 
-def mark_version(path: Path) -> None:
-    """Say that this version writes here; the lock is held. Raises as `open_state_dir`."""
+def take_over(path: Path) -> None:
+    """With the lock in hand: remove what a killed writer left aside, and say that this version writes here.
+
+    Raises as `open_state_dir`.
+    """
     with told(path):
+        for aside in path.glob(".*.new"):
+            remove(aside)
         if _version_of(path) != FORMAT:
             write_atomically(path / _VERSION_FILE, f"{FORMAT}\n".encode())
 
@@ -106,4 +114,7 @@ def _guard(place: Path) -> str:
     if not info.st_mode & 0o077:
         return ""
     place.chmod(0o700 if stat.S_ISDIR(info.st_mode) else 0o600)
-    return f"others had rights to {place} (mode {stat.S_IMODE(info.st_mode):o}); they were taken away"
+    if not info.st_mode & 0o022:
+        # They could but look, within a directory that they cannot enter.
+        return ""
+    return f"others could write {place} (mode {stat.S_IMODE(info.st_mode):o}); they were taken away"

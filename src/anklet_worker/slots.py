@@ -128,8 +128,13 @@ def _decode_slot(index: int, fields: tuple[int, int, int, float, bytes, bytes]) 
     )
 
 
-#: The file has room for every table, so that the number of slots can change while it is mapped.
-_FILE_SIZE = _HEADER.size + 4 + MAX_SLOTS * _SLOT.size
+#: The file has room for so many slots at least, so that their number can change while it is mapped; no Mac may have more.
+_LEAST_ROOM = 4
+
+
+def room_for(limit: int) -> int:
+    """To how many slots a table that begins with `limit` can grow while it is mapped."""
+    return max(limit, _LEAST_ROOM)
 
 
 class SlotWriter:
@@ -139,21 +144,24 @@ class SlotWriter:
     """
 
     def __init__(self, path: Path, table: SlotTable) -> None:
-        data = encode(table).ljust(_FILE_SIZE, b"\0")
+        self._size = _HEADER.size + 4 + room_for(len(table.slots)) * _SLOT.size
+        data = encode(table).ljust(self._size, b"\0")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             # Written in place, so that a straggler which still maps the old table sees the new one.
-            if os.pwrite(fd, data, 0) < _FILE_SIZE:
+            if os.pwrite(fd, data, 0) < self._size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            os.ftruncate(fd, _FILE_SIZE)
+            os.ftruncate(fd, self._size)
             os.fsync(fd)
-            self._map = mmap.mmap(fd, _FILE_SIZE)
+            self._map = mmap.mmap(fd, self._size)
         finally:
             os.close(fd)
 
     def write(self, table: SlotTable) -> None:
         """Publish a table; a reader that meets a half-written one sees a wrong checksum and reads again."""
         data = encode(table)
+        if len(data) > self._size:
+            raise ValueError(f"a table of {len(table.slots)} slots has no room in the mapped file")
         self._map[: len(data)] = data
 
     def close(self) -> None:

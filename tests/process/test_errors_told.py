@@ -76,6 +76,9 @@ def test_a_record_of_another_host_is_left_alone_and_told(mac, github):
     line = the_error(mac, "a record of another host is left alone; was the state directory copied?")
     assert line["vmName"] == record.stem
     assert record.exists()
+    assert [slot["state"] for slot in mac.status()["slots"]] == ["free", "free"], (
+        "its VM is not here, and takes no slot"
+    )
 
 
 def test_a_job_that_no_host_can_run_is_told(mac, github):

@@ -9,6 +9,7 @@ from anklet_worker.slots import SlotState, decode, encode
 
 SERVICES = ["a", "b", "c", "d"]
 service = st.sampled_from(SERVICES)
+UNUSED = (SlotState.FREE, SlotState.RETIRED)
 
 
 class SlotAllocation(RuleBasedStateMachine):
@@ -30,6 +31,8 @@ class SlotAllocation(RuleBasedStateMachine):
         """Give out what may be given, as the supervisor does at the end of each step."""
         self.allocation, grants = allocator.grant(self.allocation, 2.0)
         for grant in grants:
+            used = [slot for slot in self.allocation.table.slots if slot.state not in UNUSED]
+            assert len(used) <= self.limit, "a grant beyond the limit"
             key = (grant.slot.index, grant.slot.generation, grant.slot.nonce)
             assert key not in self.used_refs, "a grant repeats an earlier one"
             self.used_refs.add(key)
@@ -108,6 +111,15 @@ class SlotAllocation(RuleBasedStateMachine):
             self.allocation = allocator.vm_gone(self.allocation, vm)
         self.grant()
 
+    @rule(limit=st.integers(1, 4))
+    def another_limit(self, limit):
+        """A reload: what is in use goes on, and what is too much is withdrawn when it is free."""
+        before = [slot for slot in self.allocation.table.slots if slot.state not in UNUSED]
+        self.limit = limit
+        self.allocation = allocator.resize(self.allocation, limit)
+        assert [slot for slot in self.allocation.table.slots if slot.state not in UNUSED] == before
+        self.grant()
+
     @rule(foreign=st.integers(0, 3), processes=st.integers(0, 4))
     def listing(self, foreign, processes):
         """A worker lists the running VMs."""
@@ -127,8 +139,9 @@ class SlotAllocation(RuleBasedStateMachine):
         if not hasattr(self, "allocation"):
             return
         slots = self.allocation.table.slots
-        assert len(slots) == self.limit
-        assert len(self.vms) <= self.limit
+        free = [slot for slot in slots if slot.state is SlotState.FREE]
+        assert [slot.index for slot in slots] == list(range(len(slots)))
+        assert self.allocation.table.limit == self.limit or (self.allocation.table.limit > self.limit and not free)
         named = [slot.vm for slot in slots if slot.vm]
         assert sorted(named) == sorted(self.vms), "a VM without a slot, or a slot freed without proof"
 

@@ -159,3 +159,13 @@ def test_what_is_no_message_is_refused(data):
         m.decode_command(data)
     with pytest.raises(ProtocolError):
         m.decode_fact(data)
+
+
+def test_another_level_for_the_log_is_handed_on(ends):
+    """From the thread that reads; whoever wants to know is told."""
+    parent, link, _ = ends
+    told, heard = [], threading.Event()
+    link.on_log_level = lambda level: (told.append(level), heard.set())
+    parent.send(m.LogLevel(level="DEBUG"))
+    assert heard.wait(30)
+    assert told == ["DEBUG"]

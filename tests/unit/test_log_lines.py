@@ -355,3 +355,13 @@ def test_logging_in_one_process_touches_nobody_elses(tmp_path):
     program = "import logging, anklet_worker.logs; print(logging.getLogger().handlers, logging.getLogger().level)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert run.stdout == "[] 30\n"
+
+
+def test_a_log_that_is_opened_again_changes_for_all_who_hold_it(opened, book):
+    """At a reload: another level, other secrets, the same log."""
+    log = opened("INFO")
+    log.debug("unheard")
+    opened("DEBUG", secrets=("another_bait",))
+    log.bind(more=1).debug("heard, without another_bait")
+    (line,) = book.lines
+    assert b"heard, without ***" in line

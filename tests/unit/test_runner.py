@@ -200,11 +200,26 @@ def test_a_listing_that_fails_is_not_room(bench):
     bench.assert_idle()
 
 
-def test_the_drain_file_pauses_the_service(bench):
-    """While it exists no job is looked for."""
-    bench.setup.drain_file.touch()
+@pytest.mark.parametrize("mark", ["drain_file", "pause_file"])
+def test_a_mark_on_the_disk_pauses_the_service(bench, mark):
+    """While it exists, for the host or for this service, no job is looked for."""
+    getattr(bench.setup, mark).touch()
     bench.one_pass()
     assert bench.script.trace == []
+
+
+def test_a_pause_during_the_look_takes_no_job(bench, monkeypatch):
+    """The mark counts until the claim."""
+    look = bench.plugin.look
+
+    def look_and_pause():
+        bench.setup.pause_file.touch()
+        return look()
+
+    monkeypatch.setattr(bench.plugin, "look", look_and_pause)
+    bench.one_pass()
+    assert "claim" not in bench.script.trace
+    bench.assert_idle()
 
 
 def test_a_failed_attempt_backs_off(bench):

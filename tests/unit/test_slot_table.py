@@ -6,7 +6,7 @@ import os
 import pytest
 
 from anklet_worker.errors import ProtocolError
-from anklet_worker.slots import MAX_SLOTS, Slot, SlotReader, SlotState, SlotTable, SlotWriter, decode, encode
+from anklet_worker.slots import Slot, SlotReader, SlotState, SlotTable, SlotWriter, decode, encode
 
 
 def table(generation=1, *, state=SlotState.OCCUPIED, foreign=0):
@@ -69,7 +69,7 @@ def test_a_corrupt_or_stale_file_is_replaced_at_start(tmp_path):
     path = tmp_path / "slots"
     path.write_bytes(os.urandom(100_000))
     SlotWriter(path, table()).close()
-    assert path.stat().st_size == len(encode(SlotTable(slots=tuple(Slot(index=n) for n in range(MAX_SLOTS)))))
+    assert path.stat().st_size == len(encode(SlotTable(slots=tuple(Slot(index=n) for n in range(4)))))
     assert SlotReader(path).snapshot() == table()
 
 

@@ -215,6 +215,15 @@ def test_a_damaged_file_is_begun_anew(tmp_path, content):
     if content is not None:
         (tmp_path / "jobs.json").write_bytes(content)
     assert history.read(tmp_path) == []
+    written = []
+    kept = JobHistory(tmp_path, open_log(written.append, "INFO", (), {}, name="anklet.history-test"))
+    assert kept.failures() == []
+    if content is None:
+        assert written == []
+    else:
+        (line,) = [msgspec.json.decode(line) for line in written]
+        assert line["level"] == "WARN"
+        assert (tmp_path / "jobs.json.corrupt").read_bytes() == content
 
 
 def test_a_disk_that_refuses_stops_nothing(tmp_path):

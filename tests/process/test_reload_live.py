@@ -1,11 +1,8 @@
 """A configuration that is read again while jobs run, and services that are paused: nothing is lost by either."""
 
-import os
-import signal
-
 from stage import eventually, job
 from test_job_life import finish, queue
-from test_supervision import running_job
+from test_supervision import gone, running_job
 
 
 def test_a_reload_touches_only_what_has_changed(new_mac, github):
@@ -65,6 +62,29 @@ def test_a_broken_configuration_changes_nothing(mac, github):
     assert mac.wait() == 0
 
 
+def test_a_slow_reload_holds_nobody_up_and_the_last_file_wins(mac):
+    """While a token_command takes its time the loop turns; what it was read for is not used once another reload was asked for."""
+    mac.start()
+    go, service = mac.folder / "go", mac.config["services"][0]
+    del service["token"]
+    service["token_command"] = f"sh -c 'while [ ! -e {go} ]; do sleep 0.05; done; echo bait_for_nobody'"
+    for number in (1, 2):
+        assert mac.command("reload").returncode == 0
+        eventually(lambda number=number: asked_and_answered(mac) == (number, 0), "it is asked, and the loop turns", 10)
+        mac.config["services"] = [mac.service("LAST")]
+    go.touch()
+    eventually(lambda: asked_and_answered(mac) == (2, 2), "it is answered", 20)
+    eventually(lambda: [one["name"] for one in mac.status()["services"]] == ["LAST"], "the last file is in force", 20)
+    assert len([line for line in mac.log_lines() if line["msg"].startswith("reloaded: ")]) == 1
+    assert mac.drain() == 0
+
+
+def asked_and_answered(mac):
+    """How many reloads were asked for, and which one was answered last."""
+    reload = mac.status()["reload"]
+    return (0, 0) if reload is None else (reload["asked"], reload["answered"])
+
+
 def test_a_reload_mends_a_service_that_was_given_up(mac, github):
     """A wrong token made it FATAL; with the right one it starts afresh, and takes jobs."""
     token = mac.config["services"][0]["token"]
@@ -96,16 +116,24 @@ def test_a_paused_service_takes_no_job_until_it_is_resumed(new_mac, github):
     assert mac.service_status("RUNNER1")["status"] == "paused"
 
 
-def test_stopped_processes_are_not_dead(mac, github):
-    """SIGSTOP of the supervisor and of the worker in the middle of a job: nobody is killed or restarted for it."""
+def test_a_service_that_was_removed_while_nobody_looked_keeps_its_vm(mac, github):
+    """The job goes on, its VM keeps its slot, an ERROR tells; back in the configuration the service follows the job to its end."""
     job_id = running_job(mac, github)
+    vm = mac.service_status()["job"]["vm"]
     worker = mac.worker_pid()
-    for pid in (worker, mac.process.pid):
-        os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: github.job(job_id)["conclusion"] == "success", "the job ends by itself", 20)
-    for pid in (worker, mac.process.pid):
-        os.kill(pid, signal.SIGCONT)
-    eventually(lambda: mac.get("/healthz")[0] == 200, "it is healthy", 10)
+    mac.process.kill()
+    mac.process.wait()
+    eventually(lambda: gone(worker), "the worker lets go", 10)
+    services = mac.config["services"]
+    mac.config["services"] = [mac.service("OTHER")]
+    mac.start()
+    (line,) = mac.log_lines(level="ERROR")
+    assert line["msg"] == f"the service is configured no more, and nobody looks after its VM {vm}"
+    assert line["serviceName"] == "RUNNER1"
+    assert [(slot["state"], slot["vm"]) for slot in mac.status()["slots"]] == [("orphaned", vm), ("free", None)]
+    assert mac.vms() == [vm]
+    mac.config["services"] += services
+    assert mac.command("reload", "--wait", "20").returncode == 0
     assert finish(mac, github, [job_id]) == ["success"]
-    assert (mac.worker_pid(), mac.service_status()["restarts"]) == (worker, 0)
-    assert mac.drain() == 0
+    assert github.job(job_id)["starts"] == 1
+    eventually(lambda: not mac.leftovers(), "all is cleaned up", 10)

@@ -1,0 +1,62 @@
+"""The loop's clock: what this process slept through is no time in which a deadline could pass."""
+
+import pytest
+
+from anklet_supervisor import allocator, machine
+from anklet_supervisor.clock import AwakeClock
+from anklet_supervisor.machine import Moment
+
+
+class Source:
+    """A clock that tests set."""
+
+    now = 500.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_it_runs_like_its_source_while_the_loop_turns():
+    """Second by second."""
+    source = Source()
+    clock = AwakeClock(source, 10.0)
+    begin = clock()
+    for _ in range(100):
+        source.now += 4.0
+        clock()
+    assert clock() - begin == pytest.approx(400.0)
+
+
+@pytest.mark.parametrize(("jump", "counts"), [(3600.0, 10.0), (86_400.0, 10.0), (-86_400.0, 0.0)])
+def test_a_gap_counts_little_and_it_never_goes_back(jump, counts):
+    """An hour of SIGSTOP, a night's sleep, a clock that is not as monotonic as it should be."""
+    source = Source()
+    clock = AwakeClock(source, 10.0)
+    begin = clock()
+    source.now += jump
+    assert clock() - begin == counts
+    source.now += 1.0
+    assert clock() - begin == counts + 1.0
+
+
+@pytest.mark.parametrize("leap", [86_400.0, -86_400.0])
+def test_a_wall_clock_that_leaps_decides_nothing(leap):
+    """Back-off, drain and stop are measured on the other clock."""
+    model = machine.initial(["A"], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=100.0)
+    histories = []
+    for wall in (1e9, 1e9 + leap):
+        one, effects = model, []
+        for mono, event in (
+            (0.0, machine.Began()),
+            (1.0, machine.WorkerStarted("A", 1)),
+            (2.0, machine.WorkerExited("A", 70)),
+            (3.1, machine.Tick()),
+            (4.0, machine.WorkerStarted("A", 2)),
+            (5.0, machine.DrainAsked()),
+            (104.0, machine.Tick()),
+            (105.0, machine.Tick()),
+        ):
+            one, more = machine.step(one, event, Moment(mono, wall if mono > 2.5 else 1e9))
+            effects += more
+        histories.append(effects)
+    assert histories[0] == histories[1]

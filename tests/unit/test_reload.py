@@ -1,0 +1,427 @@
+"""A reload: what the machine decides about each service, and which settings a worker is given."""
+
+import itertools
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from anklet_supervisor import allocator, machine
+from anklet_supervisor.config import LogConfig, MetricsConfig, SupervisorConfig
+from anklet_supervisor.machine import (
+    ConfigRead,
+    ConfigRefused,
+    ForgetService,
+    KillWorker,
+    Moment,
+    ReadConfig,
+    ReloadAsked,
+    RenewSettings,
+    Report,
+    StartWorker,
+    TakeConfig,
+    Tell,
+    WorkerExited,
+    WorkerSaid,
+    WorkerStarted,
+)
+from anklet_supervisor.model import Fate
+from anklet_supervisor.settings import Settings
+from anklet_supervisor.state import Mode, ServiceState
+from anklet_worker import messages as m
+from anklet_worker.config import Secret, ServiceConfig
+from anklet_worker.setup import WorkerSetup
+from anklet_worker.slots import SlotState
+
+ROOT = Path("/state")
+
+
+class History:
+    """A supervisor of two services that are ready, and what it did at each step."""
+
+    def __init__(self, *, once=False, left=(), drain_timeout=None):
+        self.now = 100.0
+        allocation = allocator.build(2, 1, left, 0.0)
+        self.model = machine.initial(["A", "B"], allocation, once=once, drain_timeout=drain_timeout)
+        self.feed(machine.Began())
+        for number, name in enumerate(self.model.services):
+            self.feed(WorkerStarted(name, 10 + number), WorkerSaid(name, m.Ready(driver="anka", driver_version="3")))
+
+    def feed(self, *events):
+        """Steps; the effects of the last one."""
+        for event in events:
+            self.model, effects = machine.step(self.model, event, Moment(self.now, self.now))
+        return effects
+
+    def reload(self, services="AB", changed="", vm_limit=2):
+        """A reload from the question to the answer."""
+        asked = self.feed(ReloadAsked())
+        assert ReadConfig() in asked
+        return self.feed(
+            ConfigRead(services=tuple(services), changed=frozenset(changed), vm_limit=vm_limit, drain_timeout=None)
+        )
+
+    def occupies(self, name, vm):
+        """A worker makes a VM."""
+        (grant,) = [e.command for e in self.feed(WorkerSaid(name, m.SlotWanted())) if isinstance(e, Tell)]
+        self.feed(WorkerSaid(name, m.SlotOccupied(slot=grant.slot, vm=vm)))
+        return grant.slot
+
+    def crash_for_good(self, name):
+        """Deaths until no more restart follows."""
+        while self.model.services[name].state is not ServiceState.FATAL:
+            self.feed(WorkerExited(name, -9))
+            self.now += 61.0
+            self.feed(machine.Tick())
+
+    def after(self, effects):
+        """Effects without those that only tell."""
+        return [one for one in effects if not isinstance(one, Report)]
+
+
+@pytest.fixture
+def history():
+    """Two ready services."""
+    return History()
+
+
+def test_what_has_not_changed_is_not_touched(history):
+    """No command, no start, no other pid."""
+    before = history.model.services
+    effects = history.reload()
+    assert history.after(effects) == [TakeConfig()]
+    assert Report("INFO", "reloaded: no service has changed") in effects
+    assert history.model.services == before
+
+
+def test_a_changed_service_finishes_and_begins_with_new_settings(history):
+    """Drain first; the settings change when the process is gone, with a fresh budget."""
+    effects = history.reload(changed="A")
+    assert history.after(effects) == [TakeConfig(), Tell("A", m.Drain())]
+    assert Report("INFO", "reloaded: changed: A") in effects
+    assert history.model.services["A"].fate is Fate.REPLACED
+    history.feed(WorkerSaid("A", m.Ready(driver="anka", driver_version="3")))
+    effects = history.feed(WorkerExited("A", 0))
+    assert history.after(effects) == [RenewSettings("A"), StartWorker("A")]
+    service = history.model.services["A"]
+    assert (service.state, service.fate, service.crashes) == (ServiceState.STARTING, Fate.STAYS, ())
+
+
+def test_a_changed_worker_that_dies_with_its_job_is_followed_under_its_old_settings(history):
+    """The job might not be found under the new ones."""
+    history.occupies("A", "vm")
+    history.reload(changed="A")
+    effects = history.feed(WorkerExited("A", -9))
+    assert history.after(effects) == [machine.PublishSlots()]
+    history.now += 2.0
+    assert history.after(history.feed(machine.Tick())) == [StartWorker("A")]
+    assert history.after(history.feed(WorkerStarted("A", 30))) == [Tell("A", m.Drain())]
+    history.feed(WorkerSaid("A", m.VMAdopted(vm="vm")), WorkerSaid("A", m.VMGone(vm="vm")))
+    assert history.after(history.feed(WorkerExited("A", 0))) == [RenewSettings("A"), StartWorker("A")]
+
+
+def test_old_settings_that_do_not_work_give_way(history):
+    """A worker that cannot run under them is followed by one with the new ones; nobody needs to act."""
+    history.occupies("A", "vm")
+    history.reload(changed="A")
+    effects = history.feed(WorkerExited("A", 77))
+    assert [RenewSettings("A"), StartWorker("A")] == history.after(effects)[:2]
+    assert [one.level for one in effects if isinstance(one, Report)] == ["WARN"]
+
+
+def test_a_removed_service_finishes_and_is_forgotten(history):
+    """It leaves the model with its process; its slot is given by proof only."""
+    slot = history.occupies("B", "vm")
+    effects = history.reload(services="A")
+    assert history.after(effects) == [TakeConfig(), Tell("B", m.Drain())]
+    history.feed(WorkerSaid("B", m.SlotReleased(slot=slot)))
+    assert history.after(history.feed(WorkerExited("B", 0))) == [ForgetService("B")]
+    assert list(history.model.services) == ["A"]
+
+
+def test_a_removed_service_that_comes_back_begins_anew(history):
+    """Its worker has been told to end; that cannot be taken back."""
+    history.reload(services="A")
+    effects = history.reload(services="BA")
+    assert history.after(effects) == [TakeConfig()]
+    assert history.after(history.feed(WorkerExited("B", 0))) == [RenewSettings("B"), StartWorker("B")]
+    assert list(history.model.services) == ["B", "A"]
+
+
+def test_a_removed_service_that_cannot_clean_up_is_told(history):
+    """One ERROR that names the VM; the slot stays the VM's."""
+    history.occupies("B", "anklet-vm-x")
+    history.reload(services="A")
+    effects = history.feed(WorkerExited("B", 77))
+    message = "the service is configured no more, and nobody looks after its VM anklet-vm-x"
+    assert Report("ERROR", message, "B") in effects
+    assert history.model.allocation.table.slots[0].state is SlotState.ORPHANED
+
+
+def test_a_new_service_starts_at_once(history):
+    """In the order of the file."""
+    effects = history.reload(services="CAB")
+    assert history.after(effects) == [TakeConfig(), RenewSettings("C"), StartWorker("C")]
+    assert list(history.model.services) == ["C", "A", "B"]
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_service_that_was_given_up_starts_afresh_when_it_changed(history, changed):
+    """And only then."""
+    history.crash_for_good("A")
+    restarts = history.model.services["A"].restarts
+    effects = history.after(history.reload(changed="A" if changed else ""))
+    assert (StartWorker("A") in effects) is changed
+    if changed:
+        service = history.model.services["A"]
+        assert (service.crashes, service.reason, service.restarts) == ((), "", restarts)
+
+
+@pytest.mark.parametrize("services", ["AB", "B"])
+def test_a_service_that_backs_off_and_owes_cleans_up_first(history, services):
+    """At once, with a fresh budget, under its old settings."""
+    history.occupies("A", "vm")
+    history.feed(WorkerExited("A", 70))
+    effects = history.after(history.reload(services=services, changed="A"))
+    assert effects == [TakeConfig(), StartWorker("A")]
+    assert history.after(history.feed(WorkerStarted("A", 40))) == [Tell("A", m.Drain())]
+
+
+@pytest.mark.parametrize(("services", "effect"), [("AB", StartWorker("A")), ("B", ForgetService("A"))])
+def test_a_service_that_backs_off_and_owes_nothing_is_dealt_with_at_once(history, services, effect):
+    """Its back-off is nobody's business any more."""
+    history.feed(WorkerExited("A", 70))
+    assert effect in history.reload(services=services, changed="A")
+    assert machine.next_deadline(history.model) is None
+
+
+def test_the_last_of_two_reloads_wins(history):
+    """What was being read when the second one came is not used."""
+    history.feed(ReloadAsked())
+    assert history.after(history.feed(ReloadAsked())) == []
+    stale = ConfigRead(services=("A",), changed=frozenset("A"), vm_limit=1, drain_timeout=None)
+    assert history.feed(stale) == [ReadConfig()]
+    assert history.feed(ConfigRefused(("broken",)))[0].level == "ERROR"
+    assert history.model.reload.answered == history.model.reload.asked == 2
+    assert history.model.reload.problems == ("broken",)
+
+
+def test_a_broken_configuration_changes_nothing(history):
+    """One ERROR with every problem."""
+    history.feed(ReloadAsked())
+    before = history.model.services
+    problems = ("c.yml:1:2: no", "c.yml:3:4: nor this")
+    message = "the configuration cannot be used; nothing has changed"
+    assert history.feed(ConfigRefused(problems)) == [Report("ERROR", message, None, problems)]
+    assert history.model.services == before
+
+
+@pytest.mark.parametrize("order", [machine.DrainAsked(), machine.InterruptedBy(), machine.RestartAsked()])
+@pytest.mark.parametrize("read", [None, ConfigRefused(("x",)), "changed"])
+def test_nothing_is_reloaded_while_it_ends(history, order, read):
+    """Neither when asked then, nor when the answer comes then: one WARN."""
+    if read is None:
+        history.feed(order)
+        effects = history.feed(ReloadAsked())
+    else:
+        history.feed(ReloadAsked(), order)
+        if read == "changed":
+            read = ConfigRead(services=("A",), changed=frozenset("A"), vm_limit=1, drain_timeout=None)
+        effects = history.feed(read)
+    (report,) = effects
+    assert report.level == "WARN"
+    assert "not reloaded" in report.message
+    assert history.model.reload.refused
+    assert len(history.model.services) == 2
+
+
+def test_once_is_not_reloaded():
+    """Each service makes one pass, with the settings that it has."""
+    (report,) = History(once=True).feed(ReloadAsked())
+    assert "--once" in report.message
+
+
+def test_an_order_to_all_ends_a_replacement(history):
+    """A drain in the middle of it: nobody begins anew."""
+    history.reload(services="A", changed="A")
+    history.feed(machine.Terminated())
+    assert history.feed(WorkerExited("A", 0)) == []
+    assert history.feed(WorkerExited("B", 0)) == [machine.Finish(0)]
+
+
+def test_a_smaller_limit_waits_for_slots_in_use(history):
+    """Both VMs go on; the first slot that is free is withdrawn, and a larger limit brings it back."""
+    slots = {name: history.occupies(name, f"vm-{name}") for name in "AB"}
+    history.reload(vm_limit=1)
+    assert [slot.state for slot in history.model.allocation.table.slots] == [SlotState.OCCUPIED] * 2
+    effects = history.feed(WorkerSaid("A", m.SlotReleased(slot=slots["A"])))
+    assert history.after(effects) == [machine.PublishSlots()]
+    assert history.model.allocation.table.slots[0].state is SlotState.RETIRED
+    assert history.after(history.feed(WorkerSaid("A", m.SlotWanted()))) == []
+    effects = history.reload(vm_limit=3)
+    assert [slot.state for slot in history.model.allocation.table.slots] == [
+        SlotState.RESERVED, SlotState.OCCUPIED, SlotState.FREE,
+    ]  # fmt: skip
+    assert [one.command.slot.index for one in effects if isinstance(one, Tell)] == [0]
+
+
+# ---- orders that cross ----
+
+
+@pytest.mark.parametrize("late", [machine.Terminated(), machine.DrainAsked(), machine.InterruptedBy()])
+def test_an_order_after_a_restart_comes_too_late_and_is_told(history, late):
+    """The workers have let go; exit code 75 still brings the next start, which follows the jobs."""
+    history.feed(machine.RestartAsked())
+    (report,) = history.feed(late)
+    assert report.level == "WARN"
+    for name in "AB":
+        effects = history.feed(WorkerExited(name, 75))
+    assert effects == [machine.Finish(75)]
+
+
+def test_a_restart_ends_a_drain(history):
+    """The jobs go on in their VMs, and the next start takes jobs again."""
+    history.feed(machine.Terminated())
+    effects = history.feed(machine.RestartAsked())
+    assert machine.DetachWorker("A") in effects
+    assert history.model.restarting
+    assert history.model.drain_deadline is None
+
+
+def test_a_restart_during_a_stop_is_refused(history):
+    """With a WARN; it stops."""
+    history.feed(machine.InterruptedBy())
+    (report,) = history.feed(machine.RestartAsked())
+    assert (report.level, history.model.restarting) == ("WARN", False)
+
+
+def test_a_stop_ends_though_nobody_can_clean_up(history):
+    """A worker that dies again and again owing a VM, and one that hangs: after the patience nobody is started again."""
+    history.occupies("A", "vm")
+    history.feed(machine.InterruptedBy())
+    history.feed(WorkerExited("A", -9))
+    assert history.model.services["A"].state is ServiceState.BACKOFF
+    history.now += machine.STOP_PATIENCE
+    effects = history.feed(machine.Tick())
+    assert KillWorker("B") in effects
+    for name in "AB":
+        if history.model.services[name].state is not ServiceState.STOPPED:
+            effects = history.feed(WorkerExited(name, -9))
+    assert machine.Finish(0) in effects
+
+
+def test_a_drain_waits_for_a_service_that_owes_and_its_deadline_goes_on():
+    """It is started once more to clean up; the deadline counts from the order."""
+    history = History(drain_timeout=50.0)
+    history.occupies("A", "vm")
+    history.feed(WorkerExited("A", -9))
+    history.feed(machine.DrainAsked())
+    history.feed(WorkerExited("B", 0))
+    assert history.model.services["A"].state is ServiceState.BACKOFF
+    history.now += 1.0
+    assert history.feed(machine.Tick()) == [StartWorker("A")]
+    assert history.feed(WorkerStarted("A", 50)) == [Tell("A", m.Drain())]
+    history.now += 49.0
+    effects = history.feed(machine.Tick())
+    assert Tell("A", m.Stop()) in effects
+    assert history.model.mode is Mode.STOPPING
+
+
+# ---- settings ----
+
+
+def config_of(*services, **more):
+    """A configuration of services by name, or as they are."""
+    made = [ServiceConfig(name=one, plugin="p") if isinstance(one, str) else one for one in services]
+    return SupervisorConfig(state_dir=ROOT, plugins_path=ROOT, pid_file_dir=ROOT, services=tuple(made), **more)
+
+
+def setups_of(config):
+    """As `start` makes them."""
+    return {
+        service.name: WorkerSetup(
+            service=service,
+            services=tuple(one.name for one in config.services),
+            sweeps_strays=number == 0,
+            once=False,
+            install_id="0",
+            host_id="h",
+            boot_id="b",
+            state_dir=config.state_dir,
+            work_dir=config.work_dir,
+            plugins_path=config.plugins_path,
+            drain_file=ROOT / ".drain",
+            log_level=config.log.level,
+        )
+        for number, service in enumerate(config.services)
+    }
+
+
+def settings_of(*services, **more):
+    """Settings in force."""
+    return Settings(config_of(*services, **more), setups_of)
+
+
+@pytest.mark.parametrize(
+    ("config", "changed"),
+    [
+        (config_of("A", "B"), set()),
+        (config_of("B", "A", "C"), set()),
+        (config_of("A", "B", log=LogConfig(level="DEBUG")), set()),
+        (config_of("A", "B", vm_limit=1, drain_timeout=5.0), set()),
+        (config_of("A", "B", work_dir=Path("/elsewhere")), {"A", "B"}),
+        (config_of("A", ServiceConfig(name="B", plugin="p", token=Secret("new"))), {"B"}),
+        (config_of(ServiceConfig(name="A", plugin="p", lease_ttl=61.0), "B"), {"A"}),
+    ],
+)
+def test_what_counts_as_a_change(config, changed):
+    """Settings and what else of the host a worker works with; not who else there is, nor the log's level."""
+    assert settings_of("A", "B").compare(config).changed == changed
+
+
+def test_a_service_keeps_its_settings_until_it_is_renewed():
+    """Also through a second reload; compared is with what was taken last."""
+    settings = settings_of("A")
+    new = ServiceConfig(name="A", plugin="p", token=Secret("new"))
+    assert settings.compare(config_of(new)).changed == {"A"}
+    assert settings.compare(config_of(new)).changed == {"A"}, "what was only compared is not taken"
+    list(settings.take())
+    assert settings.compare(config_of(new)).changed == set()
+    assert settings.for_start("A", ("A", "B")).service.token is None
+    assert settings.renew("A") == new
+    start = settings.for_start("A", ("B", "A"))
+    assert (start.service, start.services, start.sweeps_strays) == (new, ("B", "A"), False)
+
+
+def test_old_secrets_are_kept_out_of_the_log_as_long_as_they_are_in_use():
+    """A worker under old settings goes on with them."""
+    settings = settings_of(ServiceConfig(name="A", plugin="p", token=Secret("old")))
+    settings.compare(config_of(ServiceConfig(name="A", plugin="p", token=Secret("new"))))
+    list(settings.take())
+    assert set(settings.secrets()) == {"old", "new"}
+    settings.renew("A")
+    assert set(settings.secrets()) == {"new"}
+
+
+def test_what_waits_for_the_next_start_is_named_and_left():
+    """At each reload, as long as it differs."""
+    settings = settings_of("A")
+    other = msgspec.structs.replace(
+        config_of("A", metrics=MetricsConfig(port=1), log=LogConfig(keep=9, level="DEBUG"), vm_limit=9),
+        state_dir=Path("/other"),
+    )
+    for _ in range(2):
+        read = settings.compare(other)
+        assert (read.changed, read.vm_limit) == (set(), 4)
+        assert list(settings.take()) == ["state_dir", "metrics.port", "log.keep", "vm_limit"]
+    assert settings.for_start("A", ("A",)).state_dir == ROOT
+    assert settings.log_level == "DEBUG"
+
+
+def test_every_key_of_the_host_is_applied_or_named():
+    """None is forgotten when one is added."""
+    applied = {"services", "work_dir", "plugins_path", "vm_limit", "drain_timeout"}
+    inherited = {"vm_driver", "lease_ttl", "job_retry_attempts"}
+    at_start = {"state_dir", "pid_file_dir", "metrics", "log"}
+    fields = {field.name for field in msgspec.structs.fields(SupervisorConfig)}
+    assert fields == set(itertools.chain(applied, inherited, at_start))

@@ -1,0 +1,137 @@
+"""The state directory: ours alone, of a known version, writable; else one line and the exit code that fits."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from anklet_supervisor.state_dir import open_state_dir, take_over, told
+from anklet_worker.errors import ConfigError, ExitCode, TemporaryError
+
+FILES = ["lock", "slots", "status.json", "install-id", "leases.db", "jobs.json", "version"]
+FOLDERS = ["services", "jobs", "services/A", "services/A/records"]
+
+
+def mode(path):
+    """A path's permissions."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def state(tmp_path):
+    """A directory as a supervisor leaves it."""
+    path = tmp_path / "state"
+    assert open_state_dir(path) == []
+    take_over(path)
+    for name in FOLDERS:
+        (path / name).mkdir(mode=0o700, exist_ok=True)
+    for name in FILES:
+        if not (path / name).exists():
+            (path / name).write_text("x")
+            (path / name).chmod(0o600)
+    return path
+
+
+def test_a_new_directory_is_private_and_says_its_version(tmp_path):
+    """As is the directory of the services."""
+    path = tmp_path / "a" / "state"
+    open_state_dir(path)
+    take_over(path)
+    assert mode(path) == mode(path / "services") == 0o700
+    assert (path / "version").read_text() == "1\n"
+
+
+def test_a_directory_in_order_is_left_as_it_is(state):
+    """Nothing to tell."""
+    assert open_state_dir(state) == []
+
+
+@pytest.mark.parametrize("name", [*FILES, *FOLDERS])
+def test_a_symbolic_link_is_refused_wherever_it_stands(state, tmp_path, name):
+    """78, with its path and what to do."""
+    target = tmp_path / "target"
+    (state / name).rename(target)
+    (state / name).symlink_to(target)
+    with pytest.raises(ConfigError, match="symbolic link") as caught:
+        open_state_dir(state)
+    assert str(state / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*FILES, *FOLDERS[1:]])
+def test_rights_of_others_are_taken_away_and_told(state, name):
+    """Each in one line where they could write; where they could only look, without a word."""
+    private = 0o600 if name in FILES else 0o700
+    (state / name).chmod(0o777)
+    (note,) = open_state_dir(state)
+    assert str(state / name) in note
+    assert mode(state / name) == private
+    (state / name).chmod(private | 0o055)
+    assert open_state_dir(state) == []
+    assert mode(state / name) == private
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_belongs_to_another_user_is_refused(state):
+    """78; whoever owns it could change it under us."""
+    os.chown(state / "slots", 65534, 65534)
+    with pytest.raises(ConfigError, match="another user"):
+        open_state_dir(state)
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    """78 and what to do; asked of the system with the rights that count."""
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(ConfigError, match="chmod u\\+rwx"):
+        open_state_dir(tmp_path / "state")
+
+
+@pytest.mark.parametrize("text", ["2\n", "17\n"])
+def test_a_later_version_is_refused_and_left_untouched(state, text):
+    """78; downgrading could lose what the later version has written."""
+    (state / "version").write_text(text)
+    with pytest.raises(ConfigError, match="later version") as caught:
+        open_state_dir(state)
+    assert caught.value.exit_code is ExitCode.CONFIG
+    assert (state / "version").read_text() == text
+
+
+@pytest.mark.parametrize("text", [None, "", "one\n", "1", "0\n"])
+def test_earlier_versions_and_damage_are_taken_over(state, text):
+    """There was no such file before there was a second version."""
+    (state / "version").unlink()
+    if text is not None:
+        (state / "version").write_text(text)
+        (state / "version").chmod(0o600)
+    assert open_state_dir(state) == []
+    take_over(state)
+    assert (state / "version").read_text() == "1\n"
+
+
+def test_what_a_killed_writer_left_aside_is_removed(state):
+    """A status half written is never read, and does not pile up."""
+    (state / ".status.json.4711.new").write_text("{")
+    take_over(state)
+    assert not (state / ".status.json.4711.new").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "code"),
+    [
+        (errno.ENOSPC, TemporaryError, 75),
+        (errno.EDQUOT, TemporaryError, 75),
+        (errno.EIO, TemporaryError, 75),
+        (errno.EACCES, ConfigError, 78),
+        (errno.EROFS, ConfigError, 78),
+        (errno.ELOOP, ConfigError, 78),
+    ],
+)
+def test_a_refusal_of_the_system_is_one_line_with_its_exit_code(number, kind, code):
+    """Try again, or see to it; the file is named."""
+    with pytest.raises(kind) as caught, told(Path("/state")):
+        raise OSError(number, os.strerror(number), "/state/slots")
+    assert caught.value.exit_code == code
+    assert "/state/slots" in str(caught.value)
+    assert os.strerror(number) in str(caught.value)
+    assert "\n" not in str(caught.value)
