@@ -193,6 +193,7 @@ class FakeSlots:
         self.state = SlotState.FREE
         #: What the whole table shows.
         self.table = ()
+        self.held_back = 0
 
     def grant(self):
         self.state = SlotState.RESERVED
@@ -212,6 +213,7 @@ class FakeSlots:
         class Table:
             available = int(self.state is SlotState.FREE)
             foreign = 0
+            held_back = self.held_back
             slots = self.table
 
         return Table

@@ -13,7 +13,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -38,14 +38,17 @@ from anklet_worker.messages import (
     SlotOccupied,
     SlotReleased,
     StageTook,
+    StartRefused,
     StatusChanged,
     VMGone,
+    VMStarted,
 )
 from anklet_worker.orders import Orders
 from anklet_worker.plugin import Plugin, Status, Withdrawal
 from anklet_worker.records import Record, RecordBook
 from anklet_worker.slots import SlotReader, SlotState
-from anklet_worker.vm import GuestResult, VMDriver, VMError
+from anklet_worker.vm import GuestResult, VMDriver, VMError, VMLimitReached
+from anklet_worker.vm_count import report_running_vms
 
 #: Seconds that the supervisor has to confirm a slot; it answers within milliseconds, or it is gone.
 _CONFIRM_SLOT = 10.0
@@ -201,7 +204,7 @@ class Attempt:
         self._advance(Event.START)
         tools.orders.check()
         with self._stage("start"):
-            tools.driver.start(vm)
+            self._start()
         if tools.leases.lost(job.key("claim")):
             raise JobLost(f"the lease on job {job.id} went to another host while the VM started")
         self._advance(Event.DRIVE)
@@ -209,6 +212,19 @@ class Attempt:
         self._enter("register")
         self._guest = AttemptGuest(tools.driver, vm)
         return tools.plugin.drive(job, self._guest)
+
+    def _start(self) -> None:
+        """Start the VM; the supervisor learns what the host says, for that goes for all services."""
+        tools, vm = self._tools, self.record.vm
+        try:
+            tools.driver.start(vm)
+        except VMLimitReached:
+            with suppress(VMError):
+                # Others' VMs may have taken the room a moment ago.
+                report_running_vms(tools.driver, tools.link)
+            tools.link.tell(StartRefused(vm=vm))
+            raise
+        tools.link.tell(VMStarted(vm=vm))
 
     def runner_online(self) -> None:
         """The plugin says that what runs the job is in touch with the origin."""

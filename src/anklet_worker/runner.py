@@ -31,10 +31,11 @@ from anklet_worker.messages import (
 )
 from anklet_worker.plugin import Status
 from anklet_worker.records import Record
-from anklet_worker.recovery import Reconciler, report_running_vms
+from anklet_worker.recovery import Reconciler
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.store import Store
 from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached, VMNotFound, vm_name
+from anklet_worker.vm_count import report_running_vms
 
 #: GitHub and its like forget a queued job after a day; so do our counters of attempts at it.
 _FORGET_JOB_AFTER = 86_400.0
@@ -143,7 +144,7 @@ class Runner:
         if slot is None:
             return None
         try:
-            running = report_running_vms(self._tools)
+            running = report_running_vms(self._tools.driver, self._tools.link)
         except InfrastructureError:
             self._release(slot)
             raise
@@ -160,9 +161,11 @@ class Runner:
             self._settle_debts()
             # What is still to be followed comes again when the wait is over.
             self._reconciler.reconcile()
-            if self._tools.slots.snapshot().foreign:
+            table = self._tools.slots.snapshot()
+            if table.foreign or table.held_back:
                 self._status(Status.PAUSED)
-                report_running_vms(self._tools)
+            if table.foreign:
+                report_running_vms(self._tools.driver, self._tools.link)
         except InfrastructureError as error:
             self._in_trouble(error)
 
@@ -275,12 +278,16 @@ class Runner:
     def _put_off(self, attempt: Attempt, error: InfrastructureError) -> None:
         """The job could not be run here, through no fault of its own: leave it to others, or for later."""
         job = attempt.record.job
-        elsewhere = isinstance(error, RetryElsewhere | PullBusy | VMLimitReached | VMNotFound)
+        if isinstance(error, VMLimitReached):
+            # The host's fault, and the supervisor has been told: it grants no slot until there may be room.
+            attempt.log.warning("the job goes back to the queue", extra={"err": str(error)})
+            return
+        elsewhere = isinstance(error, RetryElsewhere | PullBusy | VMNotFound)
         pause = self._backoff.put_off(job.id, _ELSEWHERE_FIRST if elsewhere else _HERE_FIRST)
         attempt.log.warning(
             "the job goes back to the queue", extra={"err": str(error), "backoffSeconds": round(pause, 1)}
         )
-        if isinstance(error, PullBusy | VMLimitReached):
+        if isinstance(error, PullBusy):
             return
         try:
             failures = self._store.count(job.key("failures"), _FORGET_JOB_AFTER)

@@ -137,7 +137,7 @@ def test_a_job_from_claim_to_cleanup(bench):
     assert bench.begin().run() == OUTCOME
     assert bench.script.trace == STEPS
     kinds = [kind for kind in bench.link.kinds() if kind not in ("StageTook", "StatusChanged")]
-    assert kinds == ["SlotOccupied", "JobStarted", "JobFinished", "SlotReleased"]
+    assert kinds == ["SlotOccupied", "VMStarted", "JobStarted", "JobFinished", "SlotReleased"]
     bench.assert_nothing_left()
 
 
@@ -198,6 +198,27 @@ def test_rights_that_are_refused_during_the_job_cost_no_job(bench):
     attempt = bench.hold(bench.records()[0])
     assert attempt.take_up(vm_lives=True)
     assert attempt.adopt() == OUTCOME
+    bench.assert_nothing_left()
+
+
+def test_a_host_that_refuses_a_vm_is_told_with_what_runs(bench):
+    """First the listing, so that others' VMs count, then the refusal, then the slot goes back: in this order."""
+    bench.script.plan("start", VMLimitReached("full"))
+    with pytest.raises(VMLimitReached):
+        bench.begin().run()
+    kinds = bench.link.kinds()
+    told = [kinds.index(kind) for kind in ("RunningVMs", "StartRefused", "JobGivenBack", "SlotReleased")]
+    assert told == sorted(told)
+    assert "VMStarted" not in kinds
+
+
+def test_a_refusal_is_told_without_a_listing_too(bench):
+    """The VM tool may be in trouble."""
+    bench.script.plan("start", VMLimitReached("full"))
+    bench.script.plan("list", VMTransient("hangs"))
+    with pytest.raises(VMLimitReached):
+        bench.begin().run()
+    assert "StartRefused" in bench.link.kinds()
     bench.assert_nothing_left()
 
 

@@ -12,13 +12,14 @@ from anklet_worker.config import ServiceConfig
 from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.errors import Interrupted, RetryElsewhere, RetryHere, StoreUnavailable
 from anklet_worker.logs import ServiceLog
-from anklet_worker.messages import STAGES, QueueSeen, SlotRef, StageTook
+from anklet_worker.messages import STAGES, QueueSeen, SlotRef, StageTook, StatusChanged
 from anklet_worker.orders import Orders
+from anklet_worker.plugin import Status
 from anklet_worker.records import RecordBook
 from anklet_worker.runner import JobBackoff, Runner
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotState
-from anklet_worker.vm import DriverInfo, PullBusy
+from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached
 
 REF = SlotRef(index=0, generation=1, nonce=7)
 DRIVER = DriverInfo(product="fake", version="1")
@@ -225,6 +226,24 @@ def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
     bench.script.plan("image", error)
     bench.one_pass()
     assert bench.store.counters.get(JOB.key("failures"), 0) == counted
+
+
+def test_a_host_that_refuses_vms_costs_no_job_anything(bench):
+    """No try is counted, and the job is not put off: the supervisor holds the slots back."""
+    bench.script.plan("start", VMLimitReached("full"))
+    bench.one_pass()
+    assert bench.store.counters.get(JOB.key("failures"), 0) == 0
+    assert not bench.runner._backoff.holds(JOB.id)
+    bench.one_pass()
+    assert "JobFinished" in bench.link.kinds()
+    bench.assert_idle()
+
+
+def test_a_service_whose_slots_are_held_back_says_that_it_pauses(bench):
+    """While it waits for one."""
+    bench.slots.held_back = 2
+    bench.runner._while_waiting()
+    assert bench.link.told == [StatusChanged(status=Status.PAUSED)]
 
 
 def test_a_job_that_fails_too_often_is_given_up_by_all_hosts(tmp_path):
