@@ -225,6 +225,7 @@ class FakeLeases:
     def __init__(self):
         self.held = set()
         self.gone = set()
+        self.doubtful = set()
 
     def take(self, key):
         self.held.add(key)
@@ -235,6 +236,9 @@ class FakeLeases:
 
     def lost(self, key):
         return key in self.gone
+
+    def may_have_been_lost(self, key):
+        return key in self.doubtful
 
 
 class Crash(AnkletError):

@@ -157,7 +157,7 @@ def _stores(services: Sequence[ServiceConfig]) -> Iterator[Reached]:
         what = f"Redis at {database.host}:{database.port}"
         log = open_log(lambda _: None, "ERROR", (), {}, name="anklet.doctor")
         try:
-            open_store(database, Path("/nonexistent"), "anklet-doctor", log).close()
+            open_store(database, Path("/nonexistent"), "anklet-doctor", "", log).close()
         except AnkletError as error:
             yield Reached(what=what, services=users, error=str(error))
         else:

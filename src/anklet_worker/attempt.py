@@ -205,13 +205,22 @@ class Attempt:
         tools.orders.check()
         with self._stage("start"):
             self._start()
-        if tools.leases.lost(job.key("claim")):
-            raise JobLost(f"the lease on job {job.id} went to another host while the VM started")
+        self._require_claim()
         self._advance(Event.DRIVE)
         tools.orders.check()
         self._enter("register")
         self._guest = AttemptGuest(tools.driver, vm)
         return tools.plugin.drive(job, self._guest)
+
+    def _require_claim(self) -> None:
+        """Before anything is registered: the job is still ours to run. Raises `JobLost`."""
+        job, leases = self.record.job, self._tools.leases
+        key = job.key("claim")
+        doubtful = leases.may_have_been_lost(key)
+        if leases.lost(key):
+            raise JobLost(f"the lease on job {job.id} went to another host while the VM started")
+        if doubtful and not self._tools.plugin.claim(job):
+            raise JobLost(f"job {job.id} is not to be had any more; its lease could not be renewed in time")
 
     def _start(self) -> None:
         """Start the VM; the supervisor learns what the host says, for that goes for all services."""

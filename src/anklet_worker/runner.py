@@ -256,7 +256,7 @@ class Runner:
         try:
             self._tools.leases.take(record.job.key("claim"))
         except StoreUnavailable as error:
-            attempt.log.warning("following the job without its lease", extra={"err": str(error)})
+            attempt.log.info("following the job without its lease", extra={"err": str(error)})
         self._tools.link.tell(VMAdopted(vm=record.vm))
         self._announce(attempt)
         attempt.log.info("following the job that an earlier process started")
@@ -298,7 +298,7 @@ class Runner:
                     extra={"err": str(error), "attempts": failures},
                 )
         except StoreUnavailable as outage:
-            attempt.log.warning("the failed attempt could not be counted", extra={"err": str(outage)})
+            attempt.log.info("the failed attempt could not be counted", extra={"err": str(outage)})
 
     # ---- debts ----
 
@@ -326,7 +326,10 @@ class Runner:
         self._tools.link.tell(StatusChanged(status=status))
 
     def _in_trouble(self, error: InfrastructureError) -> None:
-        """One WARN for an outage, however many passes it spoils."""
+        """One WARN for an outage, however many passes it spoils; an outage of the store is told by the store."""
+        if isinstance(error, StoreUnavailable):
+            self._tools.log.debug("cannot claim jobs now; trying again", extra={"err": str(error)})
+            return
         if self._trouble != type(error).__name__:
             self._tools.log.warning("cannot look for jobs now; trying again", extra={"err": str(error)})
         self._trouble = type(error).__name__

@@ -103,7 +103,7 @@ def open_store(backend):
     opened = []
 
     def open_one():
-        opened.append(open_as_configured(backend.database, backend.directory, "contract", LOG))
+        opened.append(open_as_configured(backend.database, backend.directory, "contract", "boot", LOG))
         return opened[-1]
 
     yield open_one

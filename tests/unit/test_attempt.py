@@ -296,6 +296,29 @@ def test_a_lost_lease_is_seen_before_anything_is_registered(bench):
     bench.assert_nothing_left()
 
 
+@pytest.mark.parametrize("still_queued", [True, False])
+def test_a_lease_in_doubt_means_to_ask_again_before_anything_is_registered(bench, still_queued):
+    """The store was away for too long, or this process stood still: the job may be another's, or over."""
+    bench.leases.doubtful.add(CLAIM)
+    bench.script.plan("claim", lambda: still_queued)
+    attempt = bench.begin()
+    if still_queued:
+        assert attempt.run() == OUTCOME
+    else:
+        with pytest.raises(JobLost):
+            attempt.run()
+    assert ("drive" in bench.script.trace) == still_queued
+    bench.assert_nothing_left()
+
+
+def test_nobody_is_asked_about_a_lease_in_doubt_once_the_job_runs(bench):
+    """It is followed to its end, whoever holds the lease."""
+    bench.script.plan("running", lambda: bench.leases.gone.add(CLAIM) or bench.leases.doubtful.add(CLAIM))
+    assert bench.begin().run() == OUTCOME
+    assert "claim" not in bench.script.trace
+    bench.assert_nothing_left()
+
+
 def test_a_slot_that_was_taken_away_is_seen_before_the_vm(bench):
     """A grant that the table no longer confirms makes no VM."""
     attempt = bench.begin()

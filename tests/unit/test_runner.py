@@ -10,7 +10,7 @@ from anklet_worker.archive import Archive
 from anklet_worker.attempt import Tools
 from anklet_worker.config import ServiceConfig
 from anklet_worker.context import Surroundings, WorkerContext
-from anklet_worker.errors import Interrupted, RetryElsewhere, RetryHere, StoreUnavailable
+from anklet_worker.errors import Detached, Interrupted, RetryElsewhere, RetryHere, RightsRefused, StoreUnavailable
 from anklet_worker.logs import ServiceLog
 from anklet_worker.messages import STAGES, QueueSeen, SlotRef, StageTook, StatusChanged
 from anklet_worker.orders import Orders
@@ -259,16 +259,46 @@ def test_a_job_that_fails_too_often_is_given_up_by_all_hosts(tmp_path):
     bench.assert_idle()
 
 
-def test_an_outage_of_the_store_takes_no_job_and_warns_once(bench):
-    """While claims cannot be made nothing is claimed; one WARN, however long it lasts; an INFO when it is over."""
+def test_an_outage_of_the_store_takes_no_job(bench):
+    """While claims cannot be made nothing is claimed; the outage is the store's to tell."""
     bench.store.away = True
     bench.one_pass()
     bench.one_pass()
-    assert bench.lines("WARNING") == ["cannot look for jobs now; trying again"]
+    assert "claim" not in bench.script.trace
+    assert bench.lines("WARNING") == []
     bench.store.away = False
     bench.one_pass()
-    assert "looking for jobs again" in bench.lines("INFO")
     assert "JobFinished" in bench.link.kinds()
+
+
+def test_a_disk_that_takes_no_record_takes_no_job(bench, monkeypatch):
+    """One WARN, no look, no claim, for as long as it lasts; then it goes on by itself."""
+    with monkeypatch.context() as patch:
+        patch.setattr("anklet_worker.records.write_atomically", _disk_full)
+        for _ in range(3):
+            bench.one_pass()
+        assert bench.lines("WARNING") == ["cannot look for jobs now; trying again"]
+        assert bench.script.trace.count("look") == 1
+        bench.assert_idle()
+    bench.one_pass()
+    assert "JobFinished" in bench.link.kinds()
+    assert bench.lines("INFO")[-1] == "looking for jobs again"
+    bench.assert_idle()
+
+
+def _disk_full(*_args, **_more):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "error", [Interrupted("stopped"), Detached("let go"), RightsRefused("401"), ZeroDivisionError()]
+)
+def test_whatever_ends_a_claim_gives_the_lease_back(bench, error):
+    """Nothing is made yet: others can have the job at once."""
+    bench.script.plan("claim", error)
+    with pytest.raises(type(error)):
+        bench.one_pass()
+    bench.assert_idle()
 
 
 def test_a_stop_in_the_middle_ends_the_service_clean(bench):
