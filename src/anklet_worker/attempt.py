@@ -14,6 +14,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 
 import msgspec
@@ -55,6 +56,8 @@ _CONFIRM_SLOT = 10.0
 #: The same for an outcome. One that is not heard in that time stays on record.
 _HEARD_PATIENCE = 5.0
 _DELETE_PAUSE_FIRST, _DELETE_PAUSE_LONGEST = 0.5, 10.0
+#: Between two tries to follow a job that has landed, the first of which is made at once.
+_ADOPT_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 #: For so long a debt outside is tried to be paid at once; afterwards it is kept on record, and holds nobody up.
 _SETTLE_PATIENCE = 5.0
 
@@ -148,7 +151,10 @@ class Attempt:
     def take_up(self, *, vm_lives: bool) -> bool:
         """After an earlier process: True when a job runs in the VM and is to be followed by `adopt`; else all is cleaned up."""
         phase = self.record.phase
-        if vm_lives and (phase is Phase.STARTED or (phase is Phase.DRIVING and self._has_landed())):
+        if vm_lives and phase is Phase.STARTED:
+            return True
+        if vm_lives and phase is Phase.DRIVING and self._withdraw() is not Withdrawal.WITHDRAWN:
+            # Nor is a job given up because the origin does not answer: it may have run for an hour. The guest will tell.
             return True
         if phase in (Phase.ENDED, Phase.VM_GONE):
             if self.record.outcome is not None:
@@ -161,8 +167,10 @@ class Attempt:
 
     def _follow(self, effort: Callable[[], Outcome]) -> Outcome:
         """Make the effort; when it fails although a job has landed in the VM, follow that job instead of giving up."""
+        pause, pauses = 0.0, chain((0.0,), _ADOPT_PAUSES, repeat(_ADOPT_PAUSES[-1]))
         while True:
             try:
+                self._tools.orders.wait(pause)
                 return effort()
             except (InfrastructureError, Interrupted, ServiceFatal) as error:
                 if isinstance(error, ServiceFatal) and self.record.phase is Phase.STARTED:
@@ -170,11 +178,13 @@ class Attempt:
                     # to be followed again when an operator has seen to it.
                     raise
                 # Also before a stop removes the VM: once the registration is gone, no job can land in it.
-                landed = self._has_landed()
+                landed = self.record.phase is Phase.DRIVING and self._withdraw() is Withdrawal.STARTED
                 if not landed or isinstance(error, Interrupted):
                     self._give_up(str(error), collects=not isinstance(error, Interrupted))
                     raise
                 self._tools.log.info("a job has landed in the VM after all; following it", extra={"err": str(error)})
+                # At once, and then ever more seldom: it may fail the same way again.
+                pause = next(pauses)
                 effort = self._adopt
 
     def _adopt(self) -> Outcome:
@@ -274,21 +284,20 @@ class Attempt:
 
     # ---- back ----
 
-    def _has_landed(self) -> bool:
-        """Withdraw a registration that no job has used; True when one has, and it can be followed.
+    def _withdraw(self) -> Withdrawal | None:
+        """Withdraw a registration that no job has used; STARTED when one has, and it can be followed; None: it cannot be told.
 
-        An origin that does not answer cannot hold the slot: the VM goes, and a debt remains.
+        On the way back an origin that does not answer cannot hold the slot: the VM goes, and a debt remains.
         """
-        if self.record.phase is not Phase.DRIVING:
-            return False
         with self._tools.orders.shield():
             try:
-                return self._tools.plugin.withdraw(self.record.job, self.record.vm) is Withdrawal.STARTED
+                return self._tools.plugin.withdraw(self.record.job, self.record.vm)
             except (InfrastructureError, ServiceFatal) as problem:
                 self._tools.log.warning(
-                    "the runner could not be withdrawn before its VM goes", extra={"err": str(problem)}
+                    "whether a job runs in the VM cannot be told, for the runner could not be withdrawn",
+                    extra={"err": str(problem)},
                 )
-                return False
+                return None
 
     def _give_up(self, reason: str, *, collects: bool = True) -> None:
         """The job did not run to its end here: say so, and undo what was made."""
@@ -325,6 +334,8 @@ class Attempt:
         with self._tools.orders.shield():
             if may_have_vm(self.record.phase):
                 if not self._remove_vm(patience):
+                    # The job need not wait for that.
+                    self._tools.leases.give_back(self.record.job.key("claim"))
                     return
                 self._advance(Event.VM_REMOVED)
             self._release_slot()
@@ -417,16 +428,17 @@ class Attempt:
     # ---- record, report ----
 
     def _advance(self, event: Event, outcome: Outcome | None = None) -> None:
-        """Move on, on disk first. On the way forward a record that cannot be written stops the effect; on the way back (the
-        effects remove things) it does not: the older record names all that has to go."""
+        """Move on, on disk first. On the way forward a record that cannot be written stops the effect. On the way back (the effects
+        remove things) it does not: the older record names all that has to go. Nor does it stop a job that has started: by the
+        older record the next process asks the origin whether one has."""
         phase = advance(self.record.phase, event)
         record = msgspec.structs.replace(self.record, phase=phase, outcome=outcome or self.record.outcome)
         try:
             self._save(record)
         except RecordNotWritten as error:
-            if event not in (Event.END, Event.VM_REMOVED):
+            if event not in (Event.JOB_STARTED, Event.END, Event.VM_REMOVED):
                 raise
-            self._tools.log.warning("cleaning up without a record", extra={"err": str(error)})
+            self._tools.log.info("going on without a record", extra={"err": str(error)})
             self.record = record
 
     def _save(self, record: Record) -> None:

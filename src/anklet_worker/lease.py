@@ -113,12 +113,16 @@ class LeaseKeeper:
             with self._changed:
                 self._leases[key] = _Standing.HELD
                 self._sure[key] = self._clock()
-                self._schedule.taken(self._now())
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
-                    self._thread.start()
-                self._changed.notify_all()
+                self._wake()
         return True
+
+    def _wake(self) -> None:
+        """There is something for the thread to do. Called with `_changed` held."""
+        self._schedule.taken(self._now())
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
 
     def give_back(self, key: str) -> bool:
         """Release the lease; True when it was ours to the end. When the store does not answer, it is released as soon as that does,
@@ -133,9 +137,9 @@ class LeaseKeeper:
                 return self._store.release(key, self._owner)
             except StoreUnavailable:
                 with self._changed:
-                    if standing is not None:
-                        self._leases[key] = _Standing.RETURNED
-                self._failed()
+                    self._leases[key] = _Standing.RETURNED
+                    self._schedule.failed(self._now())
+                    self._wake()
                 return False
 
     def may_have_been_lost(self, key: str) -> bool:
@@ -236,4 +240,3 @@ class LeaseKeeper:
     def _failed(self) -> None:
         with self._changed:
             self._schedule.failed(self._now())
-            self._changed.notify_all()

@@ -233,6 +233,15 @@ def test_a_lease_given_back_during_an_outage_is_released_when_it_is_over(store, 
     eventually(lambda: store.renewals)
 
 
+def test_a_lease_of_an_earlier_process_is_released_late_too(store, keeper):
+    """This one never took it: it cleans up what was left, while the store is away."""
+    store.leases["job"] = HERE
+    store.away = True
+    assert keeper.give_back("job") is False
+    store.away = False
+    eventually(lambda: store.leases == {})
+
+
 class Clocks:
     """The two clocks of a host; one may stand still, the other may be set."""
 
