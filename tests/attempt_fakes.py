@@ -193,6 +193,7 @@ class FakeSlots:
         self.state = SlotState.FREE
         #: What the whole table shows.
         self.table = ()
+        self.held_back = 0
 
     def grant(self):
         self.state = SlotState.RESERVED
@@ -213,6 +214,7 @@ class FakeSlots:
             available = int(self.state is SlotState.FREE)
             foreign = 0
             limit = 2
+            held_back = self.held_back
             slots = self.table
 
         return Table
@@ -224,6 +226,7 @@ class FakeLeases:
     def __init__(self):
         self.held = set()
         self.gone = set()
+        self.doubtful = set()
 
     def take(self, key):
         self.held.add(key)
@@ -234,6 +237,9 @@ class FakeLeases:
 
     def lost(self, key):
         return key in self.gone
+
+    def may_have_been_lost(self, key):
+        return key in self.doubtful
 
 
 class Crash(AnkletError):

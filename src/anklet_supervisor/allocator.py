@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from anklet_supervisor import host_limit
+from anklet_supervisor.host_limit import HostLimit
 from anklet_worker.messages import SlotRef
 from anklet_worker.slots import Slot, SlotState, SlotTable
 
@@ -22,13 +24,14 @@ _NONCE_MASK = (1 << 62) - 1
 
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):
     """The slot table and the services that wait for a slot, in order of asking. `limit`: how many VMs may run at once.
-    `drawn` counts nonces drawn from `seed`."""
+    `drawn` counts nonces drawn from `seed`; `host` is what the host's refusals have taught."""
 
     table: SlotTable
     limit: int
     waiting: tuple[str, ...] = ()
     seed: int = 0
     drawn: int = 0
+    host: HostLimit = HostLimit()
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +166,40 @@ def running_vms(allocation: Allocation, seen: Sequence[str], processes: int) -> 
     known = sum(vm in with_slot for vm in seen)
     foreign = max(len(seen) - known, processes - known)
     return msgspec.structs.replace(allocation, table=msgspec.structs.replace(allocation.table, foreign=max(0, foreign)))
+
+
+def start_refused(allocation: Allocation, vm: str, mono: float) -> Allocation:
+    """The host refused to start this VM, which has its slot already, for its limit."""
+    others = _may_run(allocation.table, without=vm) + allocation.table.foreign
+    host = host_limit.refused(allocation.host, others, len(allocation.table.slots), mono)
+    return msgspec.structs.replace(allocation, host=host)
+
+
+def vm_started(allocation: Allocation, vm: str) -> Allocation:
+    """The host started this VM."""
+    running = _may_run(allocation.table, without=vm) + allocation.table.foreign + 1
+    return msgspec.structs.replace(allocation, host=host_limit.started(allocation.host, running))
+
+
+def hold_back(allocation: Allocation, mono: float) -> Allocation:
+    """Keep as many slots back as the host cannot fill, by what its refusals have taught."""
+    slots = len(allocation.table.slots)
+    held_back = slots - host_limit.allowed(allocation.host, slots, mono)
+    if held_back == allocation.table.held_back:
+        return allocation
+    return msgspec.structs.replace(allocation, table=msgspec.structs.replace(allocation.table, held_back=held_back))
+
+
+def slots_due(allocation: Allocation) -> float | None:
+    """When a slot that is held back is to be given for a try, monotonic seconds; None when there is none, or it is given."""
+    host, slots = allocation.host, len(allocation.table.slots)
+    waits = host.ceiling is not None and allocation.table.held_back > slots - min(slots, host.ceiling + 1)
+    return host.retry_at if waits else None
+
+
+def _may_run(table: SlotTable, without: str) -> int:
+    """How many slots hold a VM that may run, but for one."""
+    return sum(slot.state in (SlotState.OCCUPIED, SlotState.ORPHANED) and slot.vm != without for slot in table.slots)
 
 
 def owes(allocation: Allocation, service: str) -> bool:

@@ -102,6 +102,7 @@ def initial(services: list[str], allocation: Allocation, *, once: bool, drain_ti
 def next_deadline(model: Model) -> float | None:
     """Monotonic time at which a `Tick` is due, or None."""
     candidates = [service.due for service in model.services.values()] + [model.drain_deadline, model.stop_deadline]
+    candidates.append(allocator.slots_due(model.allocation))
     return min((due for due in candidates if due is not None), default=None)
 
 
@@ -260,6 +261,10 @@ class _Turn(Turn):
                 allocation = allocator.vm_adopted(allocation, name, vm, wall)
             case m.RunningVMs(vms=vms, processes=processes):
                 allocation = allocator.running_vms(allocation, vms, processes)
+            case m.StartRefused(vm=vm):
+                allocation = allocator.start_refused(allocation, vm, self.now.mono)
+            case m.VMStarted(vm=vm):
+                allocation = allocator.vm_started(allocation, vm)
         self.set(allocation=allocation)
 
     def worker_exited(self, name: str, code: int) -> None:
@@ -345,8 +350,17 @@ class _Turn(Turn):
             self.effects.append(Finish(self.model.exit_code))
         return self.model, self.effects
 
+    def _tell_of_host(self) -> None:
+        before, after = self.before.allocation.host.degraded, self.model.allocation.host.degraded
+        if after and not before:
+            self._report("ERROR", "the host refuses to run as many VMs as it should; tried again now and then")
+        elif before and not after:
+            self._report("INFO", "the host runs as many VMs as it should again")
+
     def _grant(self) -> None:
-        allocation = self.model.allocation
+        self._tell_of_host()
+        allocation = allocator.hold_back(self.model.allocation, self.now.mono)
+        self._set(allocation=allocation)
         grants: list[allocator.Grant] = []
         if self.model.mode is Mode.RUNNING:
             allocation, grants = allocator.grant(allocation, self.now.wall)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from anklet_supervisor.machine import Model, slots_in_use
+from anklet_supervisor.machine import Model
 from anklet_worker import messages as m
 from anklet_worker.config import ServiceConfig
 from anklet_worker.job import Conclusion
@@ -34,8 +34,6 @@ OTHER = "other"
 #: Pairs of route and outcome that are told apart, for each service, and routes whose durations are; a plugin that invents routes
 #: cannot flood the endpoint.
 _MOST_CALLS, _MOST_ROUTES = 200, 50
-#: The commands by which the drivers start a VM.
-_STARTS = frozenset({"start", "run"})
 
 
 class Distribution:
@@ -126,6 +124,7 @@ class Tally:
     def take_over(self, model: Model, now: float) -> None:
         """The supervisor's state as it is now."""
         self.model = model
+        self.degraded = model.allocation.host.degraded
         for name, service in model.services.items():
             tally = self.services.get(name)
             if tally is not None and tally.status is not service.status:
@@ -211,14 +210,3 @@ class Tally:
     def _command_ended(self, command: str, outcome: str, seconds: float) -> None:
         labels = (command if command in COMMANDS else OTHER, outcome if outcome in OUTCOMES else OTHER)
         self.commands.setdefault(labels, Distribution(COMMAND_BOUNDS)).add(seconds)
-        if outcome == "limit_reached":
-            self.degraded = self._should_have_room()
-        elif outcome == "done" and command in _STARTS:
-            self.degraded = False
-
-    def _should_have_room(self) -> bool:
-        """The VM that was refused has a slot already, so even with all slots in use there was room for it."""
-        if self.model is None:
-            return False
-        table = self.model.allocation.table
-        return slots_in_use(self.model) + table.foreign <= table.limit

@@ -13,7 +13,8 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 
 import msgspec
@@ -38,20 +39,25 @@ from anklet_worker.messages import (
     SlotOccupied,
     SlotReleased,
     StageTook,
+    StartRefused,
     StatusChanged,
     VMGone,
+    VMStarted,
 )
 from anklet_worker.orders import Orders
 from anklet_worker.plugin import Plugin, Status, Withdrawal
 from anklet_worker.records import Record, RecordBook
 from anklet_worker.slots import SlotReader, SlotState
-from anklet_worker.vm import GuestResult, VMDriver, VMError
+from anklet_worker.vm import GuestResult, VMDriver, VMError, VMLimitReached
+from anklet_worker.vm_count import report_running_vms
 
 #: Seconds that the supervisor has to confirm a slot; it answers within milliseconds, or it is gone.
 _CONFIRM_SLOT = 10.0
 #: The same for an outcome. One that is not heard in that time stays on record.
 _HEARD_PATIENCE = 5.0
 _DELETE_PAUSE_FIRST, _DELETE_PAUSE_LONGEST = 0.5, 10.0
+#: Between two tries to follow a job that has landed, the first of which is made at once.
+_ADOPT_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 #: For so long a debt outside is tried to be paid at once; afterwards it is kept on record, and holds nobody up.
 _SETTLE_PATIENCE = 5.0
 
@@ -145,7 +151,10 @@ class Attempt:
     def take_up(self, *, vm_lives: bool) -> bool:
         """After an earlier process: True when a job runs in the VM and is to be followed by `adopt`; else all is cleaned up."""
         phase = self.record.phase
-        if vm_lives and (phase is Phase.STARTED or (phase is Phase.DRIVING and self._has_landed())):
+        if vm_lives and phase is Phase.STARTED:
+            return True
+        if vm_lives and phase is Phase.DRIVING and self._withdraw() is not Withdrawal.WITHDRAWN:
+            # Nor is a job given up because the origin does not answer: it may have run for an hour. The guest will tell.
             return True
         if phase in (Phase.ENDED, Phase.VM_GONE):
             if self.record.outcome is not None:
@@ -158,8 +167,10 @@ class Attempt:
 
     def _follow(self, effort: Callable[[], Outcome]) -> Outcome:
         """Make the effort; when it fails although a job has landed in the VM, follow that job instead of giving up."""
+        pause, pauses = 0.0, chain((0.0,), _ADOPT_PAUSES, repeat(_ADOPT_PAUSES[-1]))
         while True:
             try:
+                self._tools.orders.wait(pause)
                 return effort()
             except (InfrastructureError, Interrupted, ServiceFatal) as error:
                 if isinstance(error, ServiceFatal) and self.record.phase is Phase.STARTED:
@@ -167,11 +178,13 @@ class Attempt:
                     # to be followed again when an operator has seen to it.
                     raise
                 # Also before a stop removes the VM: once the registration is gone, no job can land in it.
-                landed = self._has_landed()
+                landed = self.record.phase is Phase.DRIVING and self._withdraw() is Withdrawal.STARTED
                 if not landed or isinstance(error, Interrupted):
                     self._give_up(str(error), collects=not isinstance(error, Interrupted))
                     raise
                 self._tools.log.info("a job has landed in the VM after all; following it", extra={"err": str(error)})
+                # At once, and then ever more seldom: it may fail the same way again.
+                pause = next(pauses)
                 effort = self._adopt
 
     def _adopt(self) -> Outcome:
@@ -201,14 +214,36 @@ class Attempt:
         self._advance(Event.START)
         tools.orders.check()
         with self._stage("start"):
-            tools.driver.start(vm)
-        if tools.leases.lost(job.key("claim")):
-            raise JobLost(f"the lease on job {job.id} went to another host while the VM started")
+            self._start()
+        self._require_claim()
         self._advance(Event.DRIVE)
         tools.orders.check()
         self._enter("register")
         self._guest = AttemptGuest(tools.driver, vm)
         return tools.plugin.drive(job, self._guest)
+
+    def _require_claim(self) -> None:
+        """Before anything is registered: the job is still ours to run. Raises `JobLost`."""
+        job, leases = self.record.job, self._tools.leases
+        key = job.key("claim")
+        doubtful = leases.may_have_been_lost(key)
+        if leases.lost(key):
+            raise JobLost(f"the lease on job {job.id} went to another host while the VM started")
+        if doubtful and not self._tools.plugin.claim(job):
+            raise JobLost(f"job {job.id} is not to be had any more; its lease could not be renewed in time")
+
+    def _start(self) -> None:
+        """Start the VM; the supervisor learns what the host says, for that goes for all services."""
+        tools, vm = self._tools, self.record.vm
+        try:
+            tools.driver.start(vm)
+        except VMLimitReached:
+            with suppress(VMError):
+                # Others' VMs may have taken the room a moment ago.
+                report_running_vms(tools.driver, tools.link)
+            tools.link.tell(StartRefused(vm=vm))
+            raise
+        tools.link.tell(VMStarted(vm=vm))
 
     def runner_online(self) -> None:
         """The plugin says that what runs the job is in touch with the origin."""
@@ -249,21 +284,20 @@ class Attempt:
 
     # ---- back ----
 
-    def _has_landed(self) -> bool:
-        """Withdraw a registration that no job has used; True when one has, and it can be followed.
+    def _withdraw(self) -> Withdrawal | None:
+        """Withdraw a registration that no job has used; STARTED when one has, and it can be followed; None: it cannot be told.
 
-        An origin that does not answer cannot hold the slot: the VM goes, and a debt remains.
+        On the way back an origin that does not answer cannot hold the slot: the VM goes, and a debt remains.
         """
-        if self.record.phase is not Phase.DRIVING:
-            return False
         with self._tools.orders.shield():
             try:
-                return self._tools.plugin.withdraw(self.record.job, self.record.vm) is Withdrawal.STARTED
+                return self._tools.plugin.withdraw(self.record.job, self.record.vm)
             except (InfrastructureError, ServiceFatal) as problem:
                 self._tools.log.warning(
-                    "the runner could not be withdrawn before its VM goes", extra={"err": str(problem)}
+                    "whether a job runs in the VM cannot be told, for the runner could not be withdrawn",
+                    extra={"err": str(problem)},
                 )
-                return False
+                return None
 
     def _give_up(self, reason: str, *, collects: bool = True) -> None:
         """The job did not run to its end here: say so, and undo what was made."""
@@ -300,6 +334,8 @@ class Attempt:
         with self._tools.orders.shield():
             if may_have_vm(self.record.phase):
                 if not self._remove_vm(patience):
+                    # The job need not wait for that.
+                    self._tools.leases.give_back(self.record.job.key("claim"))
                     return
                 self._advance(Event.VM_REMOVED)
             self._release_slot()
@@ -392,16 +428,17 @@ class Attempt:
     # ---- record, report ----
 
     def _advance(self, event: Event, outcome: Outcome | None = None) -> None:
-        """Move on, on disk first. On the way forward a record that cannot be written stops the effect; on the way back (the
-        effects remove things) it does not: the older record names all that has to go."""
+        """Move on, on disk first. On the way forward a record that cannot be written stops the effect. On the way back (the effects
+        remove things) it does not: the older record names all that has to go. Nor does it stop a job that has started: by the
+        older record the next process asks the origin whether one has."""
         phase = advance(self.record.phase, event)
         record = msgspec.structs.replace(self.record, phase=phase, outcome=outcome or self.record.outcome)
         try:
             self._save(record)
         except RecordNotWritten as error:
-            if event not in (Event.END, Event.VM_REMOVED):
+            if event not in (Event.JOB_STARTED, Event.END, Event.VM_REMOVED):
                 raise
-            self._tools.log.warning("cleaning up without a record", extra={"err": str(error)})
+            self._tools.log.info("going on without a record", extra={"err": str(error)})
             self.record = record
 
     def _save(self, record: Record) -> None:

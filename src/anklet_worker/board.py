@@ -6,7 +6,6 @@ each service finds out for itself. Knows no job system.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,18 +13,14 @@ from anklet_worker.errors import StoreUnavailable
 from anklet_worker.store import Store
 
 _T = TypeVar("_T")
-#: A store that was away is not asked again for so many seconds: each question could take seconds to fail.
-_AWAY_FOR = 10.0
 
 
 class StoreBoard:
     """Implements `anklet_worker.plugin.Board` on a store, for the service called `owner`."""
 
-    def __init__(self, store: Store, owner: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Store, owner: str) -> None:
         self._store = store
         self._owner = owner
-        self._clock = clock
-        self._away_until: float | None = None
 
     def turn(self, key: str, seconds: float) -> bool:
         """Whether it is this service's turn."""
@@ -52,12 +47,7 @@ class StoreBoard:
         return self._asked(lambda: self._store.read(key), otherwise=None)
 
     def _asked(self, question: Callable[[], _T], otherwise: _T) -> _T:
-        if self._away_until is not None and self._clock() < self._away_until:
-            return otherwise
         try:
-            answer = question()
+            return question()
         except StoreUnavailable:
-            self._away_until = self._clock() + _AWAY_FOR
             return otherwise
-        self._away_until = None
-        return answer

@@ -121,7 +121,11 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         log.info(
             "VM driver found", extra={"driver": driver.name, "product": product.product, "version": product.version}
         )
-    store = LazyStore(lambda: open_store(setup.service.database, setup.state_dir, setup.owner, log))
+    store = LazyStore(
+        lambda: open_store(setup.service.database, setup.state_dir, setup.owner, setup.boot_id, log),
+        setup.service.lease_ttl,
+        log,
+    )
     context = WorkerContext(
         setup, orders, link, Surroundings(driver=driver, board=StoreBoard(store, setup.owner), log=log)
     )

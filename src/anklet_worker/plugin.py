@@ -221,7 +221,8 @@ class Plugin(Protocol):
         ...
 
     def claim(self, job: Job) -> bool:
-        """Called with VM slot and lease in hand: is the job still to be had? False gives both back."""
+        """Called with VM slot and lease in hand: is the job still to be had? False gives both back. A question, which changes
+        nothing: it is asked again before `drive` when the lease may have been another's meanwhile."""
         ...
 
     def drive(self, job: Job, guest: Guest) -> Outcome:

@@ -19,26 +19,15 @@ from anklet_worker.context import WorkerContext
 from anklet_worker.errors import InfrastructureError, TemporaryError
 from anklet_worker.files import write_atomically
 from anklet_worker.job import Phase, may_have_vm
-from anklet_worker.messages import OrphanReaped, RunningVMs, VMGone
+from anklet_worker.messages import OrphanReaped, VMGone
 from anklet_worker.records import Holder, Record, RecordBook
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotState
 from anklet_worker.vm import NAME_PREFIX, VMInfo, VMState, parse_vm_name, service_tag
-from anklet_worker.vm.foreign import virtualization_processes
+from anklet_worker.vm_count import report_running_vms
 
 #: Seconds between two comparisons; a listing that another service of the host made within this time will do for a suspicion.
 INTERVAL = 60.0
-
-
-def report_running_vms(tools: Tools, listing: Sequence[VMInfo] | None = None) -> int:
-    """Tell the supervisor which VMs run, ours and others'; how many that are. Raises `VMError` when they cannot be listed."""
-    before = virtualization_processes()
-    listing = tools.driver.listing() if listing is None else listing
-    names = [vm.name for vm in listing if vm.state is VMState.RUNNING]
-    # A VM that another service starts or removes meanwhile is no foreign one.
-    processes = min(before, virtualization_processes())
-    tools.link.tell(RunningVMs(vms=names, processes=processes))
-    return max(len(names), processes)
 
 
 class Reconciler:
@@ -76,7 +65,7 @@ class Reconciler:
         now = time.monotonic()
         self._due = now + INTERVAL
         self._shared.share(listing, now)
-        report_running_vms(self._tools, listing)
+        report_running_vms(self._tools.driver, self._tools.link, listing)
         return listing
 
     def _is_suspicious(self, listing: Sequence[VMInfo]) -> bool:

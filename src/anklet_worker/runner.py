@@ -31,10 +31,11 @@ from anklet_worker.messages import (
 )
 from anklet_worker.plugin import Status
 from anklet_worker.records import Record
-from anklet_worker.recovery import Reconciler, report_running_vms
+from anklet_worker.recovery import Reconciler
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.store import Store
 from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached, VMNotFound, vm_name
+from anklet_worker.vm_count import report_running_vms
 
 #: GitHub and its like forget a queued job after a day; so do our counters of attempts at it.
 _FORGET_JOB_AFTER = 86_400.0
@@ -147,7 +148,7 @@ class Runner:
         if slot is None:
             return None
         try:
-            running = report_running_vms(self._tools)
+            running = report_running_vms(self._tools.driver, self._tools.link)
         except InfrastructureError:
             self._release(slot)
             raise
@@ -164,9 +165,11 @@ class Runner:
             self._settle_debts()
             # What is still to be followed comes again when the wait is over.
             self._reconciler.reconcile()
-            if self._tools.slots.snapshot().foreign:
+            table = self._tools.slots.snapshot()
+            if table.foreign or table.held_back:
                 self._status(Status.PAUSED)
-                report_running_vms(self._tools)
+            if table.foreign:
+                report_running_vms(self._tools.driver, self._tools.link)
         except InfrastructureError as error:
             self._in_trouble(error)
 
@@ -257,7 +260,7 @@ class Runner:
         try:
             self._tools.leases.take(record.job.key("claim"))
         except StoreUnavailable as error:
-            attempt.log.warning("following the job without its lease", extra={"err": str(error)})
+            attempt.log.info("following the job without its lease", extra={"err": str(error)})
         self._tools.link.tell(VMAdopted(vm=record.vm))
         self._announce(attempt)
         attempt.log.info("following the job that an earlier process started")
@@ -279,12 +282,16 @@ class Runner:
     def _put_off(self, attempt: Attempt, error: InfrastructureError) -> None:
         """The job could not be run here, through no fault of its own: leave it to others, or for later."""
         job = attempt.record.job
-        elsewhere = isinstance(error, RetryElsewhere | PullBusy | VMLimitReached | VMNotFound)
+        if isinstance(error, VMLimitReached):
+            # The host's fault, and the supervisor has been told: it grants no slot until there may be room.
+            attempt.log.warning("the job goes back to the queue", extra={"err": str(error)})
+            return
+        elsewhere = isinstance(error, RetryElsewhere | PullBusy | VMNotFound)
         pause = self._backoff.put_off(job.id, _ELSEWHERE_FIRST if elsewhere else _HERE_FIRST)
         attempt.log.warning(
             "the job goes back to the queue", extra={"err": str(error), "backoffSeconds": round(pause, 1)}
         )
-        if isinstance(error, PullBusy | VMLimitReached):
+        if isinstance(error, PullBusy):
             return
         try:
             failures = self._store.count(job.key("failures"), _FORGET_JOB_AFTER)
@@ -295,7 +302,7 @@ class Runner:
                     extra={"err": str(error), "attempts": failures},
                 )
         except StoreUnavailable as outage:
-            attempt.log.warning("the failed attempt could not be counted", extra={"err": str(outage)})
+            attempt.log.info("the failed attempt could not be counted", extra={"err": str(outage)})
 
     # ---- debts ----
 
@@ -323,7 +330,10 @@ class Runner:
         self._tools.link.tell(StatusChanged(status=status))
 
     def _in_trouble(self, error: InfrastructureError) -> None:
-        """One WARN for an outage, however many passes it spoils."""
+        """One WARN for an outage, however many passes it spoils; an outage of the store is told by the store."""
+        if isinstance(error, StoreUnavailable):
+            self._tools.log.debug("cannot claim jobs now; trying again", extra={"err": str(error)})
+            return
         if self._trouble != type(error).__name__:
             self._tools.log.warning("cannot look for jobs now; trying again", extra={"err": str(error)})
         self._trouble = type(error).__name__

@@ -27,8 +27,10 @@ from anklet_worker.messages import SlotRef
 #: More slots than any Mac may have; a bound for the file, not for the limit of macOS.
 MAX_SLOTS = 64
 
-_MAGIC = b"ANKLET01"
-_HEADER = struct.Struct("<8sIIII")  # magic, number of slots, foreign VMs, length of what follows, its CRC
+_MAGIC = b"ANKLET02"
+_HEADER = struct.Struct(
+    "<8sIIIII"
+)  # magic, number of slots, foreign VMs, slots held back, length of what follows, its CRC
 _SLOT = struct.Struct("<BxxxIQd256s64s")  # state, generation, nonce, since, service, vm
 # A torn read lasts as long as the writer is off the CPU in the middle of a copy.
 _READ_TRIES = 1000
@@ -68,10 +70,12 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SlotTable(msgspec.Struct, frozen=True, kw_only=True):
-    """All slots, and how many running VMs are not ours (they count against the same limit)."""
+    """All slots; how many running VMs are not ours (they count against the same limit); and how many slots are held back, because
+    the host has refused to run as many VMs as it should."""
 
     slots: tuple[Slot, ...]
     foreign: int = 0
+    held_back: int = 0
 
     @property
     def limit(self) -> int:
@@ -82,7 +86,7 @@ class SlotTable(msgspec.Struct, frozen=True, kw_only=True):
     def available(self) -> int:
         """How many more VMs may be started now."""
         free = sum(slot.state is SlotState.FREE for slot in self.slots)
-        return max(0, free - self.foreign)
+        return max(0, free - self.foreign - self.held_back)
 
 
 def encode(table: SlotTable) -> bytes:
@@ -90,7 +94,7 @@ def encode(table: SlotTable) -> bytes:
     if not 1 <= len(table.slots) <= MAX_SLOTS:
         raise ValueError(f"a table of {len(table.slots)} slots")
     body = b"".join(_encode_slot(slot) for slot in table.slots)
-    header = _HEADER.pack(_MAGIC, len(table.slots), table.foreign, len(body), zlib.crc32(body))
+    header = _HEADER.pack(_MAGIC, len(table.slots), table.foreign, table.held_back, len(body), zlib.crc32(body))
     return header + zlib.crc32(header).to_bytes(4, "little") + body
 
 
@@ -101,12 +105,12 @@ def decode(data: bytes) -> SlotTable:
     header, header_sum = data[: _HEADER.size], data[_HEADER.size : _HEADER.size + 4]
     if zlib.crc32(header) != int.from_bytes(header_sum, "little"):
         raise ProtocolError("the slot table's header is torn or corrupt")
-    magic, count, foreign, length, checksum = _HEADER.unpack(header)
+    magic, count, foreign, held_back, length, checksum = _HEADER.unpack(header)
     body = data[_HEADER.size + 4 : _HEADER.size + 4 + length]
     if magic != _MAGIC or length != count * _SLOT.size or zlib.crc32(body) != checksum:
         raise ProtocolError("the slot table is torn, corrupt, or of another version")
     slots = tuple(_decode_slot(index, fields) for index, fields in enumerate(_SLOT.iter_unpack(body)))
-    return SlotTable(slots=slots, foreign=foreign)
+    return SlotTable(slots=slots, foreign=foreign, held_back=held_back)
 
 
 def _encode_slot(slot: Slot) -> bytes:

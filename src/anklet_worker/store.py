@@ -22,19 +22,16 @@ from anklet_worker.config import Database
 from anklet_worker.errors import ServiceFatal, StoreUnavailable
 
 #: Version of the embedded store's tables (sqlite's user_version).
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _FILE_NAME = "leases.db"
 #: Seconds to wait for another process that writes, and for one that opens or repairs the file.
 _BUSY_PATIENCE, _OPENING_PATIENCE = 5.0, 10.0
 _OPENING_PAUSE = 0.02
 #: Seconds between two removals of what has expired.
 _HOUSEKEEPING_INTERVAL = 60.0
-#: Seconds that the wall clock may step back (as time daemons do) before what was written "in the future" counts as expired.
-_CLOCK_SLACK = 5.0
-
-# A row counts while now lies between the moment it was written and its end. The first half is for a clock that is set back:
-# without it, a lease written before would outlive its time by as much as the clock went back, for hours or for ever.
-_LIVE = "written_at <= :now + :slack AND :now < expires_at"
+# Times are seconds of a clock that nobody can set, which all processes of the host share and which begins anew at each boot. By the
+# wall clock, a lease would end under a running job, or never, when that clock is set; and all would end while a host sleeps.
+_LIVE = "boot = :boot AND :now < expires_at"
 _LEASES_AND_COUNTERS = """
 CREATE TABLE lease (
   key TEXT PRIMARY KEY, owner TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL NOT NULL
@@ -46,28 +43,45 @@ CREATE TABLE counter (
 _NOTES = """
 CREATE TABLE note (key TEXT PRIMARY KEY, value TEXT NOT NULL, written_at REAL NOT NULL, expires_at REAL NOT NULL);
 """
+#: From the wall clock to the host's: what is live stays so for the rest of its time.
+_UPTIME = """
+ALTER TABLE lease RENAME TO old_lease;
+ALTER TABLE counter RENAME TO old_counter;
+ALTER TABLE note RENAME TO old_note;
+CREATE TABLE lease (
+  key TEXT PRIMARY KEY, owner TEXT NOT NULL, boot TEXT NOT NULL, expires_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE counter (
+  key TEXT PRIMARY KEY, value INTEGER NOT NULL, boot TEXT NOT NULL, expires_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE note (key TEXT PRIMARY KEY, value TEXT NOT NULL, boot TEXT NOT NULL, expires_at REAL NOT NULL);
+INSERT INTO lease SELECT key, owner, '{boot}', expires_at - {wall} + {now} FROM old_lease;
+INSERT INTO counter SELECT key, value, '{boot}', expires_at - {wall} + {now} FROM old_counter;
+INSERT INTO note SELECT key, value, '{boot}', expires_at - {wall} + {now} FROM old_note;
+DROP TABLE old_lease;
+DROP TABLE old_counter;
+DROP TABLE old_note;
+"""
 #: What leads from each version to the next, so that a file of an older program is taken over.
-_STEPS = (_LEASES_AND_COUNTERS, _NOTES)
+_STEPS = (_LEASES_AND_COUNTERS, _NOTES, _UPTIME)
 _CLAIM = f"""
-INSERT INTO lease (key, owner, written_at, expires_at) VALUES (:key, :owner, :now, :now + :ttl)
+INSERT INTO lease (key, owner, boot, expires_at) VALUES (:key, :owner, :boot, :now + :ttl)
 ON CONFLICT (key) DO UPDATE
-  SET owner = excluded.owner, written_at = excluded.written_at, expires_at = excluded.expires_at
+  SET owner = excluded.owner, boot = excluded.boot, expires_at = excluded.expires_at
   WHERE owner = excluded.owner OR NOT ({_LIVE})
 """  # noqa: S608  put together from constants
-_RENEW = f"""
-UPDATE lease SET written_at = :now, expires_at = :now + :ttl WHERE key = :key AND owner = :owner AND {_LIVE}
-"""  # noqa: S608  put together from constants
+_RENEW = f"UPDATE lease SET expires_at = :now + :ttl WHERE key = :key AND owner = :owner AND {_LIVE}"  # noqa: S608  put together from constants
 _RELEASE = f"DELETE FROM lease WHERE key = :key AND owner = :owner AND {_LIVE}"  # noqa: S608  put together from constants
 _HOLDER = f"SELECT owner FROM lease WHERE key = :key AND {_LIVE}"  # noqa: S608  put together from constants
 _COUNT = f"""
-INSERT INTO counter (key, value, written_at, expires_at) VALUES (:key, :amount, :now, :now + :ttl)
+INSERT INTO counter (key, value, boot, expires_at) VALUES (:key, :amount, :boot, :now + :ttl)
 ON CONFLICT (key) DO UPDATE
   SET value = CASE WHEN {_LIVE} THEN value + :amount ELSE :amount END,
-      written_at = excluded.written_at, expires_at = excluded.expires_at
+      boot = excluded.boot, expires_at = excluded.expires_at
 RETURNING value
 """  # noqa: S608  put together from constants
 _POST = """
-INSERT OR REPLACE INTO note (key, value, written_at, expires_at) VALUES (:key, :value, :now, :now + :ttl)
+INSERT OR REPLACE INTO note (key, value, boot, expires_at) VALUES (:key, :value, :boot, :now + :ttl)
 """
 _READ = f"SELECT value FROM note WHERE key = :key AND {_LIVE}"  # noqa: S608  put together from constants
 _FORGET_EXPIRED = tuple(
@@ -122,10 +136,17 @@ class Store(Protocol):
         ...
 
 
-def open_store(database: Database, state_dir: Path, client_name: str, log: _Log) -> Store:
+def uptime() -> float:
+    """Seconds of this boot without the time that the host slept: the same for all its processes, and not to be set by anybody.
+    Asleep, no process can renew anything, so that time must not count."""
+    # On macOS CLOCK_MONOTONIC goes on while it sleeps; on Linux it does not.
+    return time.clock_gettime(getattr(time, "CLOCK_UPTIME_RAW", time.CLOCK_MONOTONIC))
+
+
+def open_store(database: Database, state_dir: Path, client_name: str, boot_id: str, log: _Log) -> Store:
     """Open the store that the service's `database` asks for: Redis, or the embedded one in `state_dir`, shared by its services.
 
-    `client_name` tells an operator of Redis who is connected.
+    `client_name` tells an operator of Redis who is connected. `boot_id` differs from boot to boot of the host.
     Raises `StoreUnavailable` (try again later), or `ServiceFatal` (an operator must act): Redis is too old, the file is of a
     newer version of this program; its kind `RightsRefused`: Redis refuses user or password.
     """
@@ -134,19 +155,20 @@ def open_store(database: Database, state_dir: Path, client_name: str, log: _Log)
         from anklet_worker.redis_store import RedisStore
 
         return RedisStore(database, client_name)
-    return SqliteStore(state_dir / _FILE_NAME, log=log)
+    return SqliteStore(state_dir / _FILE_NAME, boot_id, log=log)
 
 
 class SqliteStore:
     """Leases in one sqlite3 file on a local disk: shared by all services of this host, by none of another.
 
-    Each operation is one statement, so sqlite's own locks make it atomic among processes. `clock` tells Unix seconds, the same
-    for all processes of the host. A damaged file is moved aside, kept, and replaced by an empty one: leases are then forgotten,
-    which costs a surplus VM at worst.
+    Each operation is one statement, so sqlite's own locks make it atomic among processes. `clock` tells seconds, the same for all
+    processes of the host; what was written in another boot has expired, for whoever wrote it is gone. A damaged file is moved
+    aside, kept, and replaced by an empty one: leases are then forgotten, which costs a surplus VM at worst.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time, log: _Log | None = None) -> None:
+    def __init__(self, path: Path, boot_id: str, clock: Callable[[], float] = uptime, log: _Log | None = None) -> None:
         self._path = path
+        self._boot_id = boot_id
         self._clock = clock
         self._log = log or logging.getLogger(__name__)
         self._lock = threading.Lock()
@@ -197,7 +219,7 @@ class SqliteStore:
             self._disconnect()
 
     def _facts(self, **facts: str | float) -> dict[str, str | float]:
-        return {"now": self._clock(), "slack": _CLOCK_SLACK, **facts}
+        return {"now": self._clock(), "boot": self._boot_id, **facts}
 
     def _change(self, statement: str, **facts: str | float) -> bool:
         return self._transact(lambda connection: connection.execute(statement, self._facts(**facts)).rowcount == 1)
@@ -235,14 +257,47 @@ class SqliteStore:
         self._disconnect()
         with _exclusively(self._path.with_name(f"{self._path.name}.lock")):
             try:
-                self._connection = _open(self._path)
+                self._connection = self._open()
             except sqlite3.DatabaseError as error:
                 if not _is_damage(error):
                     raise
                 self._move_aside(error)
-                self._connection = _open(self._path)
+                self._connection = self._open()
             self._identity = _identity(self._path)
         return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file, make it when it is missing, and check it. Raises `sqlite3.DatabaseError` when it is damaged."""
+        path = self._path
+        # Made by us first: sqlite gives its journal the mode of the file.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
+        connection = sqlite3.connect(path, timeout=_BUSY_PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise ServiceFatal(
+                f"{self._path} is of version {version}, written by a newer anklet-supervisor; this one knows"
+                f" {SCHEMA_VERSION}: install the newer one again, or move the file away while none runs"
+            )
+        # Where sqlite cannot have a write-ahead log it stays with a rollback journal, which serves as well, only slower.
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        # After a power failure the last claims may be missing, but so are the VMs that they were for.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if version < SCHEMA_VERSION:
+            boot = self._boot_id.replace("'", "''")
+            steps = "".join(_STEPS[version:]).format(boot=boot, wall=time.time(), now=self._clock())
+            connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise _damaged(verdict)
 
     def _disconnect(self) -> None:
         connection, self._connection, self._identity = self._connection, None, None
@@ -262,39 +317,6 @@ class SqliteStore:
             "the store of claims was damaged and is begun anew; check the disk, then delete the file that was kept",
             extra={"err": str(error), "kept": str(evidence)},
         )
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """Open the file, make it when it is missing, and check it. Raises `sqlite3.DatabaseError` when it is damaged."""
-    # Made by us first: sqlite gives its journal the mode of the file.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    path.chmod(0o600)
-    connection = sqlite3.connect(path, timeout=_BUSY_PATIENCE, isolation_level=None, check_same_thread=False)
-    try:
-        _prepare(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise ServiceFatal(
-            f"{path} is of version {version}, written by a newer anklet-supervisor; this one knows {SCHEMA_VERSION}:"
-            " install the newer one again, or move the file away while none runs"
-        )
-    # Where sqlite cannot have a write-ahead log it stays with a rollback journal, which serves as well, only slower.
-    connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    # After a power failure the last claims may be missing, but so are the VMs that they were for.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    if version < SCHEMA_VERSION:
-        steps = "".join(_STEPS[version:])
-        connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise _damaged(verdict)
 
 
 def _damaged(verdict: str) -> sqlite3.DatabaseError:

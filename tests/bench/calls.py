@@ -83,7 +83,7 @@ def fleet(services, seconds):
     folder = Path(tempfile.mkdtemp(prefix="anklet-bench-"))
     github = new_github()
     github.queue_run(OWNER, REPO, [{"name": "elsewhere", "labels": ["ubuntu-latest"]}])
-    store = SqliteStore(folder / "leases.db", log=logging.getLogger("bench"))
+    store = SqliteStore(folder / "leases.db", "boot", log=logging.getLogger("bench"))
     plugins = []
     for number in range(services):
         context = FakeContext(

@@ -103,7 +103,7 @@ def open_store(backend):
     opened = []
 
     def open_one():
-        opened.append(open_as_configured(backend.database, backend.directory, "contract", LOG))
+        opened.append(open_as_configured(backend.database, backend.directory, "contract", "boot", LOG))
         return opened[-1]
 
     yield open_one
@@ -250,7 +250,7 @@ def test_a_note_is_gone_in_time(store):
 
 def racer(database, directory, name, pipe):
     """Run in a process of its own: claims each key that it is sent, tells whether it got it."""
-    store = open_as_configured(database, directory, name, LOG)
+    store = open_as_configured(database, directory, name, "boot", LOG)
     pipe.send("ready")
     for key in iter(pipe.recv, None):
         pipe.send(store.claim(key, name, LONG))

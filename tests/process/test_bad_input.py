@@ -198,17 +198,27 @@ def test_a_command_that_fails_once_costs_no_job(mac, github, verb, fault):
 
 
 def test_a_limit_that_anka_knows_better_is_the_last_word(new_mac, github):
-    """Anka refuses although there seems to be room: the job goes back, the VM is removed, nothing loops."""
-    mac = new_mac()
+    """Anka refuses although there seems to be room. The job goes back and its VM is removed; a place that comes a moment late is
+    taken by itself; without one the host is told to be degraded, its services pause, and nothing loops."""
+    mac = new_mac(services=2)
+    mac.refusals_expected = True
     mac.anka.set(limit_always=True)
-    (job_id,) = queue(github, job("refused"))
+    (late,) = queue(github, job("late"))
     mac.start()
     line = eventually(lambda: mac.log_lines(msg="the job goes back to the queue"), "it goes back", 20)[0]
     assert "maximum number" in line["err"]
+    mac.anka.set(limit_always=False)
+    assert finish(mac, github, [late]) == ["success"]
+    assert mac.log_lines(level="ERROR") == []
+    mac.anka.set(limit_always=True)
+    (refused,) = queue(github, job("refused"))
+    told = "the host refuses to run as many VMs as it should; tried again now and then"
+    eventually(lambda: mac.log_lines(level="ERROR", msg=told), "the second refusal tells", 20)
+    eventually(lambda: "anklet_host_degraded 1.0" in mac.get("/metrics")[1], "the metric tells", 10)
+    eventually(lambda: "paused" in (mac.service_status(f"RUNNER{n}")["status"] for n in (1, 2)), "one pauses", 20)
     eventually(lambda: not mac.leftovers(), "everything is cleaned up", 10)
-    assert github.job(job_id)["status"] == "queued"
-    assert len(mac.log_lines(msg="job claimed")) == 1
-    mac.refusals_expected = True
+    assert github.job(refused)["status"] == "queued"
+    assert len(mac.log_lines(msg="job claimed", workflowJobId=refused)) == 2
 
 
 def test_one_service_that_cannot_run_leaves_the_others_alone(new_mac, github):

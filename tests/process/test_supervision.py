@@ -13,6 +13,7 @@ import pytest
 from stage import OWNER, REPO, eventually, job
 from test_job_life import all_completed, both_drivers, finish, queue
 
+AWAY = "the store of claims does not answer; no new job is taken, those that run go on"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -480,9 +481,9 @@ def test_redis_away_at_the_start_takes_no_job_but_cleans_up(new_mac, github, red
     mac.anka.set(delays={})
     mac.start()
     eventually(lambda: not mac.vms(), "the VM is removed", 20)
-    eventually(lambda: mac.log_lines(level="WARN", msg="cannot look for jobs now; trying again"), "it is told", 30)
+    eventually(lambda: mac.log_lines(level="WARN", msg=AWAY), "it is told", 30)
     assert github.job(job_id)["status"] == "queued"
     redis_server.start()
     assert finish(mac, github, [job_id], 60) == ["success"]
-    assert len(mac.log_lines(level="WARN", msg="cannot look for jobs now; trying again")) == 1
+    assert len(mac.log_lines(level="WARN", msg=AWAY)) == 1
     assert mac.log_lines(level="ERROR") == []

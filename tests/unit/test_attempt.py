@@ -14,6 +14,7 @@ from anklet_worker.attempt import Attempt, Tools, exports
 from anklet_worker.config import ServiceConfig
 from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.errors import Detached, Interrupted, JobLost, RetryElsewhere, RetryHere, RightsRefused
+from anklet_worker.files import write_atomically
 from anklet_worker.job import Phase
 from anklet_worker.logs import ServiceLog
 from anklet_worker.messages import SlotRef
@@ -137,7 +138,7 @@ def test_a_job_from_claim_to_cleanup(bench):
     assert bench.begin().run() == OUTCOME
     assert bench.script.trace == STEPS
     kinds = [kind for kind in bench.link.kinds() if kind not in ("StageTook", "StatusChanged")]
-    assert kinds == ["SlotOccupied", "JobStarted", "JobFinished", "SlotReleased"]
+    assert kinds == ["SlotOccupied", "VMStarted", "JobStarted", "JobFinished", "SlotReleased"]
     bench.assert_nothing_left()
 
 
@@ -198,6 +199,27 @@ def test_rights_that_are_refused_during_the_job_cost_no_job(bench):
     attempt = bench.hold(bench.records()[0])
     assert attempt.take_up(vm_lives=True)
     assert attempt.adopt() == OUTCOME
+    bench.assert_nothing_left()
+
+
+def test_a_host_that_refuses_a_vm_is_told_with_what_runs(bench):
+    """First the listing, so that others' VMs count, then the refusal, then the slot goes back: in this order."""
+    bench.script.plan("start", VMLimitReached("full"))
+    with pytest.raises(VMLimitReached):
+        bench.begin().run()
+    kinds = bench.link.kinds()
+    told = [kinds.index(kind) for kind in ("RunningVMs", "StartRefused", "JobGivenBack", "SlotReleased")]
+    assert told == sorted(told)
+    assert "VMStarted" not in kinds
+
+
+def test_a_refusal_is_told_without_a_listing_too(bench):
+    """The VM tool may be in trouble."""
+    bench.script.plan("start", VMLimitReached("full"))
+    bench.script.plan("list", VMTransient("hangs"))
+    with pytest.raises(VMLimitReached):
+        bench.begin().run()
+    assert "StartRefused" in bench.link.kinds()
     bench.assert_nothing_left()
 
 
@@ -272,6 +294,29 @@ def test_a_lost_lease_is_seen_before_anything_is_registered(bench):
     with pytest.raises(JobLost):
         bench.begin().run()
     assert "drive" not in bench.script.trace
+    bench.assert_nothing_left()
+
+
+@pytest.mark.parametrize("still_queued", [True, False])
+def test_a_lease_in_doubt_means_to_ask_again_before_anything_is_registered(bench, still_queued):
+    """The store was away for too long, or this process stood still: the job may be another's, or over."""
+    bench.leases.doubtful.add(CLAIM)
+    bench.script.plan("claim", lambda: still_queued)
+    attempt = bench.begin()
+    if still_queued:
+        assert attempt.run() == OUTCOME
+    else:
+        with pytest.raises(JobLost):
+            attempt.run()
+    assert ("drive" in bench.script.trace) == still_queued
+    bench.assert_nothing_left()
+
+
+def test_nobody_is_asked_about_a_lease_in_doubt_once_the_job_runs(bench):
+    """It is followed to its end, whoever holds the lease."""
+    bench.script.plan("running", lambda: bench.leases.gone.add(CLAIM) or bench.leases.doubtful.add(CLAIM))
+    assert bench.begin().run() == OUTCOME
+    assert "claim" not in bench.script.trace
     bench.assert_nothing_left()
 
 
@@ -360,6 +405,131 @@ def test_a_detach_leaves_everything_as_it_is(bench):
     assert attempt.take_up(vm_lives=True)
     assert attempt.adopt() == OUTCOME
     bench.assert_nothing_left()
+
+
+@pytest.mark.parametrize("step", [*STEPS[:-1], "list", "settle"])
+def test_a_detach_at_any_step_leaves_the_rest_to_the_next_process(bench, step):
+    """Also behind the end of the job and in the middle of the clean-up: nothing is lost, nothing counts twice."""
+    if step == "list":
+        bench.script.plan("start", VMLimitReached("full"))
+    bench.script.plan(step, Detached("let go"))
+    with pytest.raises(Detached):
+        bench.begin().run()
+    assert len(bench.records()) == 1
+    bench.take_up()
+    bench.assert_nothing_left()
+    assert sum(bench.counted()) == 1
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_bug_at_any_step_leaves_the_rest_to_the_next_process(bench, step):
+    """Nobody knows what a bug has done: VM and record remain, and the next process cleans up, or follows the job."""
+    attempt = bench.begin()
+    bench.script.plan(step, ZeroDivisionError("bug"))
+    with pytest.raises(ZeroDivisionError):
+        attempt.run()
+    assert len(bench.records()) == 1
+    bench.take_up()
+    bench.assert_nothing_left()
+    assert sum(bench.counted()) == 1
+
+
+def landed(bench):
+    """A job runs in the VM, and the process that started it has died."""
+    bench.script.plan("running", Killed())
+    with pytest.raises(Killed):
+        bench.begin().run()
+    (record,) = bench.records()
+    return bench.hold(record)
+
+
+def test_a_stop_ends_a_job_that_is_followed(bench):
+    """As it ends one of our own: VM first, without asking the origin."""
+    attempt = landed(bench)
+    bench.script.plan("adopt", Interrupted("stopped"))
+    assert attempt.take_up(vm_lives=True)
+    with pytest.raises(Interrupted):
+        attempt.adopt()
+    assert "withdraw" not in bench.script.trace
+    bench.assert_nothing_left()
+    assert bench.counted() == (0, 1)
+
+
+@pytest.mark.parametrize("end", [Detached("let go"), ZeroDivisionError("bug")])
+def test_a_process_that_ends_while_it_follows_a_job_leaves_it(bench, end):
+    """For the third process."""
+    attempt = landed(bench)
+    bench.script.plan("adopt", end)
+    with pytest.raises(type(end)):
+        attempt.adopt()
+    assert bench.driver.vms == {VM: True}
+    bench.take_up()
+    bench.assert_nothing_left()
+    assert bench.counted() == (1, 0)
+
+
+def test_rights_that_are_refused_while_a_job_is_followed_cost_no_job(bench):
+    """It goes on, on record, for when an operator has seen to it."""
+    attempt = landed(bench)
+    bench.script.plan("adopt", RightsRefused("401"))
+    with pytest.raises(RightsRefused):
+        attempt.adopt()
+    assert bench.driver.vms == {VM: True}
+    bench.take_up()
+    bench.assert_nothing_left()
+
+
+@pytest.mark.parametrize("problem", [RetryHere("origin down"), RightsRefused("401")])
+def test_a_job_that_may_have_landed_is_not_killed_because_the_origin_does_not_answer(bench, problem):
+    """The process died behind the registration; the next one cannot ask whether a job has come since. The guest will tell."""
+    bench.script.plan("registered", Killed())
+    with pytest.raises(Killed):
+        bench.begin().run()
+    bench.script.plan("withdraw", problem)
+    bench.take_up()
+    assert "adopt" in bench.script.trace
+    bench.assert_nothing_left()
+    assert bench.counted() == (1, 0)
+
+
+def test_a_job_that_cannot_be_followed_is_tried_ever_more_seldom(bench, monkeypatch):
+    """It has landed, by the origin's word, but following it fails at once, again and again: no hot loop, and no end by that."""
+    pauses = []
+    monkeypatch.setattr(bench.orders, "wait", pauses.append)
+    bench.script.plan("registered", RetryHere("x"))
+    bench.script.plan("withdraw", *[Withdrawal.STARTED] * 8)
+    bench.script.plan("adopt", *[RetryHere("y")] * 7)
+    assert bench.begin().run() == OUTCOME
+    assert pauses == [0.0, 0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 30.0, 30.0]
+
+
+def test_a_disk_that_fills_up_costs_no_job_that_has_started(bench, monkeypatch):
+    """The record cannot say so; a later process asks the origin by the older one."""
+    monkeypatch.setattr("anklet_worker.records.write_atomically", _full_from_start(bench))
+    bench.script.plan("registered", lambda: bench.script.trace.append("disk full"))
+    assert bench.begin().run() == OUTCOME
+    bench.assert_nothing_left()
+    assert bench.counted() == (1, 0)
+
+
+def _full_from_start(bench):
+    def write(path, data, **more):
+        if "disk full" in bench.script.trace:
+            raise OSError(28, "No space left on device")
+        return write_atomically(path, data, **more)
+
+    return write
+
+
+def test_a_vm_that_will_not_go_does_not_hold_the_claim(bench):
+    """The job is another's to run; slot and record stay."""
+    bench.script.plan("started", RetryHere("x"))
+    bench.script.plan("delete", VMTransient("busy"))
+    with pytest.raises(RetryHere):
+        bench.begin().run()
+    assert bench.leases.held == set()
+    assert bench.slots.state is SlotState.OCCUPIED
+    assert len(bench.records()) == 1
 
 
 def test_a_full_disk_stops_the_job_before_any_effect(bench, monkeypatch):

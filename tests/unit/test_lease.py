@@ -196,21 +196,17 @@ def test_a_lost_lease_can_be_taken_again_when_it_is_free(store, keeper):
     assert keeper.lost("job") is False
 
 
-def test_an_outage_is_told_once_and_its_end_once(store, keeper, caplog):
-    """However long the store is away: one WARN, then one INFO; the lease is not lost by it, and renewals go on."""
+def test_an_outage_loses_no_lease(store, keeper, caplog):
+    """Renewals are tried for as long as it lasts, and go on when it is over; it is the store's to tell."""
     keeper.take("job")
     store.away = True
     asked = store.questions
     eventually(lambda: store.questions >= asked + 4)
-    assert len(lines(caplog, logging.WARNING)) == 1
     assert keeper.lost("job") is False
     store.renewals.clear()
     store.away = False
-    eventually(lambda: lines(caplog, logging.INFO))
-    assert lines(caplog, logging.INFO) == ["the store of claims answers again"]
-    assert store.renewals
-    store.away = True
-    eventually(lambda: len(lines(caplog, logging.WARNING)) == 2)
+    eventually(lambda: store.renewals)
+    assert lines(caplog, logging.WARNING) == []
 
 
 def test_taking_during_an_outage_raises_and_holds_nothing(store, keeper):
@@ -224,16 +220,99 @@ def test_taking_during_an_outage_raises_and_holds_nothing(store, keeper):
     assert {key for key, _, _ in store.renewals} == {"other"}
 
 
-def test_giving_back_during_an_outage_leaves_the_lease_to_expire(store, keeper, caplog):
-    """Clean-up goes on: the lease is renewed no more, and the outage is told."""
+def test_a_lease_given_back_during_an_outage_is_released_when_it_is_over(store, keeper):
+    """Clean-up does not wait for it; others get the job at once when the store answers, not when the lease expires."""
     keeper.take("job")
     store.away = True
     assert keeper.give_back("job") is False
-    assert lines(caplog, logging.WARNING) == ["the store of claims does not answer; claims cannot be renewed"]
+    store.renewals.clear()
     store.away = False
-    keeper.take("other")
-    eventually(lambda: len(store.renewals) >= 3)
-    assert {key for key, _, _ in store.renewals} == {"other"}
+    eventually(lambda: store.leases == {})
+    assert store.renewals == []
+    keeper.take("job")
+    eventually(lambda: store.renewals)
+
+
+def test_a_lease_of_an_earlier_process_is_released_late_too(store, keeper):
+    """This one never took it: it cleans up what was left, while the store is away."""
+    store.leases["job"] = HERE
+    store.away = True
+    assert keeper.give_back("job") is False
+    store.away = False
+    eventually(lambda: store.leases == {})
+
+
+class Clocks:
+    """The two clocks of a host; one may stand still, the other may be set."""
+
+    def __init__(self):
+        self.mono = self.wall = 1000.0
+
+    def __call__(self):
+        """Tell the time by both."""
+        return self.mono, self.wall
+
+    def pass_on(self, seconds):
+        """Time passes."""
+        self.mono += seconds
+        self.wall += seconds
+
+
+@pytest.fixture
+def clocks():
+    """To be put on."""
+    return Clocks()
+
+
+@pytest.fixture
+def slow_keeper(store, clocks, caplog):
+    """A keeper whose thread does nothing by itself in a test: its leases live for an hour of clocks that stand still."""
+    caplog.set_level(logging.DEBUG)
+    keeper = LeaseKeeper(store, HERE, 3600.0, logging.getLogger("keeper"), clocks)
+    yield keeper
+    keeper.close()
+
+
+def test_a_lease_that_was_renewed_in_time_is_beyond_doubt(store, slow_keeper, clocks):
+    """The store is not even asked."""
+    slow_keeper.take("job")
+    clocks.pass_on(3599)
+    asked = store.questions
+    assert slow_keeper.may_have_been_lost("job") is False
+    assert store.questions == asked
+
+
+@pytest.mark.parametrize("clock", ["mono", "wall"])
+def test_a_process_that_stood_still_asks_the_store(store, slow_keeper, clocks, clock):
+    """Stopped for hours, or on a host that slept, when one of the clocks stands still too: ours still, by the store's word."""
+    slow_keeper.take("job")
+    setattr(clocks, clock, getattr(clocks, clock) + 7200)
+    assert slow_keeper.may_have_been_lost("job") is False
+    assert len(store.renewals) == 1
+    store.leases["job"] = THERE
+    setattr(clocks, clock, getattr(clocks, clock) + 7200)
+    assert slow_keeper.may_have_been_lost("job") is True
+    assert slow_keeper.lost("job") is True
+
+
+def test_a_lease_that_had_lapsed_stays_in_doubt(store, slow_keeper, clocks):
+    """It is ours again, but meanwhile another may have had it, and the job; later renewals prove nothing of that time."""
+    slow_keeper.take("job")
+    del store.leases["job"]
+    clocks.pass_on(7200)
+    assert slow_keeper.may_have_been_lost("job") is True
+    assert slow_keeper.lost("job") is False
+    assert slow_keeper.may_have_been_lost("job") is True
+
+
+def test_a_lease_that_cannot_be_renewed_is_in_doubt(store, slow_keeper, clocks):
+    """From the end of its time on."""
+    slow_keeper.take("job")
+    store.away = True
+    assert slow_keeper.may_have_been_lost("job") is False
+    clocks.pass_on(3600)
+    assert slow_keeper.may_have_been_lost("job") is True
+    assert slow_keeper.lost("job") is False
 
 
 def test_a_bug_in_the_store_does_not_end_renewals(store, keeper, caplog):
@@ -261,24 +340,23 @@ def test_the_schedule_renews_each_third_of_the_time_to_live():
     schedule.taken(100)
     schedule.taken(110)
     assert [schedule.pause(110), schedule.pause(120), schedule.pause(500)] == [10, 0, 0]
-    assert schedule.renewed(121) is False
+    schedule.renewed(121)
     assert schedule.pause(121) == 20
     schedule.idle()
     assert schedule.pause(121) is None
 
 
 def test_the_schedule_backs_off_while_the_store_is_away():
-    """Pauses double from one second up to the usual interval, and an outage has one beginning and one end."""
+    """Pauses double from one second up to the usual interval; after an outage they begin anew."""
     schedule = RenewalSchedule(60)
     schedule.taken(0)
-    pauses, beginnings, now = [], [], 20.0
+    pauses, now = [], 20.0
     for _ in range(7):
-        beginnings.append(schedule.failed(now))
+        schedule.failed(now)
         pauses.append(schedule.pause(now))
         now += pauses[-1]
     assert pauses == [1, 2, 4, 8, 16, 20, 20]
-    assert beginnings == [True, False, False, False, False, False, False]
-    assert schedule.renewed(now) is True
-    assert schedule.renewed(now + 20) is False
-    assert schedule.failed(now + 40) is True
-    assert schedule.pause(now + 40) == 1
+    schedule.renewed(now)
+    assert schedule.pause(now) == 20
+    schedule.failed(now + 20)
+    assert schedule.pause(now + 20) == 1

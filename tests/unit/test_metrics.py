@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from anklet_supervisor import allocator, machine
 from anklet_supervisor.history import JobHistory
 from anklet_supervisor.host_figures import HostFigures
+from anklet_supervisor.host_limit import HostLimit
 from anklet_supervisor.metrics import Metrics
 from anklet_supervisor.state import ServiceState
 from anklet_supervisor.status import ApiBudget
@@ -356,22 +357,13 @@ def test_the_budget_of_an_api_is_for_the_status_too(metrics):
     assert metrics.budgets() == {"RUNNER1": ApiBudget(remaining=4321, limit=5000, reset="2023-11-14T22:13:20.000Z")}
 
 
-def test_a_refusal_with_room_left_means_a_degraded_host(metrics):
-    """The host says that its limit is reached while we know of no more VMs than it allows; until a start succeeds."""
-    metrics.update(with_slots(model_of(A, B), SlotState.OCCUPIED, SlotState.FREE), 0, START)
-    metrics.fact("RUNNER1", command("start", "limit_reached"), START)
-    assert value(metrics, "anklet_host_degraded") == 1
-    metrics.fact("RUNNER1", command("list", "done"), START)
-    assert value(metrics, "anklet_host_degraded") == 1
-    metrics.fact("RUNNER1", command("start", "done"), START)
-    assert value(metrics, "anklet_host_degraded") == 0
-
-
-def test_a_refusal_because_of_foreign_vms_is_no_degraded_host(metrics):
-    """Somebody else's VM took the room: the host is right."""
-    metrics.update(with_slots(model_of(A, B), SlotState.OCCUPIED, SlotState.FREE, foreign=2), 0, START)
-    metrics.fact("RUNNER1", command("start", "limit_reached"), START)
-    assert value(metrics, "anklet_host_degraded") == 0
+def test_a_degraded_host_is_told(metrics):
+    """As long as the supervisor takes it for one."""
+    for host, told in ((HostLimit(), 0), (HostLimit(ceiling=0, refusals=1), 0), (HostLimit(ceiling=0, refusals=2), 1)):
+        model = model_of(A, B)
+        allocation = msgspec.structs.replace(model.allocation, host=host)
+        metrics.update(msgspec.structs.replace(model, allocation=allocation), 0, START)
+        assert value(metrics, "anklet_host_degraded") == told
 
 
 # ---- host ----

@@ -10,15 +10,16 @@ from anklet_worker.archive import Archive
 from anklet_worker.attempt import Tools
 from anklet_worker.config import ServiceConfig
 from anklet_worker.context import Surroundings, WorkerContext
-from anklet_worker.errors import Interrupted, RetryElsewhere, RetryHere, StoreUnavailable
+from anklet_worker.errors import Detached, Interrupted, RetryElsewhere, RetryHere, RightsRefused, StoreUnavailable
 from anklet_worker.logs import ServiceLog
-from anklet_worker.messages import STAGES, QueueSeen, SlotRef, StageTook
+from anklet_worker.messages import STAGES, QueueSeen, SlotRef, StageTook, StatusChanged
 from anklet_worker.orders import Orders
+from anklet_worker.plugin import Status
 from anklet_worker.records import RecordBook
 from anklet_worker.runner import JobBackoff, Runner
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotState
-from anklet_worker.vm import DriverInfo, PullBusy
+from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached
 
 REF = SlotRef(index=0, generation=1, nonce=7)
 DRIVER = DriverInfo(product="fake", version="1")
@@ -241,6 +242,24 @@ def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
     assert bench.store.counters.get(JOB.key("failures"), 0) == counted
 
 
+def test_a_host_that_refuses_vms_costs_no_job_anything(bench):
+    """No try is counted, and the job is not put off: the supervisor holds the slots back."""
+    bench.script.plan("start", VMLimitReached("full"))
+    bench.one_pass()
+    assert bench.store.counters.get(JOB.key("failures"), 0) == 0
+    assert not bench.runner._backoff.holds(JOB.id)
+    bench.one_pass()
+    assert "JobFinished" in bench.link.kinds()
+    bench.assert_idle()
+
+
+def test_a_service_whose_slots_are_held_back_says_that_it_pauses(bench):
+    """While it waits for one."""
+    bench.slots.held_back = 2
+    bench.runner._while_waiting()
+    assert bench.link.told == [StatusChanged(status=Status.PAUSED)]
+
+
 def test_a_job_that_fails_too_often_is_given_up_by_all_hosts(tmp_path):
     """After job_retry_attempts it is left queued, with one ERROR; nobody claims it again."""
     bench = Bench(tmp_path, retries=0)
@@ -254,16 +273,46 @@ def test_a_job_that_fails_too_often_is_given_up_by_all_hosts(tmp_path):
     bench.assert_idle()
 
 
-def test_an_outage_of_the_store_takes_no_job_and_warns_once(bench):
-    """While claims cannot be made nothing is claimed; one WARN, however long it lasts; an INFO when it is over."""
+def test_an_outage_of_the_store_takes_no_job(bench):
+    """While claims cannot be made nothing is claimed; the outage is the store's to tell."""
     bench.store.away = True
     bench.one_pass()
     bench.one_pass()
-    assert bench.lines("WARNING") == ["cannot look for jobs now; trying again"]
+    assert "claim" not in bench.script.trace
+    assert bench.lines("WARNING") == []
     bench.store.away = False
     bench.one_pass()
-    assert "looking for jobs again" in bench.lines("INFO")
     assert "JobFinished" in bench.link.kinds()
+
+
+def test_a_disk_that_takes_no_record_takes_no_job(bench, monkeypatch):
+    """One WARN, no look, no claim, for as long as it lasts; then it goes on by itself."""
+    with monkeypatch.context() as patch:
+        patch.setattr("anklet_worker.records.write_atomically", _disk_full)
+        for _ in range(3):
+            bench.one_pass()
+        assert bench.lines("WARNING") == ["cannot look for jobs now; trying again"]
+        assert bench.script.trace.count("look") == 1
+        bench.assert_idle()
+    bench.one_pass()
+    assert "JobFinished" in bench.link.kinds()
+    assert bench.lines("INFO")[-1] == "looking for jobs again"
+    bench.assert_idle()
+
+
+def _disk_full(*_args, **_more):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "error", [Interrupted("stopped"), Detached("let go"), RightsRefused("401"), ZeroDivisionError()]
+)
+def test_whatever_ends_a_claim_gives_the_lease_back(bench, error):
+    """Nothing is made yet: others can have the job at once."""
+    bench.script.plan("claim", error)
+    with pytest.raises(type(error)):
+        bench.one_pass()
+    bench.assert_idle()
 
 
 def test_a_stop_in_the_middle_ends_the_service_clean(bench):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
@@ -18,10 +19,10 @@ HERE, THERE = "host:builds", "host:tests"
 HOUR = 3600.0
 
 
-class WallClock:
-    """Unix seconds that a test sets."""
+class HostClock:
+    """Seconds since boot that a test sets."""
 
-    def __init__(self, now=1_800_000_000.0):
+    def __init__(self, now=1_000.0):
         self.now = now
 
     def __call__(self):
@@ -31,8 +32,8 @@ class WallClock:
 
 @pytest.fixture
 def clock():
-    """A wall clock to be set."""
-    return WallClock()
+    """A clock to be put on."""
+    return HostClock()
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def open_store(path, clock):
     """Open a store on the file; closed after the test."""
     opened = []
 
-    def open_one():
-        opened.append(SqliteStore(path, clock))
+    def open_one(boot="this boot"):
+        opened.append(SqliteStore(path, boot, clock))
         return opened[-1]
 
     yield open_one
@@ -80,41 +81,40 @@ def test_a_lease_lasts_its_time_and_not_longer(store, clock):
     assert store.release("job", HERE) is False
 
 
-def test_a_clock_set_back_makes_no_lease_immortal(store, clock):
-    """A lease written later than now is of a clock that was wrong; it counts as expired, else it would live for hours."""
+@pytest.mark.parametrize("jump", [-24 * HOUR, -1.0, 24 * HOUR])
+def test_the_wall_clock_is_not_asked(path, monkeypatch, jump):
+    """Set by a day, forth or back: no lease ends under a running job, and none outlives its time."""
+    store = SqliteStore(path, "boot")
     store.claim("job", HERE, 60)
-    clock.now -= 5 * HOUR
-    assert store.holder("job") is None
-    assert store.renew("job", HERE, 60) is False
-    assert store.claim("job", THERE, 60) is True
-    clock.now += 61
-    assert store.holder("job") is None
-
-
-def test_a_renewed_lease_is_judged_by_its_renewal(store, clock):
-    """A clock set back to between claim and renewal does not revive the lease either."""
-    store.claim("job", HERE, 60)
-    for _ in range(300):
-        clock.now += 20
-        assert store.renew("job", HERE, 60)
-    clock.now -= HOUR
-    assert store.holder("job") is None
-
-
-def test_a_small_step_back_of_the_clock_frees_nothing(store, clock):
-    """Time daemons step by fractions of a second; a lease written just now stays held."""
-    store.claim("job", HERE, 60)
-    clock.now -= 0.5
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
     assert store.claim("job", THERE, 60) is False
-    assert store.renew("job", HERE, 60) is True
+    assert store.renew("job", HERE, 0.01) is True
+    deadline = time.monotonic() + 10
+    while not store.claim("job", THERE, 60):
+        assert time.monotonic() < deadline
+    store.close()
 
 
-def test_a_counter_ends_with_its_time_or_with_a_clock_set_back(store, clock):
-    """A counter is forgotten at its end, and when it was written in the future."""
+def test_a_lease_of_another_boot_has_expired(open_store, clock):
+    """Whoever held it is gone, and the clock has begun anew: it would seem to last for days."""
+    before = open_store("earlier boot")
+    before.claim("job", HERE, 60)
+    before.count("tries", 60)
+    before.post("note", "text", 60)
+    clock.now = 3.0
+    after = open_store()
+    assert after.holder("job") is None
+    assert after.renew("job", HERE, 60) is False
+    assert after.read("note") is None
+    assert after.count("tries", 60) == 1
+    assert after.claim("job", THERE, 60) is True
+
+
+def test_a_counter_ends_with_its_time(store, clock):
+    """Counted from the last addition."""
     assert [store.count("tries", 60), store.count("tries", 60)] == [1, 2]
     clock.now += 60
-    assert store.count("tries", 60) == 1
-    clock.now -= HOUR
     assert store.count("tries", 60) == 1
 
 
@@ -251,7 +251,7 @@ def test_a_killed_writer_blocks_nobody(store, path):
         import os, sqlite3, sys
         connection = sqlite3.connect(sys.argv[1], isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("INSERT INTO lease VALUES ('job', 'dead', 0, 9e9)")
+        connection.execute("INSERT INTO lease VALUES ('job', 'dead', 'this boot', 9e9)")
         os.kill(os.getpid(), 9)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), path], timeout=60, check=False)
@@ -268,7 +268,7 @@ def test_a_full_disk_is_told_and_survived(path):
         from anklet_worker.errors import StoreUnavailable
         from anklet_worker.store import SqliteStore
 
-        store = SqliteStore(Path(sys.argv[1]))
+        store = SqliteStore(Path(sys.argv[1]), "boot")
         assert store.claim("before", "host:builds", 60)
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, most))
@@ -296,17 +296,33 @@ def test_a_full_disk_is_told_and_survived(path):
 def test_a_directory_that_is_missing_is_an_outage(tmp_path):
     """A state directory that is not there (yet, or any more) can come back: try again later."""
     with pytest.raises(StoreUnavailable, match=r"leases\.db"):
-        SqliteStore(tmp_path / "missing" / "leases.db")
+        SqliteStore(tmp_path / "missing" / "leases.db", "boot")
 
 
-def test_a_file_of_the_previous_version_is_taken_over(open_store, path):
-    """Leases and counters stay; what is new works."""
+@pytest.mark.parametrize("version", range(1, store_module.SCHEMA_VERSION))
+def test_a_file_of_every_earlier_version_is_taken_over(open_store, path, clock, version):
+    """Leases and counters stay for the rest of their time, whatever clock that was told by; what is new works."""
     connection = sqlite3.connect(path)
-    connection.executescript(store_module._LEASES_AND_COUNTERS + "PRAGMA user_version = 1;")
-    connection.execute("INSERT INTO lease VALUES ('k', 'me', 0, 9e9)")
+    connection.executescript("".join(store_module._STEPS[:version]) + f"PRAGMA user_version = {version};")
+    now = time.time()
+    connection.execute("INSERT INTO lease VALUES ('k', 'me', ?, ?)", (now, now + 50))
+    connection.execute("INSERT INTO lease VALUES ('old', 'me', ?, ?)", (now - 90, now - 30))
+    connection.execute("INSERT INTO counter VALUES ('c', 4, ?, ?)", (now, now + HOUR))
     connection.commit()
     connection.close()
     store = open_store()
-    assert store.holder("k") == "me"
+    assert (store.holder("k"), store.holder("old"), store.count("c", 60)) == ("me", None, 5)
+    clock.now += 51
+    assert store.holder("k") is None
     store.post("n", "text", 60)
     assert store.read("n") == "text"
+
+
+def test_a_file_that_may_only_be_read_is_an_outage(open_store):
+    """No claim then; it serves again by itself."""
+    store = open_store()
+    store.claim("other", HERE, 60)
+    store._transact(lambda connection: connection.execute("PRAGMA query_only = 1"))
+    with pytest.raises(StoreUnavailable, match="readonly"):
+        store.claim("job", HERE, 60)
+    assert store.claim("job", HERE, 60) is True

@@ -1,0 +1,151 @@
+"""Hosts that share one Redis over a line that is cut, hangs or is slow; a Redis that forgets; a host that dies."""
+
+import logging
+import time
+
+import pytest
+from tcp_proxy import TcpProxy
+
+from anklet_worker.config import Database
+from anklet_worker.errors import StoreUnavailable
+from anklet_worker.lazy_store import LazyStore
+from anklet_worker.lease import LeaseKeeper
+from anklet_worker.redis_store import RedisStore
+
+KEY = "anklet:{octo/app}:claim:4711"
+#: Of the leases: long enough for a busy machine, short enough to wait for.
+TTL = 1.5
+AWAY, BACK = (
+    "the store of claims does not answer; no new job is taken, those that run go on",
+    "the store of claims answers again",
+)
+
+
+def eventually(condition, what, deadline=20.0):
+    """Wait for it."""
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        assert time.monotonic() < end, what
+        time.sleep(0.01)
+    return value
+
+
+class Host:
+    """One host's store and leases, with a line of its own to Redis."""
+
+    def __init__(self, name, redis_server):
+        self.line = TcpProxy((redis_server.host, redis_server.port))
+        self.log = logging.getLogger(f"{name}-{id(self)}")
+        self.lines = []
+        self.log.addHandler(_Keep(self.lines))
+        self.log.setLevel(logging.INFO)
+        database = Database(enabled=True, host="127.0.0.1", port=self.line.port)
+        self.store = LazyStore(lambda: RedisStore(database, name), TTL, self.log)
+        self.leases = LeaseKeeper(self.store, f"{name}:S", TTL, self.log)
+
+    def take(self):
+        """Whether the claim is had; False also when it cannot be told."""
+        try:
+            return self.leases.take(KEY)
+        except StoreUnavailable:
+            return False
+
+    def die(self):
+        """No thread renews, nothing is given back."""
+        self.leases.close()
+
+    def close(self):
+        """End of the test."""
+        self.leases.close()
+        self.store.close()
+        self.line.__exit__()
+
+
+class _Keep(logging.Handler):
+    def __init__(self, lines):
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def hosts(redis_server):
+    """Two hosts."""
+    both = [Host("one", redis_server), Host("two", redis_server)]
+    yield both
+    for host in both:
+        host.close()
+
+
+def test_the_job_of_a_dead_host_is_free_within_the_lease(hosts):
+    """And not before."""
+    one, two = hosts
+    assert one.take()
+    began = time.monotonic()
+    one.die()
+    assert not two.take()
+    eventually(two.take, "the other host has it")
+    assert time.monotonic() - began < TTL + 2
+
+
+@pytest.mark.parametrize("trouble", ["cut", "hang"])
+def test_a_host_that_is_cut_off_knows_that_its_claim_is_in_doubt(hosts, trouble):
+    """The other host gets the job; the first registers nothing, for it knows; when the line is mended it knows for certain. One
+    WARN and one INFO."""
+    one, two = hosts
+    assert one.take()
+    getattr(one.line, trouble)()
+    eventually(two.take, "the other host has it")
+    eventually(lambda: one.leases.may_have_been_lost(KEY), "it is in doubt")
+    assert not one.leases.lost(KEY)
+    one.line.mend()
+    eventually(lambda: one.leases.lost(KEY), "it is lost for certain")
+    assert not two.leases.may_have_been_lost(KEY)
+    assert [line for line in one.lines if line in (AWAY, BACK)] == [AWAY, BACK]
+    assert one.leases.give_back(KEY) is False
+    assert two.leases.give_back(KEY) is True
+
+
+def test_a_claim_given_back_while_cut_off_is_free_as_soon_as_the_line_is_mended(hosts, redis_server):
+    """Not first when it expires."""
+    one, two = hosts
+    assert one.take()
+    one.line.cut()
+    assert one.leases.give_back(KEY) is False
+    with redis_server.client() as admin:
+        admin.pexpire(KEY, 3_600_000)
+        one.line.mend()
+        eventually(lambda: admin.get(KEY) is None, "it is released")
+    assert two.take()
+
+
+def test_a_redis_that_forgets_everything_gives_a_claim_to_one_host(hosts, redis_server):
+    """FLUSHALL, or a restart with an empty memory: whoever comes first has it, and the other one knows."""
+    one, two = hosts
+    with redis_server.client() as admin:
+        for _ in range(3):
+            assert one.take()
+            admin.flushall()
+            taken = two.take()
+            eventually(lambda: admin.get(KEY), "somebody has it")
+            holder = admin.get(KEY)
+            assert holder == ("two:S" if taken else "one:S")
+            if taken:
+                eventually(lambda: one.leases.lost(KEY), "the first host knows")
+                two.leases.give_back(KEY)
+            one.leases.give_back(KEY)
+
+
+def test_a_slow_line_costs_no_claim(hosts):
+    """A tenth of a second each way."""
+    one, two = hosts
+    one.line.delay = 0.1
+    assert one.take()
+    end = time.monotonic() + 1.5 * TTL
+    while time.monotonic() < end:
+        assert not two.take()
+        time.sleep(0.05)
+    assert not one.leases.lost(KEY)
+    assert AWAY not in one.lines
