@@ -171,7 +171,7 @@ def running_vms(allocation: Allocation, seen: Sequence[str], processes: int) -> 
 def start_refused(allocation: Allocation, vm: str, mono: float) -> Allocation:
     """The host refused to start this VM, which has its slot already, for its limit."""
     others = _may_run(allocation.table, without=vm) + allocation.table.foreign
-    host = host_limit.refused(allocation.host, others, len(allocation.table.slots), mono)
+    host = host_limit.refused(allocation.host, others, allocation.table.limit, mono)
     return msgspec.structs.replace(allocation, host=host)
 
 
@@ -183,7 +183,7 @@ def vm_started(allocation: Allocation, vm: str) -> Allocation:
 
 def hold_back(allocation: Allocation, mono: float) -> Allocation:
     """Keep as many slots back as the host cannot fill, by what its refusals have taught."""
-    slots = len(allocation.table.slots)
+    slots = allocation.table.limit
     held_back = slots - host_limit.allowed(allocation.host, slots, mono)
     if held_back == allocation.table.held_back:
         return allocation
@@ -192,7 +192,7 @@ def hold_back(allocation: Allocation, mono: float) -> Allocation:
 
 def slots_due(allocation: Allocation) -> float | None:
     """When a slot that is held back is to be given for a try, monotonic seconds; None when there is none, or it is given."""
-    host, slots = allocation.host, len(allocation.table.slots)
+    host, slots = allocation.host, allocation.table.limit
     waits = host.ceiling is not None and allocation.table.held_back > slots - min(slots, host.ceiling + 1)
     return host.retry_at if waits else None
 

@@ -360,7 +360,7 @@ class _Turn(Turn):
     def _grant(self) -> None:
         self._tell_of_host()
         allocation = allocator.hold_back(self.model.allocation, self.now.mono)
-        self._set(allocation=allocation)
+        self.set(allocation=allocation)
         grants: list[allocator.Grant] = []
         if self.model.mode is Mode.RUNNING:
             allocation, grants = allocator.grant(allocation, self.now.wall)

@@ -99,7 +99,7 @@ class StatusView:
 
     def _reload(self) -> Iterator[Text]:
         """Why the last reload changed nothing, if it did not."""
-        reload = self._document.reload
+        reload = self.document.reload
         for problem in reload.problems if reload is not None else []:
             yield Text.assemble(Text("not reloaded: ", style="red"), _plain(problem))
 
