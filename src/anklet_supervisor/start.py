@@ -23,7 +23,7 @@ from anklet_supervisor.metrics import Metrics
 from anklet_supervisor.metrics_http import MetricsServer
 from anklet_supervisor.status import StatusFile
 from anklet_worker.errors import AlreadyRunning, ConfigError, ExitCode
-from anklet_worker.files import make_private_dir
+from anklet_worker.files import make_private_dir, remove_unfinished
 from anklet_worker.job import may_have_vm
 from anklet_worker.logs import ServiceLog, open_log
 from anklet_worker.records import RecordBook
@@ -46,6 +46,7 @@ def start(path: Path, *, once: bool) -> int:
     _make_state_dir(config.state_dir)
     lock = InstanceLock(config.state_dir)
     lock.acquire()
+    remove_unfinished(config.state_dir)
     with contextlib.ExitStack() as stack:
         writer = _open_log_file(config)
         stack.callback(writer.close)

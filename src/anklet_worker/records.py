@@ -16,7 +16,7 @@ import msgspec
 import psutil
 
 from anklet_worker.errors import RecordNotWritten, TemporaryError
-from anklet_worker.files import make_private_dir, remove, write_atomically
+from anklet_worker.files import make_private_dir, remove, remove_unfinished, write_atomically
 from anklet_worker.job import Job, Outcome, Phase
 from anklet_worker.messages import SlotRef
 from anklet_worker.vm.command import InFlight
@@ -71,6 +71,11 @@ class RecordBook:
     def remove(self, record: Record) -> None:
         """Nothing of this attempt is left."""
         remove(self._dir / record.name)
+
+    def forget_unfinished(self) -> None:
+        """Remove what an earlier holder was writing when it died: the version before it counts. Only for the holder."""
+        for folder in (self._dir, self._dir.parent):
+            remove_unfinished(folder)
 
     def load(self) -> tuple[list[Record], list[str]]:
         """All records, oldest first, and one line for each file that is none (it is moved aside, not deleted)."""

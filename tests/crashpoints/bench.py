@@ -34,6 +34,7 @@ from anklet_worker.slots import SlotReader, SlotState, SlotWriter
 OWNER, TOKEN, TEMPLATE = "acme", "github_pat_11CRASHCRASHCRASH_bait", "macos-15"
 SERVICE = "RUNNER1"
 _LIMIT = 2
+_LIVING_CLAIMS = "SELECT key FROM lease WHERE key LIKE '%:claim:%' AND expires_at > ?"
 #: Later than any back-off, and so far apart that no death counts for the next.
 _A_WHILE = 10_000.0
 
@@ -41,24 +42,25 @@ _A_WHILE = 10_000.0
 class Host:
     """One host with one service, on a repository of its own of a GitHub that others use, too."""
 
-    def __init__(self, folder, github, repo, home):
-        self.folder, self.github, self.repo = folder, github, repo
+    def __init__(self, folder, github, home, *, lease_ttl=60.0):
+        """`folder` is made, and gives the repository its name; `home` is what the template's guests begin with."""
+        self.folder, self.github, self.repo = folder, github, folder.name
         self.state_dir = folder / "state"
         self.state_dir.mkdir(parents=True)
         self.anka = AnkaHost(folder / "anka")
         self.anka.add_registry_template(TEMPLATE, tags=["v1"], home_files=home)
         self.anka.set(stop_grace=0.0)
-        github.add_repo(OWNER, repo)
+        github.add_repo(OWNER, self.repo)
         labels = ["self-hosted", "anka", f"anka-template:{TEMPLATE}", "anka-template-tag:v1"]
-        run = github.queue_run(OWNER, repo, [{"name": "build", "labels": labels, "steps": ["true"]}])
+        run = github.queue_run(OWNER, self.repo, [{"name": "build", "labels": labels, "steps": ["true"]}])
         self.job_id = run["jobs"][0]["id"]
         self.plan = {"folder": str(folder), "strikes": []}
         self.facts = []
         self.troubles = []
-        self.setup = self._setup()
+        self.setup = self._setup(lease_ttl)
         self.supervisor = None
 
-    def _setup(self):
+    def _setup(self, lease_ttl):
         service = ServiceConfig(
             name=SERVICE,
             plugin="github",
@@ -68,6 +70,7 @@ class Host:
             api_url=self.github.url,
             server_url=self.github.url,
             sleep_interval=0.05,
+            lease_ttl=lease_ttl,
             deadlines=Deadlines(vm_start=20.0, runner_online=20.0, job_start=20.0, cleanup=20.0),
         )
         return WorkerSetup(
@@ -153,7 +156,7 @@ class Host:
             return []
         connection = sqlite3.connect(path)
         try:
-            return [key for (key,) in connection.execute("SELECT key FROM lease WHERE key LIKE '%:claim:%'")]
+            return [key for (key,) in connection.execute(_LIVING_CLAIMS, (time.time(),))]
         except sqlite3.OperationalError:
             return []
         finally:
@@ -183,15 +186,18 @@ class Host:
             found.append(f"told of {ended}")
         return found
 
-    def _errors(self):
+    def _log(self):
         path = self.folder / "log"
-        lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
-        return [f"ERROR: {line['msg']} {line.get('err', '')}" for line in lines if line["level"] == "ERROR"]
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def _errors(self):
+        return [f"ERROR: {line['msg']} {line.get('err', '')}" for line in self._log() if line["level"] == "ERROR"]
 
     def story(self):
         """What has happened, for a failure's report."""
-        log = (self.folder / "log").read_text() if (self.folder / "log").exists() else ""
-        return f"job {self.job()['status']}, left {self.leftovers()}; log:\n{log[-6000:]}"
+        told = [f"{line['msg']} {line.get('err', '')}" for line in self._log() if line["level"] != "DEBUG"]
+        facts = [type(fact).__name__ for fact in self.facts[-12:]]
+        return f"job {self.job()['status']}, left {self.leftovers()}; last told {facts}; log: {told[-15:]}"
 
     def close(self):
         """End whatever still runs."""

@@ -6,6 +6,8 @@ One undisturbed run is written down; each of its effects is a point. A case stri
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from typing import NamedTuple
 
@@ -26,6 +28,10 @@ _IDLE = (
     "api GET",
     "anka list",
 )
+#: For so long an effect is held in whose middle somebody dies.
+_HELD = float(os.environ.get('HELD', '0.7'))
+#: Which of the commands with the same verb are held.
+_MATCHES = {"anka run true": " true$", "anka list": "list$"}
 #: A tool that fails at the start is for an operator to see to.
 _PROBES = ("anka", "anka version", "anka license")
 
@@ -57,8 +63,11 @@ class Case(NamedTuple):
     name: str
     worker: tuple = ()
     supervisor: tuple = ()
-    #: Switches of the emulated Anka.
-    anka: dict | None = None
+    #: Faults of the emulators: (command, how) of Anka, (method, route, how) of GitHub.
+    anka: tuple = ()
+    github: tuple = ()
+    #: Seconds that a lease lives without being renewed.
+    lease_ttl: float = 60.0
     #: Whether an operator may have to act.
     fatal: bool = False
 
@@ -80,6 +89,11 @@ class Outcome(NamedTuple):
 def strike(point, when, act):
     """A strike at a worker's effect."""
     return {"role": seams.WORKER, "name": point.name, "nth": point.nth, "when": when, "act": act}
+
+
+def _pattern(route):
+    """A regular expression for the paths of a route, on any repository."""
+    return re.sub(r"\\{id\\}", "[0-9]+", re.escape(route.partition("}/{repo}")[2])) + "$"
 
 
 def trace(folder):
@@ -112,7 +126,9 @@ def failures(found):
         if point.fails:
             for when in ("before", "after"):
                 name = f"{point} fails {when} its effect"
-                yield Case(name, (strike(point, when, "error"),), fatal=point.name in _PROBES)
+                # What cannot be given back expires.
+                ttl = 2.0 if point.name == "store release claim" else 60.0
+                yield Case(name, (strike(point, when, "error"),), fatal=point.name in _PROBES, lease_ttl=ttl)
 
 
 def orphanings(found):
@@ -124,15 +140,43 @@ def orphanings(found):
                 yield Case(f"supervisor dies {when} it acts on {point}", supervisor=(blow,))
 
 
+def deaths_in_the_middle(found):
+    """SIGKILL while a VM command or a request is on its way: it goes on, and has its effect later."""
+    for point in found:
+        verb = point.name.removeprefix("anka ").partition(" ")[0]
+        if point.name.startswith("anka ") and point.name not in _PROBES:
+            for when in ("before", "middle", "after"):
+                held = ((verb, {"when": when, "delay": _HELD, "times": point.nth, "match": _MATCHES.get(point.name)}),)
+                yield Case(f"worker killed during {point}, held {when} its effect", (strike(point, "during", "kill"),), anka=held)
+            unnoted = Point(f"note of begin of {point.name}", point.nth)
+            held = ((verb, {"when": "before", "delay": _HELD, "times": point.nth, "match": _MATCHES.get(point.name)}),)
+            yield Case(f"worker killed before {unnoted}, which is held", (strike(unnoted, "before", "kill"),), anka=held)
+        if point.name.startswith("api "):
+            method, route = point.name.split()[1:]
+            held = ((method, _pattern(route), {"delay": _HELD, "times": 1}),)
+            yield Case(f"worker killed during {point}, held before its effect", (strike(point, "during", "kill"),), github=held)
+
+
+def _is_over(case, folder):
+    """Whether what is held has had its effect."""
+    if not (case.anka or case.github):
+        return True
+    struck = folder / "struck-0"
+    return struck.exists() and time.time() > struck.stat().st_mtime + _HELD + 1.0
+
+
 def run(case, folder, github, home):
     """Let it go wrong; serve until all is over; judge."""
-    host = Host(folder, github, folder.name, home)
+    host = Host(folder, github, home, lease_ttl=case.lease_ttl)
     try:
-        host.anka.set(**(case.anka or {}))
+        for verb, how in case.anka:
+            host.anka.fault(verb, **how)
+        for method, route, how in case.github:
+            github.fault(method, f"/{folder.name}{route}", **how)
         host.plan["strikes"] = list(case.worker)
         began = time.monotonic()
         try:
-            missed = host.run(host.is_quiet, supervisor_strikes=case.supervisor)
+            missed = host.run(lambda: host.is_quiet() and _is_over(case, folder), supervisor_strikes=case.supervisor)
             host.end()
             violations = host.violations()
         except AssertionError as error:

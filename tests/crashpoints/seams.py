@@ -5,8 +5,8 @@ that calls `install`, and nowhere else: a child made for one test, or a program 
 program knows nothing of it. An effect is known by its name and by how often that name has come in this process.
 
 A strike at an effect: `kill` (SIGKILL of this process), `kill-other` (of the supervisor by its worker, of the worker by its supervisor),
-`detach` (SIGTERM of the worker), `error` (the effect's ordinary failure); `before` the effect, so that it does not happen, or
-`after` it, so that only its reply is lost.
+`detach` (SIGTERM of the worker), `error` (the effect's ordinary failure); `before` the effect, so that it does not happen,
+`after` it, so that only its reply is lost, or `during` it: a moment after it began, for effects that the emulators hold.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from anklet_worker.store import SqliteStore
 from anklet_worker.vm.command import CommandResult, CommandRunner
 from anklet_worker.vm.image_locks import PullHold
 
+#: Seconds into an effect that is held for longer.
+_INTO_IT = 0.2
 _NUMBER = re.compile(r":[0-9]+$")
 WORKER, SUPERVISOR = "worker", "supervisor"
 #: A worker's effects that change nothing but what is told: dying at them is dying at the effect before them.
@@ -96,6 +98,9 @@ class Ledger:
             if strike["act"] == "error":
                 return failure()
             self._act(strike["act"])
+        if strike and strike["when"] == "during":
+            self._mark(strike)
+            threading.Timer(_INTO_IT, self._act, [strike["act"]]).start()
         outer.append(name)
         try:
             result = effect()
