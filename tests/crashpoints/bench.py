@@ -16,6 +16,7 @@ import types
 import warnings
 from multiprocessing.connection import wait
 
+import msgspec
 import seams
 from emulators.anka.control import AnkaHost
 
@@ -26,14 +27,17 @@ from anklet_worker import messages as m
 from anklet_worker.channel import Channel, ChannelClosed
 from anklet_worker.config import Deadlines, Secret, ServiceConfig
 from anklet_worker.errors import ExitCode
-from anklet_worker.job import Conclusion
+from anklet_worker.job import Conclusion, Phase
 from anklet_worker.main import run_worker
+from anklet_worker.records import RecordBook
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotReader, SlotState, SlotWriter
 
 OWNER, TOKEN, TEMPLATE = "acme", "github_pat_11CRASHCRASHCRASH_bait", "macos-15"
 SERVICE = "RUNNER1"
 _LIMIT = 2
+#: Seconds that are more than a registration takes.
+_AGE = 1000
 _LIVING_CLAIMS = "SELECT key FROM lease WHERE key LIKE '%:claim:%' AND expires_at > ?"
 #: Later than any back-off, and so far apart that no death counts for the next.
 _A_WHILE = 10_000.0
@@ -100,8 +104,23 @@ class Host:
         return self.github.job(self.job_id)
 
     def is_quiet(self):
-        """True when the job is over and nothing of it is left."""
-        return self.job()["status"] == "completed" and not self.leftovers()
+        """True when the job is over and nothing of it is left. Time passes for what must wait for it."""
+        if self.job()["status"] != "completed":
+            return False
+        left = self.leftovers()
+        if left and not left.keys() - {"records", "runners"}:
+            self._let_registrations_age()
+        return not left
+
+    def _let_registrations_age(self):
+        """A registration that nobody heard of may be yet to come: its record is kept for a minute and a half. They pass now."""
+        book = RecordBook(self.state_dir / "services" / SERVICE)
+        for record in book.load()[0]:
+            asked_at = int(record.facts.get("asked_at", 0))
+            if record.phase is Phase.VM_GONE and asked_at > time.time() - _AGE:
+                facts = {**record.facts, "asked_at": asked_at - _AGE}
+                book.save(msgspec.structs.replace(record, facts=facts))
+                self.supervisor.detach_worker()
 
     def run(self, until, deadline=40.0, supervisor_strikes=()):
         """Serve until a condition holds. A supervisor dies at the facts of `supervisor_strikes`, and another takes over."""

@@ -6,7 +6,6 @@ One undisturbed run is written down; each of its effects is a point. A case stri
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from typing import NamedTuple
@@ -29,9 +28,31 @@ _IDLE = (
     "anka list",
 )
 #: For so long an effect is held in whose middle somebody dies.
-_HELD = float(os.environ.get('HELD', '0.7'))
+_HELD = 3.0
 #: Which of the commands with the same verb are held.
 _MATCHES = {"anka run true": " true$", "anka list": "list$"}
+#: What a worker does that finds the work of another.
+_RECOVERING = (
+    "hold",
+    "anka list",
+    "fact JobGivenBack",
+    "record ended",
+    "anka delete",
+    "record vm_gone",
+    "fact VMGone",
+    "fact SlotReleased",
+    "store release claim",
+    "record removed",
+    "fact OrphanReaped",
+    "store claim claim",
+    "fact VMAdopted",
+    "fact JobClaimed",
+    "anka run wait",
+    "fact JobFinished",
+    "archive filled",
+    "fact AttemptOver",
+    "api DELETE /repos/{owner}/{repo}/actions/runners/{id}",
+)
 #: A tool that fails at the start is for an operator to see to.
 _PROBES = ("anka", "anka version", "anka license")
 
@@ -77,7 +98,7 @@ class Outcome(NamedTuple):
 
     case: Case
     reached: bool
-    violations: list
+    violations: list[str]
     seconds: float
 
     @property
@@ -163,6 +184,17 @@ def _is_over(case, folder):
         return True
     struck = folder / "struck-0"
     return struck.exists() and time.time() > struck.stat().st_mtime + _HELD + 1.0
+
+
+def double_deaths(found, spacing=7):
+    """The worker is killed in the middle of a job, and its successor in the middle of looking after what is left."""
+    recovering = [Point(name, 1) for name in _RECOVERING]
+    for number, first in enumerate(found):
+        second = recovering[number * spacing % len(recovering)]
+        yield Case(
+            f"worker killed after {first}, and its successor after {second}",
+            (strike(first, "after", "kill"), strike(second, "after", "kill")),
+        )
 
 
 def run(case, folder, github, home):

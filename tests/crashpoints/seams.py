@@ -196,7 +196,7 @@ def _record(_book, record):
 
 
 def _note(_owner, command):
-    return f"note of {'end' if command is None else 'begin'}"
+    return "note of " + ("end" if command is None else "intent" if command.pid is None else "begin")
 
 
 def _fact(_link, fact):
@@ -305,7 +305,7 @@ def _wrap_supervisor(ledger):
     """The supervisor's own; not imported by a worker, which does not have them."""
     if ledger.role == WORKER:
         return
-    from anklet_supervisor import history, host, process, status  # noqa: PLC0415  see above
+    from anklet_supervisor import history, host, process, start, status  # noqa: PLC0415  see above
 
     for owner, method, name in (
         (host.InstanceLock, "acquire", "lock"),
@@ -316,6 +316,8 @@ def _wrap_supervisor(ledger):
         (process.WorkerProcess, "__init__", "worker started"),
     ):
         _wrap(ledger, owner, method, _always(name), _never)
+    identify = start.identify
+    start.identify = lambda *args: ledger.around("identity known", lambda: identify(*args), _never)
 
 
 # ---- what else touches the world ----
@@ -348,5 +350,5 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def _audit(ledger, event, args):
     """Write down what touches the world outside of any effect that is known by name."""
     opened = event == "open" and isinstance(args[2], int) and args[2] & _WRITES
-    if (opened or event in _AUDITED) and not ledger.inside():
+    if (opened or event in _AUDITED) and not ledger.inside() and "__pycache__" not in repr(args):
         ledger.write({"role": ledger.role, "pid": os.getpid(), "outside": event, "what": repr(args[:2])})
