@@ -29,6 +29,7 @@ from anklet_supervisor.settings import Settings
 from anklet_supervisor.state_dir import open_state_dir, take_over, told
 from anklet_supervisor.status import StatusFile
 from anklet_worker.errors import AlreadyRunning, ConfigError, ExitCode
+from anklet_worker.files import remove_unfinished
 from anklet_worker.job import may_have_vm
 from anklet_worker.logs import ServiceLog, open_log
 from anklet_worker.records import RecordBook, drivers_on_record
@@ -55,6 +56,7 @@ def start(path: Path, *, once: bool) -> int:
         stack.enter_context(_signals_held_back())
         lock.acquire()
         take_over(config.state_dir)
+        remove_unfinished(config.state_dir)
         writer = _open_log_file(config)
         stack.callback(writer.close)
         log = open_log(writer.write, config.log.level, config.secrets(), {})

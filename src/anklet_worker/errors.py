@@ -97,6 +97,8 @@ class RightsRefused(ServiceFatal):
 class InfrastructureError(AnkletError):
     """A fault on our side of the job: a VM, a registry, an API. It never counts as a failed job and never cancels a run."""
 
+    exit_code = ExitCode.TEMPFAIL
+
 
 class RetryHere(InfrastructureError):
     """The same host may try the job again, on a new VM, after a back-off."""

@@ -42,6 +42,12 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that died in the middle of `write_atomically` have left in `folder`. For who alone writes there."""
+    for path in folder.glob(".*.new"):
+        remove(path)
+
+
 def make_private_dir(path: Path) -> None:
     """Make a directory that only its owner may enter, with its parents.
 

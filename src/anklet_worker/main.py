@@ -112,6 +112,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
     with orders.shield():
         Holder(setup.service_dir).acquire(_PREDECESSOR_PATIENCE, orders.wait)
         book = RecordBook(setup.service_dir)
+        book.forget_unfinished()
         left = book.in_flight()
         if left is not None:
             settle_in_flight(left, _COMMAND_PATIENCE, orders.wait)

@@ -17,7 +17,7 @@ import msgspec
 import psutil
 
 from anklet_worker.errors import RecordNotWritten, RecordsUnreadable, TemporaryError
-from anklet_worker.files import make_private_dir, remove, write_atomically
+from anklet_worker.files import make_private_dir, remove, remove_unfinished, write_atomically
 from anklet_worker.job import Job, Outcome, Phase
 from anklet_worker.messages import SlotRef
 from anklet_worker.vm.command import InFlight
@@ -123,6 +123,11 @@ class RecordBook:
         except OSError:
             return False
         return True
+
+    def forget_unfinished(self) -> None:
+        """Remove what an earlier holder was writing when it died: the version before it counts. Only for the holder."""
+        for folder in (self._dir, self._dir.parent):
+            remove_unfinished(folder)
 
     def load(self) -> tuple[list[Record], list[str]]:
         """All records, oldest first, and one line for each file that is none.

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from anklet_worker.files import make_private_dir, remove, write_atomically
+from anklet_worker.files import make_private_dir, remove, remove_unfinished, write_atomically
 
 
 def names(folder):
@@ -135,3 +135,11 @@ def test_a_file_in_place_of_a_directory_is_an_error(tmp_path):
     (tmp_path / "state").write_bytes(b"")
     with pytest.raises(FileExistsError):
         make_private_dir(tmp_path / "state")
+
+
+def test_what_a_dead_writer_left_aside_is_removed(tmp_path):
+    """A process that died in the middle of a write leaves its file aside; what stands there stays."""
+    for name in (".record.json.4711.new", ".other.json.1.new", "record.json", ".hidden"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == [".hidden", "record.json"]

@@ -72,7 +72,7 @@ def bench(tmp_path):
     made = Bench(tmp_path)
     yield made
     for note in made.notes:
-        if note is not None:
+        if note is not None and note.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(note.pid, signal.SIGKILL)
 
@@ -218,7 +218,7 @@ def test_unfit_tool_is_unavailable(bench, mode, content):
     tool.chmod(mode)
     with pytest.raises(CliUnavailable, match="tool cannot be executed"):
         bench.runner().run([str(tool)], timeout=5)
-    assert bench.notes == []
+    assert bench.notes[1:] == [None]
 
 
 def test_missing_work_directory_is_named(bench):
@@ -314,7 +314,7 @@ def test_detach_leaves_the_command_running_to_its_end(bench, on_stop):
     thread.join()
     pid = bench.pid_in("pid")
     assert lives(pid)
-    assert [note.pid for note in bench.notes] == [pid]
+    assert [note.pid for note in bench.notes] == [None, pid]
     (bench.folder / "go").touch()
     eventually((bench.folder / "done").exists)
     eventually(lambda: not lives(pid))
@@ -328,7 +328,7 @@ def test_every_order_ends_a_command_that_only_waits(bench, order):
         bench.sh("echo $$ >pid; echo >begun; exec sleep 300", on_stop=OnStop.DISCARD)
     thread.join()
     eventually(lambda: not lives(bench.pid_in("pid")))
-    assert [note and note.expendable for note in bench.notes] == [True, None]
+    assert [note and note.expendable for note in bench.notes] == [True, True, None]
 
 
 def test_command_outlives_the_death_of_its_worker(bench):
@@ -358,8 +358,10 @@ CommandRunner(Orders(), settings).run(["sh", "-c", sys.argv[1]], timeout=60)
 def test_command_in_flight_is_noted_by_pid_and_time(bench):
     """The note names the very process, with its verb, before the end, and is withdrawn after it."""
     bench.runner().run(["/bin/sh", "-c", "echo $$"], timeout=10)
-    note, end = bench.notes
+    intent, note, end = bench.notes
+    assert (intent.pid, intent.argv) == (None, ("/bin/sh", "-c", "echo $$"))
     assert (note.verb, end) == ("echo $$", None)
+    assert note.pid
     assert abs(note.created - time.time()) < 60
 
 
@@ -368,8 +370,8 @@ def test_note_of_its_own_replaces_the_hook(bench):
     own = []
     result = bench.sh("echo $$", note=own.append)
     assert bench.notes == []
-    assert own[0].pid == int(result.stdout)
-    assert own[1] is None
+    assert own[1].pid == int(result.stdout)
+    assert own[2] is None
 
 
 def test_note_that_cannot_be_written_keeps_nothing_from_running(bench):
@@ -386,7 +388,7 @@ def test_bug_in_a_hook_leaves_no_process(bench):
     pids = []
 
     def broken(note):
-        if note is not None:
+        if note is not None and note.pid:
             pids.append(note.pid)
             raise ZeroDivisionError
 
@@ -483,9 +485,28 @@ def test_detached_command_is_settled_by_the_next_process(bench):
     with pytest.raises(Detached):
         bench.sh("echo >begun; exec sleep 300")
     thread.join()
-    note = bench.notes[0]
+    note = bench.notes[-1]
     settle_in_flight(note, 0.1)
     assert not lives(note.pid)
+
+
+def test_a_command_whose_pid_was_never_noted_is_found(bench, left_running):
+    """A worker that died between the start of a command and the note of its pid: the intent, and the process table, tell."""
+    before = time.time()
+    _, process = left_running("exec sleep 300.25")
+    eventually(lambda: psutil.Process(process.pid).cmdline() == ["sleep", "300.25"])
+    settle_in_flight(InFlight(pid=None, created=before - 100, verb="sleep", argv=("sleep", "300.25")), 0.1)
+    settle_in_flight(InFlight(pid=None, created=before, verb="sleep", argv=("sleep", "300")), 0.1)
+    assert process.poll() is None
+    settle_in_flight(InFlight(pid=None, created=before, verb="sleep", argv=("/usr/bin/sleep", "300.25")), 0.1)
+    assert process.wait(5) == -signal.SIGTERM
+
+
+def test_an_intent_is_withdrawn_when_nothing_came_of_it(bench):
+    """A tool that cannot be executed leaves no note."""
+    with pytest.raises(CliUnavailable):
+        bench.runner().run(["/nonexistent/tool"], timeout=10)
+    assert [note and note.pid for note in bench.notes] == [None, None]
 
 
 # ---- commands of the configuration ----

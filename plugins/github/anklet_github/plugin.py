@@ -25,12 +25,15 @@ from anklet_github.scope import Scope, scope_of
 from anklet_github.sweep import Sweeper
 from anklet_github.trouble import ApiTrouble, Conflict, NotFound, Refused, TimedOut, Unprocessable
 from anklet_github.watch import Watch, Watching
-from anklet_worker.errors import JobLost, RetryElsewhere, ServiceFatal
+from anklet_worker.errors import Interrupted, JobLost, RetryElsewhere, ServiceFatal
 from anklet_worker.job import Job, Outcome
 from anklet_worker.plugin import Context, Guest, Withdrawal
 
-#: What is on record of a registration, as `registration`: nothing was there to be had, or no answer came in time.
-_ASKED, _DONE, _REFUSED, _UNANSWERED = "asked", "done", "refused", "unanswered"
+#: What is on record of a registration, as `registration`: it was about to be asked for, or no answer came in time; it is there, or
+#: GitHub is through with it; nothing was there to be had.
+_ASKED, _UNANSWERED, _DONE, _REFUSED = "asked", "unanswered", "done", "refused"
+#: With these, a registration may be yet to come: also when we died, or had to let go, before the answer.
+_PENDING = (_ASKED, _UNANSWERED)
 #: Seconds in which GitHub may still carry out a registration whose answer was lost.
 _LATE_REGISTRATION = 90.0
 #: For so many seconds a started VM waits for GitHub to register its runner, with pauses of so many.
@@ -113,7 +116,7 @@ class GithubPlugin:
         except (RunnerBusy, ApiTrouble):
             return False
         facts = self._context.recall()
-        if facts.get("registration") != _UNANSWERED:
+        if facts.get("registration") not in _PENDING:
             return True
         # GitHub may still carry it out.
         return not 0 <= time.time() - int(facts["asked_at"]) < _LATE_REGISTRATION
@@ -173,6 +176,10 @@ class GithubPlugin:
             if isinstance(error, NotFound):
                 raise JobLost(f"GitHub knows no place to register the runner: {error}") from error
             raise
+        except (ApiTrouble, Interrupted):
+            # Not sent at all, or broken off: whatever became of it has become of it.
+            self._context.remember(registration=_DONE)
+            raise
         self._context.remember(registration=_DONE, runner_id=config.runner.id)
         return config
 
@@ -183,7 +190,10 @@ class GithubPlugin:
         known = facts.get("runner_id")
         if facts.get("registration") == _REFUSED:
             return
-        self._runners.remove(name, None if known is None else int(known))
+        there = self._runners.remove(name, None if known is None else int(known))
+        if there and facts.get("registration") in _PENDING:
+            # It has come, and is gone.
+            self._context.remember(registration=_DONE)
 
 
 class _AppRoutes:

@@ -47,6 +47,8 @@ _CHUNK = 65536
 _SHORT_SECRET = 6
 #: Creation times of one process, read by two processes, may differ by the resolution of the clock that they come from.
 _SAME_TIME = 1.0
+#: Seconds within which a command that is about to be started has its process.
+_STARTED_WITHIN = 30.0
 #: errno of an executable for another processor (macOS).
 _EBADARCH = 86
 _UNFIT = frozenset(
@@ -77,15 +79,17 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
 
 class InFlight(msgspec.Struct, frozen=True, kw_only=True):
     """A command that was started and not yet seen to end. `created` is the process's creation time, Unix seconds; `expendable`
-    says that it need not be waited for."""
+    says that it need not be waited for. Without a `pid` it was about to be started at `created`, and is known by its `argv`."""
 
-    pid: int
+    pid: int | None
     created: float
     verb: str
     expendable: bool = False
+    argv: tuple[str, ...] = ()
 
 
-#: Told of a start, and with None of an end. Not of an end that we do not see: after a detach the note stays.
+#: Told that one is about to start, of its process, and with None of its end. Not of an end that we do not see: after a detach the
+#: note stays.
 Note = Callable[[InFlight | None], None]
 
 
@@ -173,9 +177,13 @@ class CommandRunner:
         self._orders.check()
         began = time.monotonic()
         timed_out = False
-        expendable = on_stop is OnStop.DISCARD
-        child = _Child(argv, stdin, self._env, self._settings.cwd, keep_open)
-        with self._noted(child, _verb(argv), expendable, note or self._settings.in_flight):
+        note = note or self._settings.in_flight
+        intent = InFlight(
+            pid=None, created=time.time(), verb=_verb(argv), expendable=on_stop is OnStop.DISCARD, argv=tuple(argv)
+        )
+        with self._announced(intent, note):
+            child = _Child(argv, stdin, self._env, self._settings.cwd, keep_open)
+        with self._noted(child, intent, note):
             if not self._follow(child, began + timeout, on_stop):
                 timed_out = True
                 child.end()
@@ -188,15 +196,27 @@ class CommandRunner:
             )
 
     @contextlib.contextmanager
-    def _noted(self, child: _Child, verb: str, expendable: bool, note: Note) -> Iterator[None]:
+    def _announced(self, intent: InFlight, note: Note) -> Iterator[None]:
+        """Noted before it is started: else we could die between the two, and nobody would know of a clone that no listing shows."""
+        with contextlib.suppress(OSError):
+            note(intent)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                note(None)
+            raise
+
+    @contextlib.contextmanager
+    def _noted(self, child: _Child, intent: InFlight, note: Note) -> Iterator[None]:
         """The child is noted while it lives, and no exception but a detach leaves it alive."""
         try:
             if child.created is not None:
                 with contextlib.suppress(OSError):
-                    note(InFlight(pid=child.pid, created=child.created, verb=verb, expendable=expendable))
+                    note(msgspec.structs.replace(intent, pid=child.pid, created=child.created))
             yield
         except Detached:
-            if expendable:
+            if intent.expendable:
                 child.end()
             raise
         except BaseException:
@@ -224,14 +244,20 @@ def settle_in_flight(command: InFlight, timeout: float, wait: Callable[[float], 
     Returns when it is gone. Pids are never compared alone. `wait` sleeps for some seconds, and may raise what cuts this short.
     Raises `VMTransient` when it cannot be ended (it hangs in the kernel): no listing can be trusted then.
     """
+    pid = command.pid
+    if pid is None:
+        command = _started(command) or command
+        pid = command.pid
+        if pid is None:
+            return
     if _gone_within(command, 0.0 if command.expendable else timeout, wait):
         return
-    _signal_session(command.pid, signal.SIGTERM)
+    _signal_session(pid, signal.SIGTERM)
     if _gone_within(command, _TERM_GRACE, wait):
         return
-    _signal_session(command.pid, signal.SIGKILL)
+    _signal_session(pid, signal.SIGKILL)
     if not _gone_within(command, _KILL_GRACE, wait):
-        raise VMTransient(f"the command {command.verb!r} (pid {command.pid}) of an earlier process cannot be ended")
+        raise VMTransient(f"the command {command.verb!r} (pid {pid}) of an earlier process cannot be ended")
 
 
 def run_capture(command: str, timeout: float = 30.0, *, whole: bool = False) -> str:
@@ -444,6 +470,21 @@ def _signal_session(session: int, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getsid(pid) == session and os.getpgid(pid) != session:
                 os.kill(pid, number)
+
+
+def _started(intent: InFlight) -> InFlight | None:
+    """The process that came of an intent, if it lives: with these arguments, a session of its own, and begun at that time."""
+    if not intent.argv:
+        return None
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
+            created = process.create_time()
+            if -_SAME_TIME <= created - intent.created <= _STARTED_WITHIN and os.getsid(process.pid) == process.pid:
+                # A script stands behind its interpreter.
+                program, *arguments = process.cmdline()[-len(intent.argv) :] or [""]
+                if Path(program).name == Path(intent.argv[0]).name and arguments == list(intent.argv[1:]):
+                    return msgspec.structs.replace(intent, pid=process.pid, created=created)
+    return None
 
 
 def _gone_within(command: InFlight, seconds: float, wait: Callable[[float], None]) -> bool:

@@ -1,0 +1,137 @@
+"""The real command on an emulated site, killed at one effect of its supervisor or of its worker, and started again as launchd would.
+
+Whoever dies, dies of SIGKILL; nobody else does anything out of the ordinary.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import seams
+from enumeration import Case, Outcome, Point, trace
+from stage import OWNER, REPO, TAG, TEMPLATE, Mac, eventually, job, new_github
+
+_INJECTED = Path(__file__).resolve().parent / "injected"
+_DEADLINE = 90.0
+
+
+def points(lines, role):
+    """The effects of one of the two processes in an undisturbed run, from its start until the job is over and gone."""
+    found, workers = [], set()
+    for line in lines:
+        if line["role"] == seams.WORKER:
+            workers.add(line["pid"])
+        if line["role"] == role and "name" in line:
+            found.append(Point(line["name"], line["nth"]))
+    assert len(workers) == 1, "an undisturbed run has one worker"
+    last = Point("fact AttemptOver", 1)
+    found = found[: found.index(last) + 1] if last in found else found
+    # The supervisor tells what it knows again and again; between two such moments lies a moment of the worker's.
+    return [point for point in found if point.nth == 1 or not point.name.startswith(("status", "history"))]
+
+
+def deaths(found, role):
+    """Each effect is the last of this process, and of the other one."""
+    other = {seams.WORKER: seams.SUPERVISOR, seams.SUPERVISOR: seams.WORKER}[role]
+    for point in found:
+        for who, act in ((role, "kill"), (other, "kill-other")):
+            # The supervisor has no worker to kill yet, or none any more.
+            if act == "kill-other" and point.name.startswith(("lock", "pid file", "identity", "slots made")):
+                continue
+            blow = {"role": role, "name": point.name, "nth": point.nth, "when": "after", "act": act}
+            yield Case(f"{who} killed after the {role}'s {point}", (blow,))
+
+
+class Site:
+    """A GitHub with one queued job, and a host whose program has a plan of what goes wrong in it."""
+
+    def __init__(self, folder, plan):
+        self.github = new_github()
+        self.mac = Mac(folder, self.github, runner=False)
+        self.mac.anka.add_registry_template(TEMPLATE, tags=[TAG], home_files=self.mac.home_with_runner())
+        (self.job_id,) = [
+            item["id"] for item in self.github.queue_run(OWNER, REPO, jobs=[job("build")])["jobs"]
+        ]
+        self.mac.environment = {
+            "CRASH_PLAN": json.dumps({"folder": str(folder), **plan}),
+            "PYTHONPATH": str(_INJECTED),
+        }
+
+    def run(self):
+        """Start, and start again what has died, until the job is over and nothing of it is left; then drain."""
+        self.mac.start(wait=False)
+        eventually(self._is_quiet, "the job is over and nothing is left", _DEADLINE, 0.1)
+        while (code := self.mac.drain(_DEADLINE)) == -9:
+            self.mac.start(wait=False)
+            eventually(self._is_ready, "it is ready to drain", _DEADLINE, 0.1)
+        assert code == 0, f"the drain ended with {code}"
+
+    def _is_ready(self):
+        self._keep_alive()
+        return self.mac.get("/healthz")[0] == 200
+
+    def _keep_alive(self):
+        """As launchd does."""
+        code = self.mac.process.poll()
+        if code is not None:
+            assert code in (-9, 75), f"the supervisor ended with {code}: {self.mac.said()}"
+            self.mac.start(wait=False)
+
+    def _is_quiet(self):
+        self._keep_alive()
+        if self.github.job(self.job_id)["status"] != "completed" or self.mac.leftovers():
+            return False
+        # After a restart the table is what the records were: the worker must have freed its slots, too.
+        return self.mac.get("/readyz")[0] == 200 and self._slots_are_free()
+
+    def _slots_are_free(self):
+        try:
+            return all(slot["state"] == "free" for slot in self.mac.status()["slots"])
+        except (OSError, ValueError):
+            return False
+
+    def violations(self):
+        """What must not have happened."""
+        job_now = self.github.job(self.job_id)
+        found = [f"left: {what} {things}" for what, things in self.mac.leftovers().items()]
+        if (job_now["conclusion"], job_now["starts"]) != ("success", 1):
+            found.append(f"the job started {job_now['starts']} times and is {job_now['conclusion']}")
+        if self.mac.anka.max_running() > 2 or self.mac.anka.events("limit-refused", "corruption", "pull-overlap"):
+            found.append("a third VM, or a spoiled template")
+        found += [f"GitHub noticed {anomaly}" for anomaly in self.github.anomalies()]
+        found += [f"ERROR: {line['msg']} {line.get('err', '')}" for line in self.mac.log_lines(level="ERROR")]
+        return found
+
+    def close(self):
+        """End everything."""
+        self.mac.close()
+        self.github.stop()
+
+
+def traced(folder):
+    """What an undisturbed run does: the lines of its trace."""
+    site = Site(folder, {"strikes": [], "trace": True})
+    try:
+        site.run()
+        assert site.violations() == []
+        return trace(folder)
+    finally:
+        site.close()
+
+
+def run(case, folder):
+    """Let it go wrong; keep the program alive until all is over; judge."""
+    site = Site(folder, {"strikes": list(case.worker)})
+    began = time.monotonic()
+    try:
+        try:
+            site.run()
+            violations = site.violations()
+        except AssertionError as error:
+            violations = [f"{error}; left {site.mac.leftovers()}; {site.mac.log_text()[-1500:]}"]
+        reached = all((folder / f"struck-{number}").exists() for number in range(len(case.worker)))
+        return Outcome(case, reached, violations, time.monotonic() - began)
+    finally:
+        site.close()
