@@ -162,7 +162,8 @@ class Host:
         found = {
             "vms": self.vms(),
             "runners": [runner["name"] for runner in self.github.runners(OWNER, self.repo)],
-            "records": [path.name for path in service.glob("records/*")] + [path.name for path in service.glob("records/.*")],
+            "records": [path.name for path in service.glob("records/*")]
+            + [path.name for path in service.glob("records/.*")],
             "note": [path.name for path in service.glob("*command.json*")],
             "claims": self._claims(),
             "slots": [slot.state.name for slot in self._slots() if slot.state is not SlotState.FREE],
@@ -279,7 +280,9 @@ class Supervisor:
             return
         left = self._host.leftovers()
         # A runner that could not be removed stays on record as a debt.
-        self._host.troubles += [f"left after the attempt: {what} {left[what]}" for what in ("vms", "claims") if what in left]
+        self._host.troubles += [
+            f"left after the attempt: {what} {left[what]}" for what in ("vms", "claims") if what in left
+        ]
         self.detach_worker()
 
     def drain(self):

@@ -32,8 +32,14 @@ class FakeApi:
         self.asked = []
         self.trouble = {}
         self.refused_state, self.lists_all = None, False
+        #: For so many more lists there is room in the minute.
+        self.room = 1_000_000
+
+    def has_room_to_look(self):
+        return self.room > 0
 
     def get_all(self, path, kind, **query):
+        self.room -= 1
         self.asked.append((path, query.get("status")))
         if path in self.trouble:
             raise self.trouble[path]
@@ -165,17 +171,54 @@ def _walk(value):
 # ---- few calls ----
 
 
+def in_progress(count):
+    """So many runs with a queued job each."""
+    runs = [Run(number, "in_progress", "CI", updated_at="t") for number in range(count)]
+    return runs, {number: [workflow_job(1000 + number, run_id=number)] for number in range(count)}
+
+
 def test_the_jobs_of_unchanged_runs_are_asked_for_in_turns():
-    """Of a hundred runs that seem unchanged, some are asked about at each look, the longest unasked first."""
-    runs = [Run(number, "in_progress", "CI", updated_at="t") for number in range(100)]
-    jobs = {number: [workflow_job(1000 + number, run_id=number)] for number in range(100)}
-    looking, api, _ = discovery(runs, jobs)
-    assert len(looking.look()) == 100
-    assert api.paths("/jobs") == 100
+    """Of many runs that seem unchanged, some are asked about at each look, the longest unasked first."""
+    looking, api, _ = discovery(*in_progress(40))
+    assert len(looking.look()) == 40
+    assert api.paths("/jobs") == 40
     for _ in range(5):
         api.asked.clear()
-        assert len(looking.look()) == 100
+        assert len(looking.look()) == 40
         assert api.paths("/jobs") == 20
+
+
+def test_the_first_jobs_of_a_deep_queue_do_not_wait_for_the_last():
+    """A hundred runs at once: the oldest are asked about first, and the rest by the next looks."""
+    looking, api, _ = discovery(*in_progress(100))
+    found = [len(looking.look()) for _ in range(3)]
+    assert found == [40, 80, 100]
+    assert next(path for path, _ in api.asked if path.endswith("/jobs")) == "/repos/acme/app/actions/runs/0/jobs"
+
+
+def test_a_look_ends_with_the_room_for_it():
+    """What was found by then is to be had; nothing is waited for. With no room at all, what was found last serves."""
+    looking, api, _ = discovery(*in_progress(30))
+    api.room = 3 + 5
+    assert len(looking.look()) == 5
+    api.asked.clear()
+    (job, *others) = looking.look()
+    assert (len(others), api.asked) == (4, [])
+    looking.queue_of(job)._looked_at = None  # a while later
+    assert looking.may_claim(job)
+    assert [path for path, _ in api.asked] == ["/repos/acme/app/actions/runs/0/jobs"]
+
+
+def test_the_turn_lasts_as_long_as_the_look():
+    """Else others would begin the same one."""
+    board, asked = FakeBoard(), []
+    looking, _, context = discovery(*in_progress(10), board=board, sleep_interval=0.0)
+    seat = context.board
+    turn = seat.turn
+    seat.turn = lambda key, seconds: asked.append(key) or turn(key, seconds)
+    looking.look()
+    assert len(asked) > 5
+    assert len(set(asked)) == 1
 
 
 def test_the_jobs_of_a_changed_run_are_asked_for_at_once():
@@ -183,8 +226,8 @@ def test_the_jobs_of_a_changed_run_are_asked_for_at_once():
     runs = [Run(number, "in_progress", "CI", updated_at="t") for number in range(100)]
     jobs = {number: [] for number in range(100)}
     looking, api, _ = discovery(runs, jobs)
-    looking.look()
-    looking.look()
+    for _ in range(4):
+        looking.look()
     jobs[99] = [workflow_job(5, run_id=99)]
     api.runs[99] = Run(99, "in_progress", "CI", updated_at="later")
     assert [job.id for job in looking.look()] == ["5"]

@@ -68,6 +68,10 @@ class Api:
         self._refusals = Refusals(whose, context)
         self._told_of_move = False
 
+    def has_room_to_look(self) -> bool:
+        """Whether what is not urgent would be asked at once, for all that is known of the limits."""
+        return self._budget.has_room_to_look()
+
     def get(self, path: str, kind: type[T], *, urgent: bool = True, configured: bool = False, **query: str | int) -> T:
         """GET one object; what is not `urgent` waits first when the budget is short. Raises `NotFound`, `ApiTrouble`,
         `RightsRefused`.

@@ -96,18 +96,29 @@ class Budget:
             self._context.wait(min(left, _SLICE))
             left -= _SLICE
 
+    def has_room_to_look(self) -> bool:
+        """Whether a call that is not urgent would go through now. Spends nothing."""
+        now = self._clock()
+        return not self._refused_for(now, urgent=False) and self._spent(now, 0) < MOST_POINTS_TO_LOOK
+
     def _pause(self, method: str, *, urgent: bool) -> float:
         now = self._clock()
+        if refused := self._refused_for(now, urgent=urgent):
+            return refused
+        if self._spent(now, points(method)) > (MOST_POINTS if urgent else MOST_POINTS_TO_LOOK):
+            return (now // _MINUTE + 1) * _MINUTE - now
+        return 0.0
+
+    def _refused_for(self, now: float, *, urgent: bool) -> float:
+        """Seconds for which GitHub, or what is kept of its limit for what is urgent, refuses such a call."""
         told = self._board.read(f"{self._key}:refused-until")
         until = max(self._refused_until, float(told) if told else 0.0, 0.0 if urgent else self._reserve_until)
         # A clock that was set back must not make this wait for ever.
-        if now < until <= now + _LONGEST_PAUSE:
-            return until - now
-        minute = int(now // _MINUTE)
-        spent = self._board.count(f"{self._key}:points:{minute}", 2 * _MINUTE, points(method))
-        if spent is not None and spent > (MOST_POINTS if urgent else MOST_POINTS_TO_LOOK):
-            return (minute + 1) * _MINUTE - now
-        return 0.0
+        return until - now if now < until <= now + _LONGEST_PAUSE else 0.0
+
+    def _spent(self, now: float, more: int) -> int:
+        """Points that all have spent in this minute, with `more`. While that cannot be told it is none."""
+        return self._board.count(f"{self._key}:points:{int(now // _MINUTE)}", 2 * _MINUTE, more) or 0
 
     def account(self, reply: Reply) -> bool:
         """After a reply: True when it was refused for want of rate, and is to be asked again."""

@@ -21,6 +21,9 @@ from anklet_worker.plugin import Context
 #: A run in progress can still hold queued jobs (matrix, needs), so both are looked through each time. Runs in the other states
 #: rarely hold any: one of these states at each look, in turn.
 _MAIN_STATES, _OTHER_STATES = ("queued", "in_progress"), ("requested", "waiting", "pending")
+#: Of the runs that are new, and of those that have changed, so many are asked about in one look: the oldest, and those that were
+#: asked about longest ago. The first jobs of a deep queue must not wait for the last; these come with the next looks.
+_MOST_NEW, _MOST_CHANGED = 40, 20
 #: So many runs that seem unchanged are asked about all the same, the longest unasked first: GitHub does not promise that a run's
 #: `updated_at` changes with its jobs.
 _ASKED_ANYWAY = 20
@@ -78,6 +81,7 @@ class RunQueue:
         self._snapshot: Snapshot | None = None
         self._looked_at: float | None = None
         self._left: dict[str, int | None] = {}
+        self._hold_due = 0.0
 
     def waiting(self) -> list[Waiting]:
         """The queued jobs, as found now, or by somebody else a moment ago. Raises `ApiTrouble`."""
@@ -85,6 +89,10 @@ class RunQueue:
             told = self._told()
             self._snapshot = told or self._snapshot
             return [] if told is None else told.waiting
+        if not self._api.has_room_to_look() and (backlog := self._backlog()):
+            # To stand still until the limit lets us look would be worse than to go by what was seen last.
+            self.pass_on()
+            return backlog
         try:
             self._snapshot = Snapshot(time.time(), list(self._look()))
         except ApiTrouble:
@@ -110,6 +118,11 @@ class RunQueue:
             # It is looking right now.
             self._context.wait(_NAP)
         return False
+
+    def _backlog(self) -> list[Waiting]:
+        """What was found last, by whomever; each of these is asked about before it is taken."""
+        self._snapshot = self._told() or self._snapshot
+        return self.last(self._good_for)
 
     def last(self, most: float) -> list[Waiting]:
         """The queued jobs as last seen, if that was not more than `most` seconds ago; asks nobody."""
@@ -181,29 +194,45 @@ class RunQueue:
         runs = list(self._alive([*runs, *(run for others in self._others.values() for run in others)]))
         self._refresh(runs)
         for run in runs:
-            for job in self._seen[run.id].jobs:
-                if job.status == "queued":
-                    yield Waiting(job, run)
+            seen = self._seen.get(run.id)
+            # One that has changed since it was asked about may have lost its job to another.
+            if seen is not None and seen.run == run:
+                yield from (Waiting(job, run) for job in seen.jobs if job.status == "queued")
 
     def _alive(self, runs: Iterable[Run]) -> Iterator[Run]:
         """Each once, and none that is over: a server may be late with its lists, or know no filter."""
         return (run for run in self._unique(runs) if run.status != "completed")
 
     def _refresh(self, runs: list[Run]) -> None:
-        """Learn the jobs of runs that are new or changed, and of some that seem unchanged."""
+        """Learn the jobs of runs that are new or changed, and of some that seem unchanged; as many as there is room for."""
+        self._seen = {run.id: self._seen[run.id] for run in runs if run.id in self._seen}
+        for run in self._worth_asking(runs):
+            if not self._api.has_room_to_look():
+                return
+            self._hold_turn()
+            path = f"{self.repo.path}/actions/runs/{run.id}/jobs"
+            try:
+                jobs = self._api.get_all(path, Jobs, urgent=False, filter="latest")
+            except NotFound:
+                # Deleted since it was listed.
+                jobs = []
+            self._seen[run.id] = _SeenRun(run, jobs, time.monotonic())
+
+    def _worth_asking(self, runs: list[Run]) -> list[Run]:
+        """New ones first, the oldest of them first; then those that were asked about longest ago."""
+        new = sorted((run for run in runs if run.id not in self._seen), key=lambda run: run.id)
+        known = sorted((run for run in runs if run.id in self._seen), key=lambda run: self._seen[run.id].asked_at)
+        changed = [run for run in known if self._seen[run.id].run != run]
+        unchanged = [run for run in known if self._seen[run.id].run == run]
+        return [*new[:_MOST_NEW], *changed[:_MOST_CHANGED], *unchanged[:_ASKED_ANYWAY]]
+
+    def _hold_turn(self) -> None:
+        """A look may take longer than the turn for it: nobody else shall begin the same one."""
         now = time.monotonic()
-        known = {run.id: seen for run in runs if (seen := self._seen.get(run.id)) is not None and seen.run == run}
-        again = sorted(known, key=lambda run_id: known[run_id].asked_at)[:_ASKED_ANYWAY]
-        for run in runs:
-            if run.id not in known or run.id in again:
-                path = f"{self.repo.path}/actions/runs/{run.id}/jobs"
-                try:
-                    jobs = self._api.get_all(path, Jobs, urgent=False, filter="latest")
-                except NotFound:
-                    # Deleted since it was listed.
-                    jobs = []
-                known[run.id] = _SeenRun(run, jobs, now)
-        self._seen = known
+        if now >= self._hold_due:
+            kept = self._interval * _TURN_PART
+            self._hold_due = now + kept / 3
+            self._board.turn(f"{self._turn}:turn", kept)
 
     def _was_left(self, state: str) -> bool:
         """Whether a job of ours, whoever's, has left this state since the last look."""
