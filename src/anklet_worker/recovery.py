@@ -24,10 +24,13 @@ from anklet_worker.records import Holder, Record, RecordBook
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotState
 from anklet_worker.vm import NAME_PREFIX, VMInfo, VMState, parse_vm_name, service_tag
+from anklet_worker.vm.command import settle_in_flight
 from anklet_worker.vm_count import report_running_vms
 
 #: Seconds between two comparisons; a listing that another service of the host made within this time will do for a suspicion.
 INTERVAL = 60.0
+#: Seconds that a VM command of a worker that is gone may still run.
+COMMAND_PATIENCE = 60.0
 
 
 class Reconciler:
@@ -220,6 +223,7 @@ class Reconciler:
             with Holder(folder).at_once() as free:
                 if free:
                     book = RecordBook(folder)
+                    self._await_command(book)
                     records, problems = book.load()
                     self.tell_problems(problems)
                     for record in filter(self.is_ours, records):
@@ -228,6 +232,13 @@ class Reconciler:
             self._tell_once(
                 "WARN", "what a former service left cannot be looked after now", folder.name, err=str(error)
             )
+
+    def _await_command(self, book: RecordBook) -> None:
+        """A VM command that its last worker left running is waited for, as that worker's successor would."""
+        left = book.in_flight()
+        if left is not None:
+            settle_in_flight(left, COMMAND_PATIENCE, self._tools.orders.wait)
+            book.note_in_flight(None)
 
     def _settle_former(self, record: Record, book: RecordBook, listing: Sequence[VMInfo]) -> None:
         state = next((vm.state for vm in listing if vm.name == record.vm), None)

@@ -327,6 +327,7 @@ def test_a_worker_that_dies_during_a_vm_command_leaves_nothing(mac, github, verb
     os.kill(mac.worker_pid(), signal.SIGKILL)
     assert finish(mac, github, [job_id], 60) == ["success"]
     assert github.job(job_id)["starts"] == 1
+    assert "total_successful_runs_since_start 1.0" in mac.get("/metrics")[1]
 
 
 def test_a_worker_that_keeps_dying_is_given_up_alone(new_mac, github):
