@@ -7,7 +7,7 @@ more are looked after by those that are. What is left alone is told once.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -261,6 +261,11 @@ class Reconciler:
             self._tools.log.info("removed what a former service left", extra={"vmName": record.vm})
 
 
+class _Listed(msgspec.Struct, frozen=True):
+    at: float
+    vms: list[VMInfo]
+
+
 class SharedListing:
     """The latest listing of a host's VMs, on file for its other services. `now`: seconds of the host's monotonic clock."""
 
@@ -269,17 +274,13 @@ class SharedListing:
 
     def share(self, listing: Sequence[VMInfo], now: float) -> None:
         """Leave it for others. A disk that refuses costs them a listing each."""
-        data = json.dumps({"at": now}).encode() + b"\n" + msgspec.json.encode(list(listing))
-        try:
-            write_atomically(self._path, data, durable=False)
-        except OSError:
-            return
+        with contextlib.suppress(OSError):
+            write_atomically(self._path, msgspec.json.encode(_Listed(now, list(listing))), durable=False)
 
     def latest(self, now: float) -> Sequence[VMInfo] | None:
         """The listing that was made within the last interval of this boot, if there is one."""
         try:
-            head, _, body = self._path.read_bytes().partition(b"\n")
-            age = now - float(msgspec.json.decode(head, type=dict[str, float])["at"])
-            return msgspec.json.decode(body, type=list[VMInfo]) if 0 <= age < INTERVAL else None
-        except (OSError, KeyError, msgspec.MsgspecError):
+            listed = msgspec.json.decode(self._path.read_bytes(), type=_Listed)
+        except (OSError, msgspec.MsgspecError):
             return None
+        return listed.vms if 0 <= now - listed.at < INTERVAL else None
