@@ -108,11 +108,13 @@ class LeaseKeeper:
     def take(self, key: str) -> bool:
         """Claim the lease and keep it alive. False: another owner has it. Raises `StoreUnavailable`; then nothing is held."""
         with self._asking:
+            # From before the question: the store's answer may be long on its way.
+            asked = self._clock()
             if not self._store.claim(key, self._owner, self._ttl):
                 return False
             with self._changed:
                 self._leases[key] = _Standing.HELD
-                self._sure[key] = self._clock()
+                self._sure[key] = asked
                 self._wake()
         return True
 
@@ -205,7 +207,7 @@ class LeaseKeeper:
             if standing is _Standing.RETURNED:
                 self._store.release(key, self._owner)
                 with self._changed:
-                    del self._leases[key]
+                    self._leases.pop(key, None)
             if standing is not _Standing.HELD:
                 return False
             if self._store.renew(key, self._owner, self._ttl):

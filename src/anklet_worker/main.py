@@ -36,6 +36,7 @@ from anklet_worker.logs import ServiceLog, open_log
 from anklet_worker.messages import DriverCommandEnded, Failed, LeaseLost
 from anklet_worker.orders import Orders
 from anklet_worker.records import Holder, RecordBook
+from anklet_worker.recovery import COMMAND_PATIENCE
 from anklet_worker.runner import Runner
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotReader
@@ -46,8 +47,6 @@ from anklet_worker.vm.drivers import open_among
 
 #: Seconds that a predecessor has to let go of the service's state before it is killed.
 _PREDECESSOR_PATIENCE = 10.0
-#: Seconds that a VM command of a predecessor may still run.
-_COMMAND_PATIENCE = 60.0
 
 
 def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> None:
@@ -115,7 +114,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         book.forget_unfinished()
         left = book.in_flight()
         if left is not None:
-            settle_in_flight(left, _COMMAND_PATIENCE, orders.wait)
+            settle_in_flight(left, COMMAND_PATIENCE, orders.wait)
             book.note_in_flight(None)
         driver = _driver(setup, orders, link, book, log)
         product = driver.probe()

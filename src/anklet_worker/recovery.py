@@ -7,7 +7,7 @@ more are looked after by those that are. What is left alone is told once.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +24,13 @@ from anklet_worker.records import Holder, Record, RecordBook
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotState
 from anklet_worker.vm import NAME_PREFIX, VMInfo, VMState, parse_vm_name, service_tag
+from anklet_worker.vm.command import settle_in_flight
 from anklet_worker.vm_count import report_running_vms
 
 #: Seconds between two comparisons; a listing that another service of the host made within this time will do for a suspicion.
 INTERVAL = 60.0
+#: Seconds that a VM command of a worker that is gone may still run.
+COMMAND_PATIENCE = 60.0
 
 
 class Reconciler:
@@ -220,6 +223,7 @@ class Reconciler:
             with Holder(folder).at_once() as free:
                 if free:
                     book = RecordBook(folder)
+                    self._await_command(book)
                     records, problems = book.load()
                     self.tell_problems(problems)
                     for record in filter(self.is_ours, records):
@@ -228,6 +232,13 @@ class Reconciler:
             self._tell_once(
                 "WARN", "what a former service left cannot be looked after now", folder.name, err=str(error)
             )
+
+    def _await_command(self, book: RecordBook) -> None:
+        """A VM command that its last worker left running is waited for, as that worker's successor would."""
+        left = book.in_flight()
+        if left is not None:
+            settle_in_flight(left, COMMAND_PATIENCE, self._tools.orders.wait)
+            book.note_in_flight(None)
 
     def _settle_former(self, record: Record, book: RecordBook, listing: Sequence[VMInfo]) -> None:
         state = next((vm.state for vm in listing if vm.name == record.vm), None)
@@ -250,6 +261,11 @@ class Reconciler:
             self._tools.log.info("removed what a former service left", extra={"vmName": record.vm})
 
 
+class _Listed(msgspec.Struct, frozen=True):
+    at: float
+    vms: list[VMInfo]
+
+
 class SharedListing:
     """The latest listing of a host's VMs, on file for its other services. `now`: seconds of the host's monotonic clock."""
 
@@ -258,17 +274,13 @@ class SharedListing:
 
     def share(self, listing: Sequence[VMInfo], now: float) -> None:
         """Leave it for others. A disk that refuses costs them a listing each."""
-        data = json.dumps({"at": now}).encode() + b"\n" + msgspec.json.encode(list(listing))
-        try:
-            write_atomically(self._path, data, durable=False)
-        except OSError:
-            return
+        with contextlib.suppress(OSError):
+            write_atomically(self._path, msgspec.json.encode(_Listed(now, list(listing))), durable=False)
 
     def latest(self, now: float) -> Sequence[VMInfo] | None:
         """The listing that was made within the last interval of this boot, if there is one."""
         try:
-            head, _, body = self._path.read_bytes().partition(b"\n")
-            age = now - float(msgspec.json.decode(head, type=dict[str, float])["at"])
-            return msgspec.json.decode(body, type=list[VMInfo]) if 0 <= age < INTERVAL else None
-        except (OSError, KeyError, msgspec.MsgspecError):
+            listed = msgspec.json.decode(self._path.read_bytes(), type=_Listed)
+        except (OSError, msgspec.MsgspecError):
             return None
+        return listed.vms if 0 <= now - listed.at < INTERVAL else None

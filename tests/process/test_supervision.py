@@ -325,6 +325,25 @@ def test_a_supervisor_that_dies_in_the_middle_of_a_job_loses_nothing(mac, github
     assert github.job(job_id)["starts"] == 1
 
 
+def test_an_end_that_one_supervisor_has_counted_is_not_counted_by_the_next(mac, github):
+    """SIGKILL of the supervisor while the VM of a job that is over is removed."""
+    mac.anka.set(delays={"delete": 2.0})
+    (job_id,) = queue(github, job("over"))
+    mac.start()
+    eventually(lambda: "total_successful_runs_since_start 1.0" in mac.get("/metrics")[1], "it is counted", 30, 0.1)
+    worker = mac.worker_pid()
+    mac.process.kill()
+    mac.process.wait()
+    eventually(lambda: gone(worker), "the worker lets go", 10)
+    assert list((mac.state_dir / "services" / "RUNNER1" / "records").iterdir())
+    mac.anka.set(delays={})
+    mac.start()
+    assert finish(mac, github, [job_id]) == ["success"]
+    assert "total_successful_runs_since_start 0.0" in mac.get("/metrics")[1]
+    (timeline,) = json.loads((mac.state_dir / "jobs.json").read_text())
+    assert timeline["ended"] == "success"
+
+
 @pytest.mark.parametrize(
     ("driver", "verb", "when"),
     [
@@ -353,6 +372,7 @@ def test_a_worker_that_dies_during_a_vm_command_leaves_nothing(mac, github, verb
     os.kill(mac.worker_pid(), signal.SIGKILL)
     assert finish(mac, github, [job_id], 60) == ["success"]
     assert github.job(job_id)["starts"] == 1
+    assert "total_successful_runs_since_start 1.0" in mac.get("/metrics")[1]
 
 
 def test_a_worker_that_keeps_dying_is_given_up_alone(new_mac, github):

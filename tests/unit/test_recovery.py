@@ -1,8 +1,10 @@
 """What is kept and what is removed of what an earlier process left: records, VMs, slots, at the start and every minute."""
 
+import subprocess
 import time
 
 import msgspec
+import psutil
 import pytest
 from attempt_fakes import JOB, OUTCOME
 from test_runner import REF, Bench
@@ -14,6 +16,7 @@ from anklet_worker.messages import OrphanReaped, VMGone
 from anklet_worker.records import Holder, Record, RecordBook
 from anklet_worker.slots import Slot, SlotState
 from anklet_worker.vm import VMInfo, VMState, VMTransient, vm_name
+from anklet_worker.vm.command import InFlight
 
 MINE = vm_name("00000001", "S", "77", 1)
 FORMER = vm_name("00000001", "former", "77", 1)
@@ -277,6 +280,18 @@ def test_a_former_service_whose_worker_still_finishes_is_its_own(bench):
         bench.runner.recover()
     assert bench.driver.vms == {FORMER: False}
     assert len(book.load()[0]) == 1
+
+
+def test_a_command_that_a_former_services_worker_left_is_waited_for(bench):
+    """A clone in flight is in no listing; its end is awaited before anything is concluded."""
+    book = put(bench, of_former(bench, phase=Phase.VM_INTENDED), "former")
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as command:
+        created = psutil.Process(command.pid).create_time()
+        book.note_in_flight(InFlight(pid=command.pid, created=created, verb="clone", expendable=True))
+        bench.runner.recover()
+        assert command.wait(10) < 0
+    assert book.in_flight() is None
+    assert book.load() == ([], [])
 
 
 def test_an_outcome_of_a_former_service_is_told(bench):
