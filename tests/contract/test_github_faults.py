@@ -9,7 +9,10 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import pytest
 import urllib3
@@ -19,13 +22,16 @@ from anklet_github import plugin as plugin_module
 from anklet_github import refusals as refusals_module
 from anklet_github import watch as watch_module
 from anklet_github.plugin import GithubPlugin
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from emulators.github.openapi import check_request
 from github_fakes import FakeContext
-from stage import OWNER, REPO, TOKEN, eventually, new_github
+from stage import OWNER, PERMISSIONS, REPO, TOKEN, eventually, new_github
 
 from anklet_worker.attempt import exports
+from anklet_worker.config import Runner as RunnerSettings
 from anklet_worker.config import Secret
-from anklet_worker.errors import InfrastructureError
+from anklet_worker.errors import InfrastructureError, RightsRefused
 from anklet_worker.job import Conclusion
 from anklet_worker.plugin import Withdrawal
 from anklet_worker.vm import GuestResult
@@ -51,18 +57,47 @@ FAULTS = {
     "time-out": {"delay": 1.2},
     "reset": {"reset": True},
     "reset after the effect": {"drop_after_effect": True},
-    "truncated": {"truncate": True},
+    "reset in mid-body": {"truncate": True, "reset": True},
+    "end in mid-body": {"truncate": True},
+    "truncated JSON": {"status": 200, "body": '{"total_count": 1, "workfl'},
     "HTML": {"status": 200, "body": "<html>Unicorn!</html>", "headers": {"Content-Type": "text/html"}},
     "empty": {"status": 200, "body": ""},
     "slow drip": {"slow_drip": 1.6},
 }
+ORG, ORG_TOKEN, APP = "octo-org", "github_pat_org", "77"
+AS_ORG = {
+    "registration": "org",
+    "owner": ORG,
+    "repo": "",
+    "token": Secret(ORG_TOKEN),
+    "options": {"repos": "app*"},
+    "runner": RunnerSettings(group="Macs"),
+}
+
+
+class Route(NamedTuple):
+    """Where a fault strikes, and the service that goes there. `blind`: only where the guest does not tell of its runner does the
+    plugin ask this of GitHub. `early`: when it looks for jobs; else in the midst of a job's life."""
+
+    method: str
+    pattern: str
+    blind: bool = False
+    early: bool = False
+    service: Mapping[str, object] = MappingProxyType({})
+
+
 ROUTES = {
-    "list runs": ("GET", "/actions/runs$"),
-    "list a run's jobs": ("GET", "/actions/runs/[0-9]+/jobs$"),
-    "get a job": ("GET", "/actions/jobs/[0-9]+$"),
-    "list runners": ("GET", "/actions/runners$"),
-    "register": ("POST", "/generate-jitconfig$"),
-    "remove": ("DELETE", "/actions/runners/[0-9]+$"),
+    "list runs": Route("GET", "/actions/runs$", early=True),
+    "list a run's jobs": Route("GET", "/actions/runs/[0-9]+/jobs$"),
+    "get a job": Route("GET", "/actions/jobs/[0-9]+$", blind=True),
+    "list runners": Route("GET", "/actions/runners$", blind=True),
+    "register": Route("POST", "/generate-jitconfig$"),
+    "remove": Route("DELETE", "/actions/runners/[0-9]+$", blind=True),
+    "make a registration token": Route("POST", "/registration-token$", service={"runner_mode": "token"}),
+    "list groups": Route("GET", "/runner-groups$", service=AS_ORG),
+    "list repositories": Route("GET", "/orgs/[^/]+/repos$", early=True, service=AS_ORG),
+    "find the installation": Route("GET", "/installation$", early=True, service={"app_id": APP, "token": None}),
+    "make a token": Route("POST", "/access_tokens$", early=True, service={"app_id": APP, "token": None}),
 }
 
 
@@ -134,20 +169,55 @@ def quick(monkeypatch):
 
 
 @pytest.fixture(scope="module")
+def key():
+    """A GitHub App's key: its PEM text."""
+    made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return Secret(
+        made.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        ).decode()
+    )
+
+
+@pytest.fixture(scope="module")
 def site():
     """A GitHub for all faults; each job must have been started and ended once, and nothing remains."""
     server = new_github()
     server.set(pickup_after=5)
+    server.add_org(ORG)
+    server.add_repo(ORG, REPO)
+    server.add_group(ORG, "Macs")
+    server.add_token(ORG_TOKEN, permissions={"actions": "read", "organization_self_hosted_runners": "write"})
+    server.add_app(int(APP))
+    server.add_installation(4242, app_id=int(APP), account=OWNER, permissions=PERMISSIONS)
     yield server
     anomalies, jobs, requests = server.anomalies(), server.jobs(), server.requests()
-    runners = server.runners(OWNER, REPO)
+    runners = server.runners(OWNER, REPO) + server.runners(ORG)
     server.stop()
     assert anomalies == []
     assert runners == []
     assert {(one["status"], one["conclusion"], one["starts"]) for one in jobs} <= {("completed", "success", 1)}
     for request in requests:
-        if not request["path"].startswith(("/actions/runner/", "/_download/")):
+        if not request["path"].startswith(("/actions/runner", "/_download/")):
             check_request(request["method"], request["path"], request["query"], request["body"])
+
+
+@pytest.fixture
+def serving(site, key, quick):
+    """Makes plugins of services, with their contexts; closes them."""
+    with contextlib.ExitStack() as stack:
+
+        def made(**service):
+            if "app_id" in service:
+                service["private_key"] = key
+            settings = {"owner": OWNER, "repo": REPO, "token": Secret(TOKEN), "sleep_interval": 0.2, **service}
+            context = Context(folder=Path("/nonexistent"), api_url=site.url, server_url=site.url, **settings)
+            plugin = GithubPlugin(context)
+            stack.callback(plugin.close)
+            stack.callback(site.clear_faults)
+            return plugin, context
+
+        yield made
 
 
 def carry_out(plugin, context, site, folder, *, blind, spoil):
@@ -195,38 +265,65 @@ def remove(plugin, job, guest):
     eventually(lambda: plugin.settle(job, guest.name), "the debt is paid", 20)
 
 
+def no_spoil(_number):
+    """Nothing happens."""
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_fault_loses_nothing(site, quick, tmp_path, route, fault):
-    """It strikes twice, in the midst of a job's life: the job is done, once, and nothing is left."""
-    method, pattern = ROUTES[route]
-    context = Context(
-        folder=Path("/nonexistent"),
-        owner=OWNER,
-        repo=REPO,
-        token=Secret(TOKEN),
-        api_url=site.url,
-        server_url=site.url,
-        sleep_interval=0.2,
-    )
-    plugin = GithubPlugin(context)
-    plugin.look()
-    # Only a guest that does not tell of its runner makes the plugin ask for the job and remove the runner itself.
-    blind = route in ("get a job", "remove", "list runners")
-    run = site.queue_run(OWNER, REPO, [{"name": "build", "labels": LABELS, "steps": ["true"]}])
+def test_a_fault_loses_nothing(site, serving, tmp_path, route, fault):
+    """It strikes twice: the job is done, once, nothing is left, nothing has ended the service, one ERROR at most."""
+    where = ROUTES[route]
+    plugin, context = serving(**where.service)
+    owner = context.service.owner
+    run = site.queue_run(owner, REPO, [{"name": "build", "labels": LABELS, "steps": ["true"]}])
 
-    def spoil(number):
+    def spoil(number=0):
         if number == 0:
-            site.fault(method, pattern, times=2, **FAULTS[fault])
+            site.fault(where.method, where.pattern, times=2, **FAULTS[fault])
 
-    if route == "list runs":
-        site.fault(method, pattern, times=2, **FAULTS[fault])
-    try:
-        outcome = carry_out(plugin, context, site, tmp_path, blind=blind, spoil=spoil)
-    finally:
-        site.clear_faults()
-        plugin.close()
+    if where.early:
+        spoil()
+    outcome = carry_out(plugin, context, site, tmp_path, blind=where.blind, spoil=no_spoil if where.early else spoil)
+    assert not any(one["times"] == 2 for one in site.faults()), "the fault has not struck"
     assert outcome.conclusion is Conclusion.SUCCESS
     assert site.run(run["id"])["conclusion"] == "success"
     assert len(context.logged("ERROR")) <= 1
-    assert not [one for one in site.runners(OWNER, REPO) if run_of(one["name"]) == run["jobs"][0]["id"]]
+    runners = site.runners(owner, REPO) if context.service.repo else site.runners(owner)
+    assert not [one for one in runners if run_of(one["name"]) == run["jobs"][0]["id"]]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_that_lasts_does_not_hold_the_vm(site, serving, monkeypatch, tmp_path, fault):
+    """It begins while the job runs, on every route, and does not end: the job's end is told by the guest, its VM goes, and the
+    debt is paid when GitHub is there again."""
+    monkeypatch.setattr(watch_module, "_DISAGREEMENT", 1.0)
+    monkeypatch.setattr(refusals_module, "_TELL_AFTER", 0.2)
+    plugin, context = serving()
+    run = site.queue_run(OWNER, REPO, [{"name": "build", "labels": LABELS, "steps": ["sleep 0.3"]}])
+    context.job_started = lambda _: site.fault("*", "^/repos/", times=None, **FAULTS[fault])
+    (job,) = plugin.look()
+    context.facts = {}
+    guest = Guest(tmp_path, int(job.id) * 100, site, blind=False)
+    assert plugin.drive(job, guest).conclusion is Conclusion.SUCCESS
+    guest.delete()
+    plugin.settle(job, guest.name)
+    site.clear_faults()
+    eventually(lambda: plugin.settle(job, guest.name), "the debt is paid", 20)
+    assert len(context.logged("ERROR")) <= 1
+    assert site.run(run["id"])["conclusion"] == "success"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_from_the_start_ends_only_what_cannot_be_cured(serving, site, fault):
+    """A login, a right or a repository that is refused for good ends the service; all else is waited for, and then all is well."""
+    plugin, context = serving()
+    site.fault("*", "^/repos/", times=None, **FAULTS[fault])
+    seen = site.requests()[-1]["seq"] if site.requests() else 0
+    refused = fault in ("401", "403 rights", "404")
+    with pytest.raises(RightsRefused if refused else InfrastructureError):
+        plugin.look()
+    assert len(site.requests(seen)) <= 8
+    site.clear_faults()
+    assert plugin.look() == []
+    assert context.logged("ERROR") == []

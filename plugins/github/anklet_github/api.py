@@ -12,6 +12,7 @@ import re
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -34,6 +35,8 @@ _MOST_PAGES = 10
 #: A renamed or moved repository answers so (GitHub REST docs, redirects); the latter two repeat any request as it is.
 _MOVED_FOR_READS, _MOVED = frozenset({301, 302, 307, 308}), frozenset({307, 308})
 _MOST_MOVES = 3
+#: A server that refuses for want of rate so often, after each pause that it asked for, is in trouble.
+_MOST_LIMITS = 5
 #: What a 401 refuses.
 _LOGIN = "login"
 _OK, _CREATED, _ACCEPTED, _NO_CONTENT, _NOT_MODIFIED = 200, 201, 202, 204, 304
@@ -71,6 +74,10 @@ class Api:
     def has_room_to_look(self) -> bool:
         """Whether what is not urgent would be asked at once, for all that is known of the limits."""
         return self._budget.has_room_to_look()
+
+    def bounded(self, seconds: float) -> AbstractContextManager[None]:
+        """While the `with` lasts, a limit that holds for longer is trouble like any other, and is not waited for."""
+        return self._budget.bounded(seconds)
 
     def get(self, path: str, kind: type[T], *, urgent: bool = True, configured: bool = False, **query: str | int) -> T:
         """GET one object; what is not `urgent` waits first when the budget is short. Raises `NotFound`, `ApiTrouble`,
@@ -195,12 +202,15 @@ class Api:
         urgent: bool = True,
     ) -> Reply:
         """Ask once, waiting out limits (a request that was refused by a limit had no effect)."""
-        renewed, moves = False, 0
+        renewed, moves, limits = False, 0, 0
         while True:
             self._context.check()
             self._budget.spend(method, urgent=urgent)
             reply = self._send(method, url, body, more or {})
             if self._budget.account(reply):
+                limits += 1
+                if limits >= _MOST_LIMITS:
+                    raise LimitPause(f"{method} {_path(url)}: GitHub's limit does not end when it should")
                 continue
             if reply.status == _UNAUTHORIZED and not renewed and self._login.refused(reply.date()):
                 renewed = True

@@ -6,9 +6,11 @@ reads cost one point and writes five, 900 points a minute; the primary limit has
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 
 from anklet_github.http import Reply
@@ -77,13 +79,25 @@ class Budget:
         self._secondary = _SECONDARY_PAUSE
         self._reserve_until = 0.0
         self._left: tuple[int, int] | None = None
+        self._patience = math.inf
+
+    @contextmanager
+    def bounded(self, seconds: float) -> Iterator[None]:
+        """Inside, no pause is longer: what would have to wait for longer is not asked (`LimitPause`)."""
+        before, self._patience = self._patience, seconds
+        try:
+            yield
+        finally:
+            self._patience = before
 
     def spend(self, method: str, *, urgent: bool) -> None:
         """Before a request: wait until there is room for it, cancellably. What is not urgent leaves room for what is.
 
-        Raises `LimitPause` when it is not urgent and a drain has taken its purpose away.
+        Raises `LimitPause` when it is not urgent and a drain has taken its purpose away, or when it were to wait for too long.
         """
         while (pause := self._pause(method, urgent=urgent)) > 0:
+            if pause > self._patience:
+                raise LimitPause(f"GitHub's rate limit is reached for another {pause:.0f} s")
             with self._context.limit_paused():
                 self._sit_out(pause + random.uniform(0, _SPREAD), urgent=urgent)  # noqa: S311  jitter, not a secret
 

@@ -39,6 +39,8 @@ _LATE_REGISTRATION = 90.0
 #: For so many seconds a started VM waits for GitHub to register its runner, with pauses of so many.
 _OUTAGE_PATIENCE = 600.0
 _INSIST_FIRST, _INSIST_LONGEST = 1.0, 20.0
+#: While a job is watched or cleaned up, GitHub's limit is waited for no longer than this at a time: a VM does not wait for it.
+_LONGEST_PAUSE = 5.0
 
 T = TypeVar("T")
 
@@ -54,9 +56,9 @@ class GithubPlugin:
         self._context = context
         self._scope = scope_of(context.service)
         self._transport = transport_of(context.service)
-        api = Api(self._transport, _login(self._transport, self._scope, context), context)
-        self._discovery = Discovery(Repos(api, context), context)
-        self._runners = RunnerRegistry(api, self._scope)
+        self._api = Api(self._transport, _login(self._transport, self._scope, context), context)
+        self._discovery = Discovery(Repos(self._api, context), context)
+        self._runners = RunnerRegistry(self._api, self._scope)
         self._sweeper = Sweeper(self._runners, self._scope.keyspace, context)
         self._scripts = GuestScripts(context)
         #: The VM whose runner is known to have been removed by GitHub itself.
@@ -98,7 +100,8 @@ class GithubPlugin:
     def withdraw(self, job: Job, guest_name: str) -> Withdrawal:
         """GitHub's one compare-and-swap: 204 means that no job can land any more, 422 that one has."""
         try:
-            self._remove(guest_name)
+            with self._api.bounded(_LONGEST_PAUSE):
+                self._remove(guest_name)
         except RunnerBusy:
             return Withdrawal.STARTED
         return Withdrawal.WITHDRAWN
@@ -112,7 +115,8 @@ class GithubPlugin:
         if self._removed == guest_name:
             return True
         try:
-            self._remove(guest_name)
+            with self._api.bounded(_LONGEST_PAUSE):
+                self._remove(guest_name)
         except (RunnerBusy, ApiTrouble):
             return False
         facts = self._context.recall()
@@ -123,7 +127,8 @@ class GithubPlugin:
 
     def abandoned(self, guest_name: str) -> bool:
         """No runner of that name, or one without a job."""
-        runner = self._runners.find(guest_name)
+        with self._api.bounded(_LONGEST_PAUSE):
+            runner = self._runners.find(guest_name)
         return runner is None or not runner.busy
 
     def close(self) -> None:
@@ -135,7 +140,9 @@ class GithubPlugin:
             context=self._context, discovery=self._discovery, runners=self._runners, scripts=self._scripts
         )
         watch = Watch(watching, job, guest)
-        outcome = watch.to_the_end()
+        # The guest's word must be heard while GitHub may not be asked.
+        with self._api.bounded(_LONGEST_PAUSE):
+            outcome = watch.to_the_end()
         if watch.removed:
             self._removed = guest.name
         return outcome

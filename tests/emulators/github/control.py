@@ -216,7 +216,8 @@ class GitHubServer:
 
         `delay` seconds pass first. Then `reset` breaks the connection before any effect; `status`, with `body` (JSON, or text as
         it is) and `headers`, replaces the reply, without effect. With effect: `drop_after_effect` breaks the connection,
-        `truncate` sends half of the body, `slow_drip` takes so many seconds for it, `headers` alone are added to the reply.
+        `truncate` sends half of the body (and with `reset` breaks the connection then), `slow_drip` takes so many seconds for it,
+        `headers` alone are added to the reply.
         The path is that without /api/v3. Runners' own paths begin with /_services/.
         """
         what = {"times": times, "status": status, "body": body, "headers": headers, "delay": delay, "reset": reset}

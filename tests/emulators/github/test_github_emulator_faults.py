@@ -81,6 +81,14 @@ def test_a_truncated_reply(rough, github):
         rough.call("GET", RUNS)
 
 
+def test_a_reset_in_the_middle_of_a_reply(rough, github):
+    """`truncate` with `reset` breaks the connection there; the request has had its effect."""
+    github.fault("GET", "/actions/runs", truncate=True, reset=True)
+    with pytest.raises(urllib3.exceptions.ProtocolError):
+        rough.call("GET", RUNS)
+    assert github.requests()[-1]["status"] == 200
+
+
 @pytest.mark.parametrize("kind", ["delay", "slow_drip"])
 def test_slow_replies(rough, github, kind):
     """`delay` waits before the reply, `slow_drip` within it; both end well, and other requests do not wait."""

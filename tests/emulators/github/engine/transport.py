@@ -171,7 +171,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return None
         if fault.delay:
             time.sleep(fault.delay)
-        if fault.reset:
+        if fault.reset and not fault.truncate:
             return Reply(0)
         if fault.status is not None:
             body = fault.body.encode() if isinstance(fault.body, str) else fault.body
@@ -181,11 +181,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _send_struck(self, request, reply, fault):
         if fault is None:
             self._send(request, reply)
-        elif fault.reset or fault.drop_after_effect:
-            self._reset()
         elif fault.truncate:
             self._send(request, reply, share=0.5)
-            self._reset(hard=False)
+            self._reset(hard=fault.reset)
+        elif fault.reset or fault.drop_after_effect:
+            self._reset()
         else:
             self._send(request, reply, drip=fault.slow_drip)
 
