@@ -46,7 +46,7 @@ package: $(STAMP)  ## wheel and sdist into dist/, each tried in an environment o
 docs: $(STAMP)  ## write the generated parts of the documentation and etc/ anew
 	@$(BIN)/python tests/unit/test_readme.py
 	@$(BIN)/python tests/unit/test_docs.py
-	@$(BIN)/python tests/unit/test_agent.py
+	@PYTHONPATH=tests $(BIN)/python tests/unit/test_agent.py
 
 .PHONY: bench
 bench: $(STAMP)  ## the figures of docs/benchmarks.md, for this machine

@@ -103,12 +103,13 @@ def property_list(of: Installation) -> bytes:
 
 def newsyslog_rule(log_dir: Path, user: str) -> str:
     """A file for /etc/newsyslog.d: the log is moved aside at 100 MB, seven are kept. Nobody is signalled (N): the program
-    notices that its file was moved, and makes it anew; nor is a line of newsyslog's own put in (B). newsyslog.conf(5)."""
+    notices within a second that its file was moved, and makes it anew; so it is not compressed, which would lose what is written
+    until then. Nor is a line of newsyslog's own put in (B). newsyslog.conf(5)."""
     return (
         "# Rotates the log of anklet-supervisor. To be put into /etc/newsyslog.d/ by root, with log.max_megabytes: 0 in the\n"
         "# configuration, so that not both rotate. Sizes are in KiB.\n"
         "# logfilename                          [owner:group]    mode count size   when  flags\n"
-        f"{log_dir}/anklet.log    {user}:staff    640  7     102400 *     JNB\n"
+        f"{log_dir}/anklet.log    {user}:staff    640  7     102400 *     NB\n"
     )
 
 

@@ -154,7 +154,7 @@ def _check(options: argparse.Namespace) -> int:
     config, warnings = load_config(_config_path(options))
     for warning in warnings:
         _complain(str(warning))
-    print(f"{_config_path(options)}: no errors, {len(config.services)} services")  # noqa: T201  the command's answer
+    print(f"{_config_path(options)}: no errors; services: {len(config.services)}")  # noqa: T201  the command's answer
     return int(ExitCode.OK)
 
 

@@ -139,7 +139,7 @@ def configuration(facts: Facts) -> Iterator[Finding]:
         else:
             yield _warning("configuration", str(problem), "see to it when you can; the program starts all the same")
     if not errors:
-        yield _ok("configuration", f"{facts.config}: no errors, {facts.services} services")
+        yield _ok("configuration", f"{facts.config}: no errors; services: {facts.services}")
 
 
 def user(facts: Facts) -> Iterator[Finding]:

@@ -112,7 +112,9 @@ def write(path: Path, answers: Answers) -> list[str]:
     """
     path = path.absolute()
     token_file = path.parent / "token"
-    _refuse_to_replace(path, *(() if answers.token_file else (token_file,)))
+    _refuse_to_replace(path)
+    if answers.token_file is None and (token_file.exists() or token_file.is_symlink()):
+        raise ConfigError(f"{token_file} exists; init replaces nothing (move it away, or use it by --token-file)")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -140,7 +142,7 @@ def _write_aside(aside: Path, path: Path, token_file: Path, answers: Answers) ->
         load(aside / path.name, _Without("ANKLET_"), home=Path.home(), platform=sys.platform)
     except ConfigErrors as error:
         raise ConfigError(str(error).replace(str(aside / path.name), "these answers")) from None
-    done = [f"{path}: {answers.services} services", f"next: anklet-supervisor doctor{_named(path)}"]
+    done = [f"{path}: services: {answers.services}", f"next: anklet-supervisor doctor{_named(path)}"]
     if answers.token_file is None:
         os.link(aside / "token", token_file)
         done.insert(0, f"{token_file}: the token, for you alone")
@@ -156,7 +158,10 @@ def _write_aside(aside: Path, path: Path, token_file: Path, answers: Answers) ->
 def _make_log_dir(path: Path) -> None:
     """The program writes its log only where a directory is: a misspelt one would be made somewhere else. Here it is new to all."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in reversed((path, *path.parents)):
+            # One by one: `parents=True` would give the mode to the last alone.
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700)
     except OSError as error:
         raise ConfigError(f"the log's directory {path} cannot be made: {error.strerror}") from None
 
@@ -184,10 +189,9 @@ class _Without(dict[str, str]):
         super().__init__({name: value for name, value in os.environ.items() if not name.startswith(prefix)})
 
 
-def _refuse_to_replace(*paths: Path) -> None:
-    for path in paths:
-        if path.exists() or path.is_symlink():
-            raise ConfigError(f"{path} exists; init replaces nothing (move it away, or name another by --config)")
+def _refuse_to_replace(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise ConfigError(f"{path} exists; init replaces nothing (move it away, or name another by --config)")
 
 
 def render(answers: Answers, token_file: str) -> str:

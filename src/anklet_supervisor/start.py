@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from anklet_supervisor import allocator, machine
 from anklet_supervisor.config import Problem, SupervisorConfig, load, load_host
 from anklet_supervisor.history import JobHistory
 from anklet_supervisor.host import HostIds, InstanceLock, PidFile, identify, keep_awake
-from anklet_supervisor.logs import LogWriter
+from anklet_supervisor.logs import LogWriter, log_file
 from anklet_supervisor.loop import Loop, Outlets
 from anklet_supervisor.metrics import Metrics
 from anklet_supervisor.metrics_http import MetricsServer
@@ -58,6 +58,9 @@ def start(path: Path, *, once: bool) -> int:
         take_over(config.state_dir)
         remove_unfinished(config.state_dir)
         writer = _open_log_file(config)
+        if config.log.file_dir is not None and sys.stdout.isatty():
+            # Whoever starts it by hand wants to see what it does, wherever the log goes.
+            stack.callback(_foreground(config.log.file_dir))
         stack.callback(writer.close)
         log = open_log(writer.write, config.log.level, config.secrets(), {})
         for warning in (*map(str, warnings), *notes):
@@ -122,6 +125,13 @@ def _open_log_file(config: SupervisorConfig) -> LogWriter:
         return LogWriter(log.file_dir, log.level, max_megabytes=log.max_megabytes, keep=log.keep)
     except OSError as error:
         raise refusal(error, f"log.file_dir {config.log.file_dir} cannot be written: {error.strerror}") from None
+
+
+def _foreground(log_dir: Path) -> Callable[[], None]:
+    """Begin to show the log on this terminal; what ends it. Imports what draws only then."""
+    from anklet_supervisor.foreground import Foreground
+
+    return Foreground(log_file(log_dir)).stop
 
 
 class _Place(msgspec.Struct, frozen=True):

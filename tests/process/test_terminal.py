@@ -73,6 +73,16 @@ def steps():
     return re.findall(r"^ *\$ (.*)$", section, re.MULTILINE)
 
 
+def answer(child):
+    """What `init` asks."""
+    for question, said in (("User or organization", OWNER), ("Repository", REPO), ("Access token", TOKEN)):
+        child.expect(question)
+        child.sendline(said)
+    child.expect("next: anklet-supervisor doctor")
+    child.expect(pexpect.EOF)
+    assert TOKEN not in child.before
+
+
 def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
     """Each command as it is printed there, from init to the metrics; launchd is played by this test."""
     launchctl = FakeLaunchctl(mac.folder / "launchctl")
@@ -87,13 +97,7 @@ def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
     install, init, doctor, once, agent, status, logs, curl = steps()
     assert install.startswith("pipx install ")  # .ci/package does that
 
-    child = terminal.run(init)
-    for question, answer in (("User or organization", OWNER), ("Repository", REPO), ("Access token", TOKEN)):
-        child.expect(question)
-        child.sendline(answer)
-    child.expect("next: anklet-supervisor doctor")
-    child.expect(pexpect.EOF)
-    assert TOKEN not in child.before
+    answer(terminal.run(init))
     assert terminal.whole("anklet-supervisor check")[0] == 0
 
     code, screen = terminal.whole(doctor)
@@ -104,6 +108,8 @@ def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
     code, screen = terminal.whole(once)
     assert code == 0, screen
     assert github.job(ids[0])["conclusion"] == "success"
+    assert "job claimed" in plain(screen)
+    assert "supervisor ended" in plain(screen)
     assert "job claimed" in (mac.folder / ".local/state/anklet-supervisor/log/anklet.log").read_text()
 
     code, screen = terminal.whole(agent)

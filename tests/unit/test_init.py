@@ -100,6 +100,7 @@ def test_the_log_goes_where_a_user_looks_for_it(path, home, monkeypatch, platfor
     write(path, ANSWERS)
     assert load(path, {}, home=home, platform=platform)[0].log.file_dir == home / place
     assert (home / place).is_dir()
+    assert stat.S_IMODE((home / place).parent.stat().st_mode) == 0o700  # state_dir, on Linux
 
 
 def test_a_log_directory_that_was_named_is_used_and_made(path, home):

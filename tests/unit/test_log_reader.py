@@ -116,11 +116,11 @@ def test_a_file_that_was_cut_is_read_from_its_beginning(path):
 
 @pytest.fixture
 def rotated_log(path):
-    """Three files of four lines, the numbers counting up; each third line is of job 7."""
+    """Three files of four lines, the numbers counting up; each third line is of job 77."""
     numbers = iter(range(1, 13))
     for name in ("anklet.log.2", "anklet.log.1", "anklet.log"):
         records = [
-            {"msg": "m", "n": n, "jobId": "7" if n % 3 == 0 else str(n)} for n in (next(numbers) for _ in "four")
+            {"msg": "m", "n": n, "jobId": "77" if n % 3 == 0 else str(n)} for n in (next(numbers) for _ in "four")
         ]
         path.with_name(name).write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
@@ -132,8 +132,8 @@ def rotated_log(path):
         (Wanted(), 3, [10, 11, 12]),
         (Wanted(), 6, [7, 8, 9, 10, 11, 12]),
         (Wanted(), 100, list(range(1, 13))),
-        (Wanted(job="7"), 3, [6, 9, 12]),
-        (Wanted(job="7"), 100, [3, 6, 9, 12]),
+        (Wanted(job="77"), 3, [6, 9, 12]),
+        (Wanted(job="77"), 100, [3, 6, 9, 12]),
         (Wanted(job="1"), 100, [1]),
         (Wanted(job="99"), 100, []),
         (Wanted(), 0, []),
