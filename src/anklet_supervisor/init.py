@@ -195,12 +195,20 @@ def render(answers: Answers, token_file: str) -> str:
             f"    token_file: {_quoted(token_file)}",
             f"    owner: {_quoted(answers.owner)}",
             f"    repo: {_quoted(answers.repo)}",
+            *(_TART if answers.vm_driver == "tart" else ()),
             *([f"    registry_url: {_quoted(answers.registry_url)}"] if answers.registry_url else []),
             *([f"    api_url: {_quoted(answers.api_url)}"] if answers.api_url else []),
             "    # Seconds between two looks for jobs.",
             "    sleep_interval: 10",
         ]
     return "\n".join(lines) + "\n"
+
+
+_TART = (
+    "    # tart:",
+    "    #   # For jobs whose labels name no image.",
+    "    #   image: ghcr.io/cirruslabs/macos-sequoia-base:latest",
+)
 
 
 def _default(name: str) -> str:
