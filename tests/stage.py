@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import yaml
 from emulators.anka.control import AnkaHost
 from emulators.github.control import GitHubServer
@@ -290,9 +291,8 @@ class Mac:
         return {what: things for what, things in found.items() if things}
 
     def _commands(self):
-        """Commands that run now, but for those that are VMs of others (with Tart)."""
-        theirs = {vm.get("pid") for host in self.hosts for vm in host.vms() if not vm["name"].startswith("anklet-vm-")}
-        return [pid for host in self.hosts for pid in host.command_pids() if pid not in theirs]
+        """Commands that run now, but for those that are VMs of others (a `tart run`)."""
+        return [pid for host in self.hosts for pid in host.command_pids() if not _runs_vm_of_others(pid)]
 
     def close(self):
         """End the supervisor and every process of the emulated host, whatever state they are in."""
@@ -309,6 +309,14 @@ class Mac:
         if not (self.state_dir / "status.json").exists():
             return []
         return [service["pid"] for service in self.status()["services"] if service["pid"]]
+
+
+def _runs_vm_of_others(pid):
+    try:
+        words = psutil.Process(pid).cmdline()
+    except psutil.NoSuchProcess:
+        return False
+    return "run" in words and "--no-graphics" in words and not words[-1].startswith("anklet-vm-")
 
 
 def _lives(pid):

@@ -32,6 +32,15 @@ class VMSeen(msgspec.Struct, frozen=True, kw_only=True):
     running: bool
 
 
+class ImageWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that the configuration names for these services, and whether it is here, or can be pulled."""
+
+    name: str
+    services: tuple[str, ...]
+    here: bool
+    can_be_pulled: bool
+
+
 class DriverFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a VM driver said. `error`: why it cannot be used; `vms` is None when they could not be listed."""
 
@@ -40,6 +49,7 @@ class DriverFacts(msgspec.Struct, frozen=True, kw_only=True):
     product: str = ""
     error: str = ""
     vms: tuple[VMSeen, ...] | None = None
+    images: tuple[ImageWanted, ...] = ()
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +186,7 @@ def templates(facts: Facts) -> Iterator[Finding]:
         if driver.vms is None:
             continue
         service = ", ".join(driver.services)
-        found = sorted(vm.name for vm in driver.vms if not vm.running and not vm.name.startswith(NAME_PREFIX))
+        found = sorted(vm.name for vm in driver.vms if _is_template(vm))
         if found:
             shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > len(found[:5]) else "")
             yield _ok("templates", f"{driver.name} has {shown}", service)
@@ -187,6 +197,34 @@ def templates(facts: Facts) -> Iterator[Finding]:
                 f"pull the templates that your jobs name with {driver.name} itself, ahead of the first job",
                 service,
             )
+
+
+def images(facts: Facts) -> Iterator[Finding]:
+    """The images that services have without a label's saying so."""
+    for driver in facts.drivers:
+        for image in driver.images:
+            service = ", ".join(image.services)
+            if image.here:
+                yield _ok("image", f"{image.name} is on this host", service)
+                why = f"whether {image.name} has {driver.name}'s guest agent shows when a VM of it starts; without it, ssh is used"
+                yield _not_checked("guest agent", why)
+            elif image.can_be_pulled:
+                remedy = f"{driver.name} pull {image.name}"
+                yield _warning(
+                    "image", f"{image.name} is not here yet; the first job waits for its pull", remedy, service
+                )
+            else:
+                yield _problem(
+                    "image",
+                    f"{image.name} is not on this host, and nothing pulls it",
+                    f"make it with {driver.name}, or see to the keys image and pull of these services",
+                    service,
+                )
+
+
+def _is_template(vm: VMSeen) -> bool:
+    """One that has a tag is listed by its digest, too: once is enough."""
+    return not vm.running and not vm.name.startswith(NAME_PREFIX) and "@sha256:" not in vm.name
 
 
 def registries(facts: Facts) -> Iterator[Finding]:
@@ -420,6 +458,7 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     user,
     vm_tools,
     templates,
+    images,
     registries,
     origins,
     stores,

@@ -24,7 +24,7 @@ import psutil
 
 from anklet_supervisor import agent
 from anklet_supervisor.config import ConfigErrors, Problem, SupervisorConfig, default_state_dir, load, load_host
-from anklet_supervisor.doctor import DriverFacts, Facts, MacFacts, PathFacts, Reached, VMSeen
+from anklet_supervisor.doctor import DriverFacts, Facts, ImageWanted, MacFacts, PathFacts, Reached, VMSeen
 from anklet_supervisor.host import known_install_id, running_supervisor
 from anklet_worker.config import ServiceConfig
 from anklet_worker.doctor import DOCTOR_GROUP, Finding, PluginDoctor, Verdict
@@ -124,7 +124,20 @@ def _driver(users: Sequence[ServiceConfig]) -> DriverFacts:
         except AnkletError as error:
             return msgspec.structs.replace(facts, error=f"its VMs cannot be listed: {error}")
     seen = tuple(VMSeen(name=vm.name, running=vm.state is VMState.RUNNING) for vm in listing)
-    return msgspec.structs.replace(facts, vms=seen)
+    return msgspec.structs.replace(facts, vms=seen, images=tuple(_images(users, {vm.name for vm in listing})))
+
+
+def _images(users: Sequence[ServiceConfig], here: set[str]) -> Iterator[ImageWanted]:
+    """Images that the services name in the configuration; only Tart's can."""
+    with_image = [user for user in users if user.vm_driver == "tart" and user.tart.image]
+    for name in dict.fromkeys(user.tart.image for user in with_image):
+        asking = [user for user in with_image if user.tart.image == name]
+        yield ImageWanted(
+            name=str(name),
+            services=tuple(user.name for user in asking),
+            here=bool(here & {name, f"{name}:latest"}),
+            can_be_pulled="/" in str(name) and all(user.tart.pull != "never" for user in asking),
+        )
 
 
 # ---- the network ----

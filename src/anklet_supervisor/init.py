@@ -225,6 +225,7 @@ def render(answers: Answers, token_file: str) -> str:
             f"    token_file: {_quoted(token_file)}",
             f"    owner: {_quoted(answers.owner)}",
             f"    repo: {_quoted(answers.repo)}",
+            *(_TART if answers.vm_driver == "tart" else ()),
             *([f"    registry_url: {_quoted(answers.registry_url)}"] if answers.registry_url else []),
             *_addresses(answers.api_url),
             "    # Seconds between two looks for jobs.",
@@ -241,6 +242,13 @@ def _addresses(api_url: str) -> list[str]:
     if api_url.rstrip("/").endswith(_API_PATH):
         lines.append(f"    server_url: {_quoted(api_url.rstrip('/').removesuffix(_API_PATH))}")
     return lines
+
+
+_TART = (
+    "    # tart:",
+    "    #   # For jobs whose labels name no image.",
+    "    #   image: ghcr.io/cirruslabs/macos-sequoia-base:latest",
+)
 
 
 def _default(name: str) -> str:

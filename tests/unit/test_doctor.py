@@ -2,16 +2,29 @@
 
 import io
 import json
+import os
 import stat
 from pathlib import Path
 
 import msgspec
 import pytest
+from emulators.tart.control import TartHost
 from rich.console import Console
 
-from anklet_supervisor import doctor, doctor_view
+from anklet_supervisor import doctor, doctor_facts, doctor_view
 from anklet_supervisor.config import Problem, Severity
-from anklet_supervisor.doctor import DriverFacts, Facts, MacFacts, PathFacts, Reached, VMSeen, as_json, fit, judge
+from anklet_supervisor.doctor import (
+    DriverFacts,
+    Facts,
+    ImageWanted,
+    MacFacts,
+    PathFacts,
+    Reached,
+    VMSeen,
+    as_json,
+    fit,
+    judge,
+)
 from anklet_supervisor.doctor_facts import gather, power_on_mains
 from anklet_worker.doctor import Finding, Verdict
 
@@ -57,6 +70,12 @@ def with_driver(**changes):
     return msgspec.structs.replace(FIT, drivers=(msgspec.structs.replace(ANKA, **changes),))
 
 
+def with_image(*, here, can_be_pulled=True):
+    """A fit Mac whose service names an image."""
+    image = ImageWanted(name="ghcr.io/a/b:c", services=("RUNNER1",), here=here, can_be_pulled=can_be_pulled)
+    return with_driver(name="tart", images=(image,))
+
+
 def changed(**changes):
     """A fit Mac, but for these facts."""
     return msgspec.structs.replace(FIT, **changes)
@@ -93,6 +112,10 @@ HINT = Problem("/c.yml", 3, 1, "others can read this", Severity.WARN)
         (changed(root=True, mac=None), "user", "warning", "root"),
         (with_driver(error="anka is not on PATH", vms=None), "VM tool", "problem", "anka is not on PATH"),
         (with_driver(vms=(VMSeen(name=OURS, running=False),)), "templates", "warning", "no template"),
+        (with_driver(vms=(VMSeen(name="a@sha256:0", running=False),)), "templates", "warning", "no template"),
+        (with_image(here=True), "guest agent", "not checked", "tart's guest agent shows when a VM of it starts"),
+        (with_image(here=False), "image", "warning", "ghcr.io/a/b:c is not here yet"),
+        (with_image(here=False, can_be_pulled=False), "image", "problem", "nothing pulls it"),
         (changed(registries=(Reached(what="r", services=("A",), error="refused"),)), "registry", "warning", "refused"),
         (changed(stores=(Reached(what="r", services=("A",), error="away"),)), "Redis", "problem", "away"),
         (changed(disk=(4 * GIB, "/")), "disk", "problem", "4 GiB free"),
@@ -170,6 +193,36 @@ def test_the_settings_on_the_mains_are_read():
     assert power_on_mains("AC Power:\n sleep 15\n") == {"sleep": "15"}
     assert power_on_mains(" sleep 15\n") == {"sleep": "15"}
     assert power_on_mains("") == {}
+
+
+def test_the_facts_of_a_host_with_tart(tmp_path):
+    """The tool and its version, what can be cloned, and which of the configured images are here."""
+    host = TartHost(tmp_path / "tart")
+    host.add_image("local")
+    host.add_image("ghcr.io/acme/macos:latest")
+    path = tmp_path / "config.yml"
+    images = ["local", "ghcr.io/acme/macos", "ghcr.io/acme/later:1", "nowhere"]
+    rows = "".join(
+        f"  - {{name: R{n}, plugin: github, owner: a, repo: b, token: t, tart: {{image: {image}}}}}\n"
+        for n, image in enumerate(images)
+    )
+    path.write_text(f"state_dir: {tmp_path}/state\nvm_driver: tart\nservices:\n{rows}")
+    environment = {**os.environ, **host.environ()}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(doctor_facts, "_origins", lambda _: ())
+        (facts,) = gather(path, tmp_path).drivers
+    assert (facts.name, facts.product, facts.error) == ("tart", "Tart 2.32.1", "")
+    assert {image.name: (image.here, image.can_be_pulled) for image in facts.images} == {
+        "local": (True, False),
+        "ghcr.io/acme/macos": (True, True),
+        "ghcr.io/acme/later:1": (False, True),
+        "nowhere": (False, False),
+    }
+    (found,) = [one for one in judge(changed(drivers=(facts,))) if one.check == "templates"]
+    assert found.said == "tart has ghcr.io/acme/macos:latest, local"
+    assert not (tmp_path / "state").exists()
 
 
 def test_without_a_configuration_the_rest_is_examined(tmp_path):

@@ -8,7 +8,6 @@ status -1, it waits for the command and not for the end of output, and it kills 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 
 from emulators.vmhost import guest
@@ -92,12 +91,16 @@ def environment(settings, uuid, home, **more):
 def _refuse_what_is_no_program(name, home, path):
     if "/" in name:
         located = os.path.join(home, name)
-        if os.access(located, os.X_OK) and not os.path.isdir(located):
+        if _is_program(located):
             return
         why = "permission denied" if os.path.exists(located) else "no such file or directory"
         raise TartError(f"unknown (2): fork/exec {name}: {why}", foreign=True)
-    if shutil.which(name, path=path) is None:
+    if not any(_is_program(os.path.join(folder, name)) for folder in path.split(os.pathsep)):
         raise TartError(f'unknown (2): exec: "{name}": executable file not found in $PATH', foreign=True)
+
+
+def _is_program(path):
+    return os.access(path, os.X_OK) and not os.path.isdir(path)
 
 
 def is_lost(call, process):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 import json
 import os
-import shutil
 import time
 
 from emulators.vmhost import trees
@@ -191,7 +190,7 @@ def copy(store, source, target, config):
     disk = {**source.disk(), "uuid": new_uuid()}
     vm = write(target, config, disk)
     if source.is_suspended:
-        shutil.copyfile(source.file("state.vzvmsave"), vm.file("state.vzvmsave"))
+        trees.copy(source.file("state.vzvmsave"), vm.file("state.vzvmsave"))
     os.makedirs(store.guest_home(disk["uuid"]), exist_ok=True)
     home = store.guest_home(source.disk()["uuid"])
     if os.path.isdir(home):

@@ -1,0 +1,25 @@
+"""Which VM drivers a host has to look at: those of its services, and those by which records of VMs were made."""
+
+import json
+
+from anklet_worker.records import drivers_on_record
+
+
+def test_records_of_any_service_tell_their_drivers(tmp_path):
+    """Also of a service that is configured no more, and whatever else is in a record; what is none tells nothing."""
+    for service, name, content in (
+        ("A", "one.json", json.dumps({"driver": "anka", "version": 99})),
+        ("gone", "two.json", json.dumps({"driver": "tart"})),
+        ("gone", "three.json", "{"),
+        ("gone", "four.json", json.dumps({"driver": 7})),
+        ("gone", "five.json.corrupt", json.dumps({"driver": "other"})),
+    ):
+        path = tmp_path / "services" / service / "records" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert drivers_on_record(tmp_path) == {"anka", "tart"}
+
+
+def test_a_host_without_records_has_none(tmp_path):
+    """At its first start."""
+    assert drivers_on_record(tmp_path / "none") == set()
