@@ -16,6 +16,8 @@ from emulators.anka.engine.failure import AnkaError
 
 _LIMIT_WORDS = {"message": "You have exceeded a secondary rate limit. Please wait a few minutes before you try again."}
 _ERROR_WORDS = {"message": "Server Error"}
+#: Seconds until an operator notices a leaked slot.
+_LEAKS_FOR = 10.0
 _RUNNERS_ROUTE = r"^/_services/"
 
 
@@ -56,6 +58,9 @@ class Hand:
         for host in fleet.hosts:
             host.redis.heal()
             host.anka.clear_faults()
+            host.anka.set(registry_down=False)
+            if host.refuses_since is not None:
+                host.power_off()
             self._sight(host)
             for vm in host.anka.vms():
                 if vm["name"].startswith("foreign-"):
@@ -321,7 +326,31 @@ class Hand:
         """Its output is nothing, or garbage, though all was done."""
         host.anka.fault(verb, when="after", stdout=stdout)
 
+    def anka_leak(self, host):
+        """The kernel does not get the slot of the next VM back; some seconds later an operator reboots the host."""
+        if host.refuses_since is not None:
+            return False
+        host.anka.set(leak_slot=1)
+        host.refuses_since = time.time()
+        self._later(_LEAKS_FOR, lambda: self.host_reboot(host, 1.0) if host.wanted else None)
+        return True
+
+    def registry_down(self, host, seconds):
+        """Anka's registry does not answer for a while."""
+        host.anka.set(registry_down=True)
+        self._later(seconds, lambda: host.anka.set(registry_down=False))
+
     # ---- the host ----
+
+    def vm_death(self, host, status):
+        """A VM of ours ends by itself."""
+        names = [name for name in host.anka.running() if name.startswith("anklet-vm-")]
+        if not names:
+            return False
+        name = self._dice.choice(sorted(names))
+        host.deaths.append((time.time(), name))
+        host.anka.halt(name, status=status)
+        return True
 
     def foreign_vm(self, host, seconds):
         """Somebody starts a VM of their own on the host."""
@@ -356,7 +385,10 @@ _ON_HOST = {
     "anka-slow": Hand.anka_slow,
     "anka-hang": Hand.anka_slow,
     "anka-mute": Hand.anka_mute,
+    "anka-leak": Hand.anka_leak,
+    "registry-down": Hand.registry_down,
     "foreign-vm": Hand.foreign_vm,
+    "vm-death": Hand.vm_death,
     "host-reboot": Hand.host_reboot,
 }
 _ON_ALL = {

@@ -40,14 +40,17 @@ _PATIENCE = {"offline_after": 3, "lost_after": 20, "pickup_after": 6, "cancel_ti
 class Host(Mac):
     """One Mac of the fleet. It may be killed, stopped, rebooted, and is started again like by launchd."""
 
-    def __init__(self, folder, github, *, services, redis, token=TOKEN, switches=None):
+    def __init__(self, folder, github, *, services, redis, token=TOKEN, mode="jit", switches=None):  # noqa: PLR0913  what hosts differ in
         super().__init__(folder, github, services=services)
         self.redis = redis
         self.capacity = min(_SLOTS, services)
         self.sessions = set()
         self.outages = []
         self.dead = False
-        self.refuses = False
+        self.deaths = []
+        #: Since when its kernel has lost a slot, and when it had.
+        self.refuses_since = None
+        self.refused = []
         self._down_since = time.time()
         self._start_at = 0.0
         #: False while its power is off, or an operator has drained it.
@@ -62,6 +65,7 @@ class Host(Mac):
         for service in self.config["services"]:
             service |= {
                 "token": token,
+                "runner_mode": mode,
                 "sleep_interval": 1.0,
                 "database": {"enabled": True, "url": f"127.0.0.1:{redis.port}"},
                 "deadlines": {"vm_start": 15, "runner_online": 15, "job_start": 15, "cleanup": 15},
@@ -154,7 +158,11 @@ class Host(Mac):
         self.wanted = False
         self.kill_all()
         self.down()
+        self.anka.set(leak_slot=0)
         self.anka.reboot_host()
+        if self.refuses_since is not None:
+            self.refused.append((self.refuses_since, time.time()))
+            self.refuses_since = None
         self.new_boot()
 
     def given_up(self):
@@ -177,7 +185,8 @@ class Host(Mac):
             foreign=list(_FOREIGN_VMS),
             capacity=self.capacity,
             dead=self.dead,
-            refuses=self.refuses,
+            refused=self.refused,
+            deaths=self.deaths,
             outages=self.outages + ([(self._down_since, time.time())] if self._down_since is not None else []),
         )
 
@@ -207,13 +216,13 @@ def _runs(pid):
 class Fleet:
     """Hosts, Redis, GitHub. A context manager: at its end no process of it lives."""
 
-    def __init__(self, folder, *, hosts, services, switches=(), pulled=0):
+    def __init__(self, folder, *, hosts, services, switches=(), modes=(), pulled=0):
         self.folder = Path(folder)
         self.outages = []
         self.expected = {}
         self.roll_call = 0
         self.given_up = 0
-        self._shape = (hosts, services, switches, pulled)
+        self._shape = (hosts, services, switches, modes, pulled)
         self._seen = 0
         self._open = set()
         self._waiting_since = {}
@@ -225,7 +234,7 @@ class Fleet:
         return self
 
     def _build(self, stack):
-        hosts, services, switches, pulled = self._shape
+        hosts, services, switches, modes, pulled = self._shape
         self.github = new_github()
         stack.callback(self.github.stop)
         self.github.set(**_PATIENCE)
@@ -242,9 +251,9 @@ class Fleet:
             self.github.add_token(token, permissions=PERMISSIONS, user=f"bot-{number}")
         for number in range(hosts):
             proxy = proxies.add((self.redis.host, self.redis.port))
-            more = switches[number] if switches else None
+            more = {"switches": switches[number], "mode": modes[number]} if switches else {}
             place, token = self.folder / f"host-{number}", self.tokens[number // _HOSTS_OF_A_LOGIN]
-            host = Host(place, self.github, services=services, redis=proxy, token=token, switches=more)
+            host = Host(place, self.github, services=services, redis=proxy, token=token, **more)
             self.hosts.append(host)
             stack.callback(host.end)
             for image in range(pulled):
@@ -340,11 +349,14 @@ class Fleet:
 
     # ---- the end of a run ----
 
-    def settle(self, deadline):
+    def settle(self, deadline, say=lambda _text: None):
         """Wait until all is quiet. What is not by then is for the checker to find."""
         end = time.monotonic() + deadline
-        looked = 0.0
+        looked, said = 0.0, None
         while (left := self.unfinished()) and time.monotonic() < end:
+            if left != said:
+                said = left
+                say(f"{end - time.monotonic():8.2f}  {left}")
             self.tend()
             if time.monotonic() - looked > 2:
                 looked = time.monotonic()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 #: Verbs of `anka` that the program uses while it works, and where a command may be struck.
-VERBS = ("list", "clone", "start", "run", "delete", "cp")
+VERBS = ("list", "clone", "start", "run", "delete", "cp", "pull")
 POINTS = ("before", "middle", "after")
 #: Routes of GitHub's API, as regular expressions, and the methods used on them.
 ROUTES = (
@@ -53,6 +53,8 @@ class Offer:
     seconds: float = 0.0
     fails: bool = False
     pulled: int | None = None
+    #: Without a tag the registry is asked which one is the newest.
+    tagged: bool = True
     cancel_after: float | None = None
     pinned: bool = True
 
@@ -81,10 +83,12 @@ class Plan:
     offers: tuple[Offer, ...]
     #: How the emulated Anka of each host behaves where the real one's behaviour is not known.
     switches: tuple[dict, ...]
+    #: How the services of each host register their runners.
+    modes: tuple[str, ...]
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}, {dataclasses.asdict(self.shape)}"]
-        lines += [f"host {number}: {switches}" for number, switches in enumerate(self.switches)]
+        lines += [f"host {number}: {pair}" for number, pair in enumerate(zip(self.modes, self.switches, strict=True))]
         return "\n".join(lines + [str(fault) for fault in self.faults])
 
 
@@ -97,6 +101,7 @@ def make(seed: int, shape: Shape) -> Plan:
         faults=tuple(_faults(random.Random(dice.random()), shape)),
         offers=tuple(_offers(random.Random(dice.random()), shape)),
         switches=tuple(_switches(dice) for _ in range(shape.hosts)),
+        modes=tuple(dice.choice(("jit", "jit", "token")) for _ in range(shape.hosts)),
     )
 
 
@@ -125,6 +130,7 @@ def _offers(dice, shape):
             seconds=round(dice.uniform(5, min(30, shape.seconds / 3)) if long else dice.uniform(0, 1.5), 2),
             fails=dice.random() < 0.15,
             pulled=dice.randrange(max(2, int(shape.seconds / 60))) if dice.random() < 0.08 else None,
+            tagged=dice.random() < 0.5,
             cancel_after=round(dice.uniform(0, 8), 2) if dice.random() < 0.08 else None,
             pinned=dice.random() < 0.6,
         )
@@ -240,6 +246,11 @@ def _reboot(dice, shape):
     return {"seconds": round(dice.uniform(0.5, shape.longest), 2)}
 
 
+def _vm_death(dice, _shape):
+    """The guest shuts down, or its hypervisor dies."""
+    return {"status": dice.choice(("stopped", "failed"))}
+
+
 def _config(dice, shape):
     return {"how": dice.choice(("broken", "empty", "gone", "interval", "same"))} | _lasting(dice, shape)
 
@@ -277,6 +288,9 @@ KINDS: dict[str, tuple[float, Maker]] = {
     "anka-slow": (5, _anka_slow),
     "anka-hang": (0.5, _anka_hang),
     "anka-mute": (3, _anka_mute),
+    "anka-leak": (0.5, _nothing),
+    "registry-down": (1, _lasting),
     "foreign-vm": (2, _lasting),
+    "vm-death": (2, _vm_death),
     "host-reboot": (2, _reboot),
 }

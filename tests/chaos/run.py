@@ -44,6 +44,8 @@ class Run:
         self._due = []
         self._number = itertools.count()
         self._begun = 0.0
+        #: Seconds from the last fault's end until all was quiet.
+        self.quiet_after = 0.0
         self.hand = Hand(fleet, self._later, plan.seed)
 
     def _later(self, seconds, act):
@@ -60,8 +62,10 @@ class Run:
         self._turn_until(self._begun + self._plan.shape.seconds)
         self._say("healing")
         self.hand.heal()
-        left = self._fleet.settle(_QUIET_WITHIN)
-        self._say(f"quiet: {not left}")
+        healed = time.monotonic()
+        left = self._fleet.settle(_QUIET_WITHIN, self._say)
+        self.quiet_after = round(time.monotonic() - healed, 1)
+        self._say("calling the roll")
         if not left:
             self._fleet.call_the_roll(_ROLL_WITHIN)
             left = self._fleet.settle(_QUIET_WITHIN)
@@ -82,7 +86,9 @@ class Run:
             time.sleep(_TURN)
 
     def _offer(self, offer):
-        template, tag = (TEMPLATE, TAG) if offer.pulled is None else (f"pulled-{offer.pulled}", "v1")
+        template, tag = (
+            (TEMPLATE, TAG) if offer.pulled is None else (f"pulled-{offer.pulled}", "v1" if offer.tagged else None)
+        )
         job_id = self._fleet.offer(
             offer.name,
             expected="failure" if offer.fails else "success",
@@ -105,7 +111,9 @@ def carry_out(plan, folder, *, command="", longest_stall=None, say=lambda _text:
     begun = time.monotonic()
     shape = plan.shape
     pulled = 1 + max((offer.pulled for offer in plan.offers if offer.pulled is not None), default=-1)
-    with Fleet(folder, hosts=shape.hosts, services=shape.services, switches=plan.switches, pulled=pulled) as fleet:
+    with Fleet(
+        folder, hosts=shape.hosts, services=shape.services, switches=plan.switches, modes=plan.modes, pulled=pulled
+    ) as fleet:
         run = Run(fleet, plan, say)
         left = run.go()
         evidence = fleet.evidence()
@@ -118,7 +126,8 @@ def carry_out(plan, folder, *, command="", longest_stall=None, say=lambda _text:
         seed=plan.seed,
         shape=dataclasses.asdict(shape),
         wall_seconds=round(time.monotonic() - begun, 1),
-        figures=verdict.figures | {"services that an operator had to start again": given_up},
+        figures=verdict.figures
+        | {"quiet after the last fault, s": run.quiet_after, "services that an operator had to start again": given_up},
         struck=run.hand.struck,
         missed=run.hand.missed,
         violations=violations,

@@ -94,12 +94,13 @@ class Facts:
             times += [event["time"] for event in host.events]
         self.end = max(times)
 
-    def killed_by_reboot(self, life: Life) -> bool:
-        """Its host was rebooted (as a test does that) while it ran."""
+    def killed_from_outside(self, life: Life) -> bool:
+        """Its host was rebooted, or its VM made to end by itself, while it ran."""
         for number, (started, runner) in enumerate(life.starts):
             ended = life.ends[number][0] if number < len(life.ends) else self.end
             host = self.host_of.get(runner)
-            if host and any(started <= moment <= ended + _DYING for moment in _reboots(host)):
+            deaths = [] if host is None else _reboots(host) + [moment for moment, name in host.deaths if name == runner]
+            if any(started - _DYING <= moment <= ended + _DYING for moment in deaths):
                 return True
         return False
 
@@ -118,7 +119,7 @@ def judge(evidence: Evidence, *, longest_stall: float | None = None) -> Verdict:
 
 def _figures(facts: Facts, stall: Span) -> dict[str, float]:
     lives = facts.lives.values()
-    rebooted = [life for life in lives if facts.killed_by_reboot(life)]
+    rebooted = [life for life in lives if facts.killed_from_outside(life)]
     cancelled = [life for life in lives if life.cancelled_by_user and life not in rebooted]
     done = [life for life in lives if len(life.ends) == 1 and life not in rebooted and life not in cancelled]
     broken = Counter(what.split(":")[0] for what in ends_exactly_once(facts))
@@ -126,7 +127,7 @@ def _figures(facts: Facts, stall: Span) -> dict[str, float]:
         "jobs offered": len(facts.lives),
         "jobs done": sum(life.ends[0][2] == _REPORTED and len(life.starts) == 1 for life in done),
         "jobs cancelled by their user": len(cancelled),
-        "jobs killed by a reboot": len(rebooted),
+        "jobs killed with their host or VM": len(rebooted),
         "jobs done twice": broken["twice"],
         "jobs lost": broken["lost"],
         "left over": sum(1 for _ in nothing_is_left(facts)),
@@ -203,7 +204,7 @@ def ends_exactly_once(facts: Facts) -> Iterator[str]:
             yield f"twice: {name} ended {len(life.ends)} times"
         if not life.ends:
             yield f"lost: {name} " + ("started and never ended" if life.starts else "was never run")
-        elif len(life.ends) == 1 and not facts.killed_by_reboot(life) and not life.cancelled_by_user:
+        elif len(life.ends) == 1 and not facts.killed_from_outside(life) and not life.cancelled_by_user:
             yield from _ended_badly(facts, life, name)
 
 
@@ -234,14 +235,12 @@ def never_too_many_vms(facts: Facts) -> Iterator[str]:
     for host in facts.evidence.hosts:
         if most_running(host) > host.limit:
             yield f"{most_running(host)} VMs ran at once on {host.name}"
-        if host.refuses:
-            continue
-        foreign, ours = _foreign_running(host), cloned(host)
+        excuses, ours = _foreign_running(host) + host.refused, cloned(host)
         for event in host.events:
             if event["event"] != "limit-refused" or event.get("name") not in ours:
                 continue
             # Somebody else's VM may take the room between our look and our start; nobody can prevent that.
-            if not any(begin <= event["time"] <= end for begin, end in foreign):
+            if not any(begin <= event["time"] <= end for begin, end in excuses):
                 yield f"a VM too many was tried on {host.name}: {event.get('name')} at {event['time']:.3f}"
 
 

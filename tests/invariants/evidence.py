@@ -39,8 +39,10 @@ class HostEvidence:
     capacity: int = 2
     #: It died and was never to come back: what lies on it is nobody's fault.
     dead: bool = False
-    #: The emulated kernel was told to refuse starts that it should grant.
-    refuses: bool = False
+    #: When the emulated kernel refused starts that it should grant, at the test's word.
+    refused: list[Span] = field(default_factory=list)
+    #: Times and names of VMs of ours that the test let die.
+    deaths: list[tuple[float, str]] = field(default_factory=list)
     #: When the test kept it from working.
     outages: list[Span] = field(default_factory=list)
 

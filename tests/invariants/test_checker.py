@@ -364,17 +364,37 @@ def test_a_job_that_a_reboot_killed_is_counted_apart():
     evidence.hosts[0].events.append({"time": 1.5, "event": "host-rebooted", "running": 0})
     verdict = checker.judge(evidence)
     assert verdict.violations == []
-    assert verdict.figures["jobs killed by a reboot"] == 1
+    assert verdict.figures["jobs killed with their host or VM"] == 1
     assert verdict.figures["jobs done"] == 1
 
 
 def test_a_reboot_before_or_after_the_job_is_no_excuse():
     """Nor is that of another host."""
-    for moment in (0.5, 9.0):
+    for moment in (-1.5, 9.0):
         evidence = sound()
         lost_its_vm(evidence)
         evidence.hosts[0].events.append({"time": moment, "event": "host-rebooted", "running": 0})
         assert broken_rules(evidence) == {"every job ends exactly once"}
+
+
+def test_a_job_that_its_vm_took_along_is_counted_apart():
+    """When the test let that very VM die."""
+    evidence = sound()
+    lost_its_vm(evidence)
+    evidence.hosts[0].deaths = [(1.5, name(2))]
+    assert broken_rules(evidence) == {"every job ends exactly once"}
+    evidence.hosts[0].deaths = [(1.5, name(1))]
+    assert broken_rules(evidence) == set()
+
+
+def test_a_start_that_a_leaking_kernel_refused_is_allowed():
+    """While it leaks; not before."""
+    evidence = sound()
+    a_third_start(evidence)
+    evidence.hosts[0].refused = [(12.0, 20.0)]
+    assert broken_rules(evidence) == {"never too many VMs"}
+    evidence.hosts[0].refused = [(10.0, 20.0)]
+    assert broken_rules(evidence) == set()
 
 
 def test_a_job_that_its_user_cancelled_is_counted_apart():
