@@ -11,7 +11,7 @@ SOURCES := src plugins tests docs/examples
 
 .PHONY: help
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
 
 $(STAMP): pyproject.toml .ci/make-venv
 	@bash .ci/make-venv $(VENV)
@@ -42,6 +42,10 @@ format: $(STAMP)  ## let the formatter have its way
 .PHONY: bench
 bench: $(STAMP)  ## the figures of docs/benchmarks.md, for this machine
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/bench/bench.py
+
+.PHONY: crashpoints
+crashpoints: $(STAMP)  ## kill worker and supervisor at every effect of a job; a table of what became of it
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/crashpoints/crashpoints.py
 
 .PHONY: clean
 clean:  ## remove what make has made

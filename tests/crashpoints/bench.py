@@ -6,6 +6,7 @@ plugin on an emulated GitHub. What the machine orders is done at once; no back-o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -162,7 +163,8 @@ class Host:
         found = {
             "vms": self.vms(),
             "runners": [runner["name"] for runner in self.github.runners(OWNER, self.repo)],
-            "records": [path.name for path in service.glob("records/*")] + [path.name for path in service.glob("records/.*")],
+            "records": [path.name for path in service.glob("records/*")]
+            + [path.name for path in service.glob("records/.*")],
             "note": [path.name for path in service.glob("*command.json*")],
             "claims": self._claims(),
             "slots": [slot.state.name for slot in self._slots() if slot.state is not SlotState.FREE],
@@ -279,7 +281,9 @@ class Supervisor:
             return
         left = self._host.leftovers()
         # A runner that could not be removed stays on record as a debt.
-        self._host.troubles += [f"left after the attempt: {what} {left[what]}" for what in ("vms", "claims") if what in left]
+        self._host.troubles += [
+            f"left after the attempt: {what} {left[what]}" for what in ("vms", "claims") if what in left
+        ]
         self.detach_worker()
 
     def drain(self):
@@ -359,10 +363,8 @@ class Worker:
 
     def tell(self, command):
         """Send a command; a worker that is gone does not hear it."""
-        try:
+        with contextlib.suppress(ChannelClosed):
             self._channel.send(command)
-        except ChannelClosed:
-            pass
 
     def signal(self, number):
         """Send a signal."""

@@ -168,14 +168,22 @@ def deaths_in_the_middle(found):
         if point.name.startswith("anka ") and point.name not in _PROBES:
             for when in ("before", "middle", "after"):
                 held = ((verb, {"when": when, "delay": _HELD, "times": point.nth, "match": _MATCHES.get(point.name)}),)
-                yield Case(f"worker killed during {point}, held {when} its effect", (strike(point, "during", "kill"),), anka=held)
+                yield Case(
+                    f"worker killed during {point}, held {when} its effect",
+                    (strike(point, "during", "kill"),),
+                    anka=held,
+                )
             unnoted = Point(f"note of begin of {point.name}", point.nth)
             held = ((verb, {"when": "before", "delay": _HELD, "times": point.nth, "match": _MATCHES.get(point.name)}),)
-            yield Case(f"worker killed before {unnoted}, which is held", (strike(unnoted, "before", "kill"),), anka=held)
+            yield Case(
+                f"worker killed before {unnoted}, which is held", (strike(unnoted, "before", "kill"),), anka=held
+            )
         if point.name.startswith("api "):
             method, route = point.name.split()[1:]
             held = ((method, _pattern(route), {"delay": _HELD, "times": 1}),)
-            yield Case(f"worker killed during {point}, held before its effect", (strike(point, "during", "kill"),), github=held)
+            yield Case(
+                f"worker killed during {point}, held before its effect", (strike(point, "during", "kill"),), github=held
+            )
 
 
 def _is_over(case, folder):

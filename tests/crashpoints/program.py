@@ -1,4 +1,4 @@
-"""The real command on an emulated site, killed at one effect of its supervisor or of its worker, and started again as launchd would.
+"""The real command on an emulated site, killed at one effect of supervisor or worker, and started again as launchd would.
 
 Whoever dies, dies of SIGKILL; nobody else does anything out of the ordinary.
 """
@@ -51,9 +51,7 @@ class Site:
         self.github = new_github()
         self.mac = Mac(folder, self.github, runner=False)
         self.mac.anka.add_registry_template(TEMPLATE, tags=[TAG], home_files=self.mac.home_with_runner())
-        (self.job_id,) = [
-            item["id"] for item in self.github.queue_run(OWNER, REPO, jobs=[job("build")])["jobs"]
-        ]
+        (self.job_id,) = [item["id"] for item in self.github.queue_run(OWNER, REPO, jobs=[job("build")])["jobs"]]
         self.mac.environment = {
             "CRASH_PLAN": json.dumps({"folder": str(folder), **plan}),
             "PYTHONPATH": str(_INJECTED),
