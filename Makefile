@@ -47,6 +47,11 @@ bench: $(STAMP)  ## the figures of docs/benchmarks.md, for this machine
 crashpoints: $(STAMP)  ## kill worker and supervisor at every effect of a job; a table of what became of it
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/crashpoints/crashpoints.py
 
+.PHONY: chaos
+chaos: $(STAMP)  ## a fleet under random faults, judged: SEED=1 MINUTES=2 REPORT=docs/reliability.md JSON=FILE (all optional)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/chaos/run.py $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(RATE),--rate $(RATE)) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT)) $(if $(JSON),--json $(JSON))
+
 .PHONY: clean
 clean:  ## remove what make has made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,0 +1,19 @@
+"""Runs `anklet-supervisor` on an emulated host that can be rebooted: the host's boot id is in a file that the harness changes.
+
+python boot.py BOOT_ID_FILE COMMAND ...
+"""
+
+import sys
+from pathlib import Path
+
+
+def main():
+    """The command line of the supervisor, with another source of the boot id than this machine's kernel."""
+    from anklet_supervisor import cli, host  # noqa: PLC0415  each worker's interpreter runs this file again
+
+    host._BOOT_ID_FILE = Path(sys.argv[1])
+    sys.exit(cli.main(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    main()
