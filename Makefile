@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: help
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
 
 $(STAMP): pyproject.toml .ci/make-venv
 	@bash .ci/make-venv $(VENV)
@@ -51,6 +51,10 @@ docs: $(STAMP)  ## write the generated parts of the documentation and etc/ anew
 .PHONY: bench
 bench: $(STAMP)  ## the figures of docs/benchmarks.md, for this machine
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/bench/bench.py
+
+.PHONY: crashpoints
+crashpoints: $(STAMP)  ## kill worker and supervisor at every effect of a job; a table of what became of it
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/crashpoints/crashpoints.py
 
 .PHONY: chaos
 chaos: $(STAMP)  ## a fleet under random faults, judged: SEED=1 MINUTES=2 REPORT=docs/reliability.md JSON=FILE (all optional)

@@ -1,11 +1,12 @@
 """One host in one process: the real worker in forked children, the supervisor's real machine with its clock in our hand.
 
-The workers run `run_worker` as it is, over real records, the real store, the real anka driver on an emulated Anka, and the real github
-plugin on an emulated GitHub. What the machine orders is done at once; no back-off is waited for. A death is a death: SIGKILL.
+The workers run `run_worker` as it is, over real records, the real store, the real anka driver on an emulated Anka, and the real
+github plugin on an emulated GitHub. What the machine orders is done at once; no back-off is waited for. A death is SIGKILL.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -241,7 +242,7 @@ class Supervisor:
         self._step(machine.Began())
 
     def turn(self, strike=None):
-        """Hear what the worker says, for a moment; start it again when it is gone. True when the supervisor has died of `strike`."""
+        """Hear what the worker says, for a moment; start it again when it is gone. True when the supervisor is no more."""
         service = self._model.services[SERVICE]
         if service.state is ServiceState.BACKOFF:
             self._now += _A_WHILE
@@ -362,10 +363,8 @@ class Worker:
 
     def tell(self, command):
         """Send a command; a worker that is gone does not hear it."""
-        try:
+        with contextlib.suppress(ChannelClosed):
             self._channel.send(command)
-        except ChannelClosed:
-            pass
 
     def signal(self, number):
         """Send a signal."""

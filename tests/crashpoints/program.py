@@ -1,4 +1,4 @@
-"""The real command on an emulated site, killed at one effect of its supervisor or of its worker, and started again as launchd would.
+"""The real command on an emulated site, killed at one effect of supervisor or worker, and started again as launchd would.
 
 Whoever dies, dies of SIGKILL; nobody else does anything out of the ordinary.
 """
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import seams
 from enumeration import Case, Outcome, Point, trace
-from stage import OWNER, REPO, TAG, TEMPLATE, Mac, eventually, job, new_github
+from invariants import checker
+from invariants.evidence import of_host, of_run
+from stage import OWNER, REPO, TAG, TEMPLATE, TOKEN, Mac, eventually, job, new_github
 
 _INJECTED = Path(__file__).resolve().parent / "injected"
 _DEADLINE = 90.0
@@ -91,16 +93,13 @@ class Site:
             return False
 
     def violations(self):
-        """What must not have happened."""
-        job_now = self.github.job(self.job_id)
-        found = [f"left: {what} {things}" for what, things in self.mac.leftovers().items()]
-        if (job_now["conclusion"], job_now["starts"]) != ("success", 1):
-            found.append(f"the job started {job_now['starts']} times and is {job_now['conclusion']}")
-        if self.mac.anka.max_running() > 2 or self.mac.anka.events("limit-refused", "corruption", "pull-overlap"):
-            found.append("a third VM, or a spoiled template")
-        found += [f"GitHub noticed {anomaly}" for anomaly in self.github.anomalies()]
-        found += [f"ERROR: {line['msg']} {line.get('err', '')}" for line in self.mac.log_lines(level="ERROR")]
-        return found
+        """What the emulators' journals say that must not be, and what the program left in its own state."""
+        host = of_host(self.mac.anka, name="mac")
+        secrets, expected = [TOKEN], {self.job_id: "success"}
+        seen = of_run(self.github, [host], [(OWNER, REPO)], secrets=secrets, expected=expected)
+        found = [str(violation) for violation in checker.judge(seen).violations]
+        found += [f"left: {what} {things}" for what, things in self.mac.leftovers().items()]
+        return found + [f"ERROR: {line['msg']} {line.get('err', '')}" for line in self.mac.log_lines(level="ERROR")]
 
     def close(self):
         """End everything."""

@@ -1,12 +1,12 @@
 """Where the program touches the world: every effect of a process, by name; and a strike at a chosen one.
 
-Wraps the methods through which the program writes records, tells facts, takes leases, runs VM commands and asks GitHub, in the process
-that calls `install`, and nowhere else: a child made for one test, or a program started with `sitecustomize` of this folder. The
+Wraps the methods through which the program writes records, tells facts, takes leases, runs VM commands and asks GitHub, in the
+process that calls `install`, and nowhere else: a child made for one test, or a program started with `injected` on its path. The
 program knows nothing of it. An effect is known by its name and by how often that name has come in this process.
 
-A strike at an effect: `kill` (SIGKILL of this process), `kill-other` (of the supervisor by its worker, of the worker by its supervisor),
-`detach` (SIGTERM of the worker), `error` (the effect's ordinary failure); `before` the effect, so that it does not happen,
-`after` it, so that only its reply is lost, or `during` it: a moment after it began, for effects that the emulators hold.
+A strike at an effect: `kill` (SIGKILL of this process), `kill-other` (of the supervisor by its worker, of the worker by its
+supervisor), `detach` (SIGTERM of the worker), `error` (the effect's ordinary failure); `before` the effect, so that it does not
+happen, `after` it, so that only its reply is lost, or `during` it: a moment after it began, for effects that the emulators hold.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ TELLTALES = ("StageTook", "DriverCommandEnded", "ApiCalled", "FigureReported", "
 class Ledger:
     """What this process has done so far, and what shall happen to it. One for each process.
 
-    `plan` holds `folder` (where traces and the marks of strikes are), `trace` (whether to write down effects) and `strikes`, a list of
-    dicts with role, name, nth, when, act. Each strikes once, in its order, in whatever process of its role comes there first.
+    `plan` holds `folder` (where traces and the marks of strikes are), `trace` (whether to write down effects) and `strikes`, a
+    list of dicts with role, name, nth, when, act. Each strikes once, in its order, in whatever process of its role comes first.
     """
 
     def __init__(self, plan, role=None):
@@ -262,6 +262,10 @@ def _no_space():
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def _stays():
+    return False
+
+
 def _no_store():
     raise StoreUnavailable("the store does not answer")
 
@@ -282,7 +286,7 @@ def _never():
 _SEAMS = [
     (Holder, "acquire", _always("hold"), _never),
     (RecordBook, "save", _record, _no_record),
-    (RecordBook, "remove", _always("record removed"), _no_space),
+    (RecordBook, "remove", _always("record removed"), _stays),
     (RecordBook, "note_in_flight", _note, _no_space),
     (PullHold, "note", _note, _no_space),
     (SupervisorLink, "tell", _fact, _never),

