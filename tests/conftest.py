@@ -1,5 +1,7 @@
 """Fixtures that several tiers of tests share."""
 
+import logging
+
 import pytest
 from redis_server import RedisServer
 
@@ -19,3 +21,13 @@ def redis_server(redis_session):
         redis_session.start()
     redis_session.flush()
     return redis_session
+
+
+@pytest.fixture(autouse=True)
+def _log_of_its_own():
+    """A log that a test opens is the process's: the next test gets the process as it was."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], level = before
+    root.setLevel(level)
