@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from anklet_worker import __version__
 from anklet_worker import messages as m
 from anklet_worker.config import ServiceConfig
 from anklet_worker.job import Conclusion
-from anklet_worker.logs import open_log
+from anklet_worker.logs import ServiceLog
 from anklet_worker.plugin import Figure, Status
 from anklet_worker.slots import SlotState
 
@@ -478,7 +479,7 @@ def test_an_attempt_is_counted_once_however_often_it_is_told(metrics):
 
 def test_what_an_earlier_supervisor_has_counted_is_not_counted_again(metrics, tmp_path):
     """It is in the history on file; a job that it knew, but not to its end, counts here."""
-    log = open_log(lambda _: None, "INFO", (), {})
+    log = ServiceLog(logging.getLogger("test"), {})
     earlier, end, open_end = JobHistory(tmp_path, log), finished(), finished()
     for fact in (claim_of(end), end, claim_of(open_end)):
         earlier.fact("RUNNER1", fact, START)
