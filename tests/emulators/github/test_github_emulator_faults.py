@@ -83,10 +83,10 @@ def test_a_truncated_reply(rough, github):
 
 def test_a_reset_in_the_middle_of_a_reply(rough, github):
     """`truncate` with `reset` breaks the connection there; the request has had its effect."""
-    github.fault("GET", "/actions/runs", truncate=True, reset=True)
+    github.fault("POST", "/generate-jitconfig", truncate=True, reset=True)
     with pytest.raises(urllib3.exceptions.ProtocolError):
-        rough.call("GET", RUNS)
-    assert github.requests()[-1]["status"] == 200
+        rough.jit("mac-1")
+    assert [runner["name"] for runner in github.runners("octo-org", "hello")] == ["mac-1"]
 
 
 @pytest.mark.parametrize("kind", ["delay", "slow_drip"])
