@@ -205,6 +205,20 @@ def test_an_agent_with_a_wrong_configuration_is_not_installed(mac):
     assert fake.calls() == []
 
 
+def test_an_agent_that_needs_this_shells_environment_is_not_installed(mac):
+    """It would have none of it: what is missing there is told now, not in a log at night."""
+    fake = FakeLaunchctl(mac.folder / "bin")
+    mac.environment.update(PATH=f"{fake.folder}{os.pathsep}{mac.env()['PATH']}", MY_TOKEN=TOKEN)
+    mac.config["services"][0]["token"] = "${MY_TOKEN}"
+    assert mac.command("check").returncode == 0
+    done = mac.command("agent", "install")
+    assert done.returncode == 78
+    assert "without this shell's environment" in done.stderr
+    assert "names MY_TOKEN" in done.stderr
+    assert TOKEN not in done.stderr
+    assert fake.calls() == []
+
+
 # ---- init ----
 
 

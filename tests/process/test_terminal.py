@@ -114,6 +114,7 @@ def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
 
     code, screen = terminal.whole(agent)
     assert (code, "is loaded from" in screen) == (0, True), screen
+    assert "this shell's environment overrides: ANKLET_METRICS_PORT, RUNNER1_API_URL" in " ".join(plain(screen).split())
     plist = plistlib.loads(launchctl.loaded)
     paths = [plist["ProgramArguments"][0], plist["StandardOutPath"], plist["StandardErrorPath"]]
     assert all(path.startswith("/") for path in paths)
@@ -128,16 +129,15 @@ def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
     follow = terminal.run(logs)
     follow.expect("supervisor started")
     ids = queue(github, job("second", steps=["sleep 1"]))
-    follow.expect("job claimed")
+    follow.expect("second")
     watch.expect("RUNNER[12] runs http")
-    follow.expect("timeline of a job")
+    finish(mac, github, ids)
     assert end(watch) == 0
     assert end(follow) == 0
     code, screen = terminal.whole(curl.replace("localhost:8080", f"localhost:{mac.port}"))
     assert 'anklet_jobs_total{conclusion="success"' in screen
-    code, screen = terminal.whole(f"anklet-supervisor job show {ids[0]}")
-    assert code == 0
-    assert "cleaned" in screen
+    show = f"anklet-supervisor job show {ids[0]}"
+    eventually(lambda: "cleaned" in terminal.whole(show)[1], "the whole timeline is shown")
     # launchd's process is not this one: whoever installs beside a supervisor of his own is told.
     code, screen = terminal.whole(agent)
     assert f"is running (pid {mac.process.pid})" in plain(screen).replace("\n", "")
