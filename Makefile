@@ -4,6 +4,8 @@
 .SUFFIXES:
 SHELL := /bin/bash
 
+# The VM driver of the demo: anka or tart.
+DRIVER := anka
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -20,8 +22,8 @@ $(STAMP): pyproject.toml .ci/make-venv
 install: $(STAMP)  ## the program and its development tools, into .venv
 
 .PHONY: demo
-demo: $(STAMP)  ## eight jobs, two services, emulated Anka and GitHub: the real program at work
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/demo/demo.py
+demo: $(STAMP)  ## eight jobs, two services, emulated Anka (DRIVER=tart: Tart) and GitHub: the real program at work
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/demo/demo.py $(DRIVER)
 
 .PHONY: test
 test: $(STAMP)  ## every test, a real Redis included

@@ -104,6 +104,14 @@ class Mac:
         if self.tart is not None:
             self.tart.add_image(name, home_files=self.home_with_runner())
 
+    def add_registry_template(self, name, tag):
+        """The same, but only in the registry; for the first driver."""
+        home = self.home_with_runner()
+        if self.drivers[0] == "anka":
+            self.anka.add_registry_template(name, tags=[tag], home_files=home)
+        else:
+            self.tart.add_registry_image(name, home_files=home)
+
     def job(self, name="build", *, driver=None, **more):
         """A job for this host, or for its services of this driver."""
         return job(name, driver=driver or self.drivers[0], **more)

@@ -100,7 +100,7 @@ def test_probe_needs_tart(rig):
     [
         ("echo dyld: no such library >&2; exit 134", r"exit status 134\): dyld: no such library"),
         ("exit 0", "nothing"),
-        ("echo SNAPSHOT", "SNAPSHOT"),
+        ("echo what?", "what[?]"),
     ],
 )
 def test_probe_refuses_what_it_does_not_understand(rig, tmp_path, script, said):
@@ -109,6 +109,17 @@ def test_probe_refuses_what_it_does_not_understand(rig, tmp_path, script, said):
     rig.host.environ = lambda **_: env
     with pytest.raises(CliUnavailable, match=said):
         rig.driver().probe()
+
+
+def test_probe_takes_a_build_from_source(rig, tmp_path):
+    """It has no version, and lists its VMs all the same; a warning tells what is needed."""
+    env = executable(
+        tmp_path / "built" / "tart", f'[ "$1" = --version ] && echo SNAPSHOT && exit; exec {rig.host.bin_dir}/tart "$@"'
+    )
+    environ = rig.host.environ()
+    rig.host.environ = lambda **_: {**environ, **env}
+    assert rig.driver().probe().version == "SNAPSHOT"
+    assert rig.log.warnings() == [("WARNING", "the version of tart is not known; 2.27 or newer is needed", "")]
 
 
 def test_probe_that_hangs_is_worth_another_start(rig, monkeypatch, tmp_path):

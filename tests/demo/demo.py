@@ -1,10 +1,13 @@
 """`make demo`: the real supervisor, an emulated Mac and an emulated GitHub; eight jobs through two services, from start to drain.
 
+The Mac has Anka, or with `tart` as the argument, Tart.
+
 Exits 0 only when every job ended as it should and nothing is left over.
 """
 
 from __future__ import annotations
 
+import functools
 import shutil
 import signal
 import sys
@@ -21,17 +24,19 @@ from rich.table import Table  # noqa: E402  the path comes first
 from stage import TOKEN, Mac, job, new_github  # noqa: E402  the path comes first
 
 DEADLINE = 55.0
-PULLED = "macos-26-beta"
+DRIVER = sys.argv[1] if len(sys.argv) > 1 else "anka"
+PULLED = {"anka": "macos-26-beta", "tart": "ghcr.io/acme/macos-beta:26"}[DRIVER]
+_job = functools.partial(job, driver=DRIVER)
 #: name, what it does, how it must end.
 JOBS = [
-    (job("unit tests", steps=["echo 42 tests passed"], duration=2.0), "success"),
-    (job("lint", steps=["echo clean"], duration=1.0), "success"),
-    (job("ui tests", steps=["echo a button is missing", "exit 1"], duration=1.5), "failure"),
-    (job("archive", steps=["echo archived"], duration=2.0), "success"),
-    (job("long soak", steps=["sleep 300"], duration=0.5), "cancelled"),
-    (job("beta build", steps=["echo built"], template=PULLED, tag="v7", duration=1.0), "success"),
-    (job("docs", steps=["echo written"], duration=1.0), "success"),
-    (job("release notes", steps=["echo noted"], duration=1.0), "success"),
+    (_job("unit tests", steps=["echo 42 tests passed"], duration=2.0), "success"),
+    (_job("lint", steps=["echo clean"], duration=1.0), "success"),
+    (_job("ui tests", steps=["echo a button is missing", "exit 1"], duration=1.5), "failure"),
+    (_job("archive", steps=["echo archived"], duration=2.0), "success"),
+    (_job("long soak", steps=["sleep 300"], duration=0.5), "cancelled"),
+    (_job("beta build", steps=["echo built"], template=PULLED, tag="v7", duration=1.0), "success"),
+    (_job("docs", steps=["echo written"], duration=1.0), "success"),
+    (_job("release notes", steps=["echo noted"], duration=1.0), "success"),
 ]
 COLOURS = {"success": "green", "failure": "red", "cancelled": "yellow", "in_progress": "cyan"}
 
@@ -43,7 +48,7 @@ def main():
     console.rule("anklet-supervisor demo")
     console.print(f"An emulated GitHub, an emulated Mac with room for two VMs, and the real supervisor, in {folder}\n")
     github = new_github()
-    mac = Mac(folder / "mac", github)
+    mac = Mac(folder / "mac", github, driver=DRIVER)
     try:
         return _run(console, mac, github)
     finally:
@@ -53,8 +58,8 @@ def main():
 
 
 def _run(console, mac, github):
-    mac.anka.add_registry_template(PULLED, tags=["v7"], home_files=mac.home_with_runner())
-    mac.anka.set(delays={"pull": 2.0, "clone": 0.2, "start": 0.5})
+    mac.add_registry_template(PULLED, "v7")
+    mac.host.set(delays={"pull": 2.0, "clone": 0.2, mac.verb("start"): 0.5})
     ids = [_queue(github, spec) for spec, _ in JOBS]
     _start(mac, github)
     _watch(console, mac, github, ids)
@@ -83,6 +88,7 @@ def _start(mac, github):
         "DEMO_PORT": str(mac.port),
         "DEMO_TOKEN": TOKEN,
         "DEMO_GITHUB": github.url,
+        "DEMO_DRIVER": DRIVER,
     }
     mac.log_dir = mac.folder
     mac.run(
@@ -137,7 +143,7 @@ def _verdict(console, mac, github, ids, code):
     expected = [conclusion for _, conclusion in JOBS]
     checks = {
         f"all {len(JOBS)} jobs ended as they should": ended == expected,
-        "never more than two VMs": mac.anka.max_running() <= 2,
+        "never more than two VMs": mac.max_running() <= 2,
         "GitHub saw nothing odd (no double run, no second session)": not github.anomalies(),
         "nothing left over: no VM, runner, record, process": not mac.leftovers(),
         "the supervisor drained with exit code 0": code == 0,

@@ -142,6 +142,19 @@ def test_an_image_that_is_of_no_use_costs_nothing(new_mac, github, image, said):
     assert {vm["name"] for vm in mac.tart.vms()} == {"mute", TEMPLATE}
 
 
+def test_a_locked_keychain_makes_the_service_fatal(new_mac, github):
+    """No VM would start until somebody unlocks it: the job goes back at once, and one line says what to do."""
+    mac = new_mac(driver="tart")
+    mac.tart.set(keychain_locked=True)
+    (job_id,) = queue(github, mac.job("patient"))
+    mac.start(wait=False)
+    (line,) = eventually(lambda: mac.log_lines(level="ERROR"), "the service is given up", 30)
+    assert "security unlock-keychain" in line["msg"]
+    assert not mac.leftovers()
+    assert github.job(job_id)["status"] == "queued"
+    assert mac.service_status()["state"] == "fatal"
+
+
 def test_an_image_without_an_agent_does_its_jobs_by_ssh(new_mac, github):
     """Also when the worker dies in the middle: its successor knows the way."""
     mac = new_mac(driver="tart")

@@ -279,6 +279,24 @@ SERVICE_KEYS = {
         "tart: {password_file: gone}",
         ["7:27: service A: tart.password_file names a file that cannot be read: No such file or directory"],
     ),
+    "image": ("tart: {image: '-x'}", ["7:19: service A: tart.image must be an image's name, not '-x'"]),
+    "display": ("tart: {display: big}", ["7:21: service A: tart.display must be a size like 1920x1080, not 'big'"]),
+    "network": ("tart: {network: bridge}", ["7:21: service A: tart.network must be shared or softnet, not 'bridge'"]),
+    "mounts": (
+        "tart: {mounts: [/cache, 'a:/b:rw', 'a:b', 'ok:/c:ro']}",
+        [
+            f"7:{column}: service A: tart.mounts must be name:/path or name:/path:ro, not {found}"
+            for column, found in ((21, "'/cache'"), (29, "'a:/b:rw'"), (40, "'a:b'"))
+        ],
+    ),
+    "mounts that are no list": (
+        "tart: {mounts: 'a:/b'}",
+        ["7:20: service A: tart.mounts must be a list (one `- ` line for each entry)"],
+    ),
+    "guest's user": (
+        "tart: {user: -oProxyCommand=x}",
+        ["7:18: service A: tart.user must be a user's name, not '-oProxyCommand=x'"],
+    ),
     "database flag": (
         "database: {enabled: maybe}",
         ["7:25: service A: database.enabled must be true or false, not 'maybe'"],

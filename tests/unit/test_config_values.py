@@ -21,7 +21,7 @@ from anklet_supervisor.config import (
     service_names,
 )
 from anklet_supervisor.config_values import RedisAddress, Unfit, parse_redis
-from anklet_worker.config import Complaint, Database, Secret, ServiceConfig, ServiceRules
+from anklet_worker.config import Complaint, Database, Secret, ServiceConfig, ServiceRules, Tart
 from anklet_worker.errors import ConfigError
 
 TMP = Path("/tmp")  # noqa: S108  where the original says
@@ -133,6 +133,27 @@ def test_values(tmp_path, line, key, value):
 def test_checksum_in_capitals(tmp_path):
     """A checksum may be written in capitals."""
     assert service(tmp_path, f"runner: {{sha256: {'AB' * 32}}}").runner.sha256 == "ab" * 32
+
+
+def test_settings_of_tart(tmp_path):
+    """Each as it is written; mounts may come from the environment, separated by commas."""
+    (tmp_path / "password").write_text("x\n")
+    lines = (
+        "tart: {image: 'ghcr.io/a/b:c', pull: always, cpu: 4, memory: 8192, display: 1920x1080, network: softnet,"
+        " mounts: ['cache:/Users/ci/my cache:ro', 'all:/x'], user: ci, password_file: password}"
+    )
+    assert service(tmp_path, lines).tart == Tart(
+        image="ghcr.io/a/b:c",
+        pull="always",
+        cpu=4,
+        memory=8192,
+        display="1920x1080",
+        network="softnet",
+        mounts=("cache:/Users/ci/my cache:ro", "all:/x"),
+        user="ci",
+        password_file=tmp_path / "password",
+    )
+    assert service(tmp_path, lines, {"A_TART_MOUNTS": "a:/b, c:/d:ro"}).tart.mounts == ("a:/b", "c:/d:ro")
 
 
 def test_services_inherit_from_the_host(tmp_path):

@@ -118,15 +118,24 @@ class TartDriver:
         found = version(result.stdout) if result.status == 0 else None
         if found is None:
             said = one_line((result.stdout + b" " + result.stderr).decode(errors="replace")) or "nothing"
-            raise CliUnavailable(
-                f"`tart --version` answers what cannot be understood (exit status {result.status}): {said}"
-            )
+            return DriverInfo(product="Tart", version=self._version_of_a_build(result.status, said))
         if found[1] < _OLDEST:
             raise CliUnavailable(
                 f"tart {found[0]} is too old: {_OLDEST[0]}.{_OLDEST[1]} or newer is needed, for `tart exec`; "
                 "brew upgrade cirruslabs/cli/tart"
             )
         return DriverInfo(product="Tart", version=found[0])
+
+    def _version_of_a_build(self, status: int, said: str) -> str:
+        """One built from source calls itself SNAPSHOT: that it lists its VMs has to do."""
+        try:
+            self.listing()
+        except VMError:
+            raise CliUnavailable(
+                f"`tart --version` answers what cannot be understood (exit status {status}): {said}; is Tart installed whole?"
+            ) from None
+        self._log.warning("the version of tart is not known; 2.27 or newer is needed", extra={"version": said})
+        return said
 
     # ---- what a job asks for ----
 

@@ -60,7 +60,7 @@ class Ssh:
     def argv(self, address: str, *command: str) -> list[str]:
         """A command of plain words in the guest at this address; standard input is handed over."""
         options = [word for name, value in _OPTIONS.items() for word in ("-o", f"{name}={value}")]
-        return ["ssh", "-F", "/dev/null", *options, "-l", self._user, "--", address, " ".join(command)]
+        return ["ssh", "-F", "/dev/null", *options, f"{self._user}@{address}", *command]
 
     def env(self) -> Mapping[str, str]:
         """What ssh needs to ask for the password; none of it is a secret. Makes the files for it. Raises `OSError`."""

@@ -53,8 +53,12 @@ class Host(TartHost):
             process = self.begin("run", "--no-graphics", *options, name, stdout=log, stderr=log, start_new_session=True)
         self.runs[name] = process
         self._begun.append(process)
-        eventually(lambda: name in self.running() or process.poll() is not None)
+        eventually(lambda: process.poll() is not None or self._runs_by(process.pid))
         return process
+
+    def _runs_by(self, pid):
+        with self._store.transaction() as tx:
+            return any(op["run"] == pid for op in tx.ops("run"))
 
     def said(self, name):
         """What `tart run` has printed for a VM."""

@@ -183,6 +183,13 @@ class TartHost(Host):
         with self._store.transaction() as tx:
             return [op["name"] for op in tx.ops("run")]
 
+    def vm_pids(self, vm):
+        """The pids of the processes that a running VM consists of: `tart run` and its hypervisor; [] when it does not run."""
+        found = library.open_local(self._store, vm)
+        with self._store.transaction() as tx:
+            machine = tx.machine(found.disk()["uuid"])
+        return [pid for pid in (found.pid(), machine and machine["pid"]) if pid]
+
     def guest_home(self, vm):
         """The directory that is a VM's home."""
         return Path(self._store.guest_home(library.open_local(self._store, vm).disk()["uuid"]))

@@ -202,6 +202,13 @@ def test_old_versions_lack_what_came_later(host):
     assert "Accessed" not in host.listed()["tpl"]
 
 
+def test_tart_home(host, directory):
+    """TART_HOME names another folder for Tart, which is made."""
+    elsewhere = str(directory / "elsewhere")
+    assert host.ok("list", "-q", TART_HOME=elsewhere) == ""
+    assert host.error("get", "tpl", TART_HOME=elsewhere)[0] == 2
+
+
 def test_options_after_names_and_the_terminator(host):
     """Options may follow names; after `--` there are only names."""
     host.ok("clone", "tpl", "one", "--insecure")

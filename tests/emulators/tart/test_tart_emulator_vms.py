@@ -118,6 +118,20 @@ def test_a_signal_to_run_ends_the_vm(host, number):
     assert host.events("stopped")[0]["reason"] == "killed"
 
 
+def test_run_right_after_a_kill(host):
+    """A VM that is run again at once after its `tart run` was killed has a slot and processes of its own."""
+    host.run_vms("one")
+    for _ in range(3):
+        host.tart("exec", "one", "bash", "-c", "setsid sleep 600 &")
+        host.runs["one"].kill()
+        host.runs["one"].wait()
+        assert host.run_vm("one").poll() is None
+        host.tart("exec", "one", "bash", "-c", "setsid sleep 601 &")
+        eventually(lambda: len(host.slots()) == 1)
+        assert [process.argv[1] for process in host.guest_processes("one")] == ["601"]
+    assert host.max_running() == 1
+
+
 def test_run_outlives_who_started_it(host):
     """`tart run` goes on when its parent is killed."""
     host.ok("clone", "tpl", "one")
@@ -313,6 +327,7 @@ def test_foreign_vms(host):
     host.start_foreign("utm", hidden=True)
     assert host.listed()["theirs"]["Running"]
     assert set(host.listed()) == {"tpl", "theirs"}
+    assert sorted(host.vm_pids("theirs")) == sorted(host.command_pids())
     assert host.error("run", "tpl")[1] == "The number of VMs exceeds the system limit (other running VMs: theirs)"
     host.stop_foreign("theirs")
     host.stop_foreign("utm")

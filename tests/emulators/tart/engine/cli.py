@@ -60,7 +60,11 @@ def main(argv):
 
 def open_store(home, quota):
     """The state of the host that the environment names."""
-    return Store(home, quota, lifecycle.settle, os.environ.get("TART_HOME"))
+    elsewhere = os.environ.get("TART_HOME")
+    store = Store(home, quota, lifecycle.settle, elsewhere)
+    if elsewhere:
+        store.create()
+    return store
 
 
 def _execute(call):

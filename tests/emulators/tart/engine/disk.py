@@ -34,6 +34,11 @@ class Transaction(state.Transaction):
         """The operation of the hypervisor that runs a disk, or None."""
         return next((op for op in self.ops("run") if op["uuid"] == uuid), None)
 
+    def machine_of(self, vm):
+        """The same for a VM, if that hypervisor is the one of the `tart run` that holds the lock. Not for `tart run` itself."""
+        machine = self.machine(vm.disk()["uuid"])
+        return machine if machine and machine["run"] == vm.pid() else None
+
 
 class Store(state.Store):
     """The state directory of an emulated host, with Tart's folder (TART_HOME) in it or elsewhere."""
@@ -41,11 +46,17 @@ class Store(state.Store):
     MARKER = "FAKE_TART_VM"
     TRANSACTION = Transaction
     PRODUCT = "tart"
-    FOLDERS = ("guests", "ops", "registry", "guest-bin", "tart/vms", "tart/cache/OCIs", "tart/tmp")
+    FOLDERS = ("guests", "ops", "registry", "guest-bin")
 
     def __init__(self, home, quota_path, settle, tart_home=None):
         super().__init__(home, quota_path, settle)
         self.tart_home = os.path.realpath(tart_home) if tart_home else self.path("tart")
+
+    def create(self):
+        """Make the folders, Tart's too."""
+        super().create()
+        for name in ("vms", "cache/OCIs", "tmp"):
+            os.makedirs(self.tart_path(name), exist_ok=True)
 
     def tart_path(self, *parts):
         """A path under Tart's folder."""

@@ -20,6 +20,7 @@ from . import library, network
 #: What `tart run` orders, and what it is told.
 STOP, SUSPEND = b"s", b"z"
 UP, LIMIT, HALTED, CRASHED, ENDED = b"u", b"l", b"h", b"c", b"e"
+_PAUSE = 0.01
 #: The signals by which somebody else ends the VM: the guest shuts down, or the hypervisor fails.
 HALT, CRASH = signal.SIGUSR1, signal.SIGUSR2
 
@@ -46,11 +47,11 @@ class Machine:
 def boot(store, vm, uuid, *, counts):
     """Start a hypervisor for a VM: its first news is UP or LIMIT. `counts`: it takes a slot, as macOS guests do."""
     orders, news = os.pipe(), os.pipe()
+    run = os.getpid()
     if os.fork() == 0:
         try:
-            _live(
-                store, {"uuid": uuid, "name": vm.name, "mac": vm.config()["macAddress"]}, (orders[0], news[1]), counts
-            )
+            facts = {"uuid": uuid, "name": vm.name, "mac": vm.config()["macAddress"], "run": run}
+            _live(store, facts, (orders[0], news[1]), counts)
         finally:
             os._exit(0)
     os.close(orders[0])
@@ -87,19 +88,31 @@ def _note(_number, _frame):
 
 def _begin(store, vm, counts):
     """Take a slot; the operation in flight, or None."""
+    vm["owner"] = store.owner(f"{vm['uuid']}:{os.getpid()}")  # this boot's: the one before may still hold its slot
+    _wait_for_the_last(store, vm)
     with store.transaction() as tx:
-        refused = counts and (
-            tx.settings["limit_always"] or not store.quota.claim(store.owner(vm["uuid"]), pid=os.getpid())
-        )
-        if refused:
-            tx.event("limit-refused", vm)
+        if counts and (tx.settings["limit_always"] or not store.quota.claim(vm["owner"], pid=os.getpid())):
+            tx.event("limit-refused", _facts(vm))
             return None
         with open(store.path("guests", vm["uuid"], "hypervisor"), "w", encoding="utf-8") as file:
             file.write(f"{os.getpid()}\n")
         facts = {"pid": os.getpid(), "polls": 0, "execs": 0, "sshs": 0, "leased": False}
         op = tx.begin_op("run", **vm, **facts, ip=network.give_address(tx, vm["mac"]))
-        tx.event("started", vm)
+        tx.event("started", _facts(vm))
         return op
+
+
+def _wait_for_the_last(store, vm):
+    """The hypervisor of a `tart run` that was killed may still be ending the guest's processes."""
+    while True:
+        with store.transaction() as tx:
+            if tx.machine(vm["uuid"]) is None:
+                return
+        time.sleep(_PAUSE)
+
+
+def _facts(vm):
+    return {"uuid": vm["uuid"], "name": vm["name"]}
 
 
 def _wait(orders, wake):
@@ -135,10 +148,10 @@ def _close(tx, vm, kind, reason):
     """Note the end of a VM whose processes are gone, and give its slot back or leak it."""
     leaks = tx.settings["leak_slot"] if reason == "guest" or tx.settings["leak_on"] == "any" else 0
     if leaks or not tx.settings["slot_lag"]:
-        tx.store.quota.release(tx.store.owner(vm["uuid"]), leak=leaks != 0)
+        tx.store.quota.release(vm["owner"], leak=leaks != 0)
     if leaks > 0:
         tx.state["settings"]["leak_slot"] = leaks - 1
-    tx.event(kind, vm, reason=reason)
+    tx.event(kind, _facts(vm), reason=reason)
     if library.by_disk(tx.store, vm["uuid"]) is None:  # a clone of the same name has replaced it
         trees.remove(tx.store.path("guests", vm["uuid"]))
 

@@ -59,7 +59,7 @@ def _begin(call, vm, argv):
     uuid = vm.disk()["uuid"]
     settings = call.settings
     with call.store.transaction() as tx:
-        machine = tx.machine(uuid)
+        machine = tx.machine_of(vm)
         answers = machine is not None and not machine.get("stopping") and vm.disk()["agent"] and settings["guest_agent"]
         if answers:
             machine["execs"] += 1

@@ -58,7 +58,7 @@ def look(call, name, resolver):
     """One look of `tart ip`: the address, or None. A VM that runs has none for its first looks, as the switch says."""
     vm = library.open_local(call.store, name)
     with call.store.transaction() as tx:
-        machine = tx.machine(vm.disk()["uuid"])
+        machine = tx.machine_of(vm)
         there = machine is not None and _has_booted(tx, machine)
         if there and not machine["leased"]:
             machine["leased"] = True
