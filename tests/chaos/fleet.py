@@ -225,6 +225,7 @@ class Fleet:
         self._shape = (hosts, services, switches, modes, pulled)
         self._seen = 0
         self._open = set()
+        self._buried = set()
         self._waiting_since = {}
 
     def __enter__(self):
@@ -301,9 +302,8 @@ class Fleet:
         with self.redis.client() as client:
             claims = list(client.scan_iter("*:claim:*", count=1000))
         live = [host for host in self.hosts if not host.dead]
-        gone = {name for host in self.hosts if host.dead for name in checker.cloned(host.evidence())}
         found = {
-            "runners": [name for name in runners if name != _FOREIGN_RUNNER and name not in gone],
+            "runners": [name for name in runners if name != _FOREIGN_RUNNER and name not in self._buried],
             "claims": claims,
             "vms": [vm for host in live for vm in host.vms() if vm not in _FOREIGN_VMS],
             "commands": [pid for host in live for pid in host.anka.command_pids()],
@@ -346,6 +346,12 @@ class Fleet:
             return condition()
         except AssertionError:  # Mac.is_ready, of a supervisor that has ended: launchd will see to it
             return False
+
+    def bury(self, host):
+        """Everything on the host dies, and it never comes back."""
+        host.power_off()
+        host.dead = True
+        self._buried |= set(checker.cloned(host.evidence()))
 
     # ---- the end of a run ----
 

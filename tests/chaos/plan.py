@@ -22,7 +22,7 @@ ROUTES = (
     ("GET", r"/actions/runners$"),
     ("POST", r"/generate-jitconfig$"),
     ("DELETE", r"/actions/runners/\d+$"),
-    ("*", r"."),
+    ("*", r"^/[^_]"),
 )
 
 

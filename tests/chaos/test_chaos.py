@@ -4,8 +4,8 @@
 """
 
 import random
-import time
 
+import pytest
 from chaos import plan as plans
 from chaos.fleet import Fleet
 from chaos.run import carry_out
@@ -16,29 +16,30 @@ from stage import job
 LONGEST_STALL = 60.0
 
 
-def test_a_fleet_runs_a_hundred_jobs_through_deaths_of_hosts_and_redis(tmp_path):
-    """Six hosts; three are rebooted, one of them for good; Redis is killed twice and comes back empty. Each job runs once."""
+@pytest.mark.timeout(300)
+def test_a_fleet_runs_its_jobs_through_deaths_of_hosts_and_redis(tmp_path):
+    """Six hosts, two of them rebooted, one dead for good; Redis is killed twice and comes back empty. Each job runs once."""
     dice = random.Random(6)  # noqa: S311  dice, no secret
     with Fleet(tmp_path, hosts=6, services=1) as fleet:
         fleet.start()
-        for run in range(10):
-            names = [f"job-{run}-{number}" for number in range(10)]
+        for run in range(6):
+            names = [f"job-{run}-{number}" for number in range(8)]
             fleet.offer_run([job(name, duration=dice.uniform(0, 0.2), pinned=run % 2 == 0) for name in names])
-        deaths = [(80, lambda: reboot(fleet, 0)), (65, fleet.redis.restart), (50, lambda: reboot(fleet, 1))]
-        deaths += [(40, lambda: bury(fleet, 2)), (25, fleet.redis.restart)]
+        deaths = [(40, lambda: reboot(fleet, 0)), (32, fleet.redis.restart), (24, lambda: reboot(fleet, 1))]
+        deaths += [(16, lambda: fleet.bury(fleet.hosts[2])), (8, fleet.redis.restart)]
         for left, strike in deaths:
-            fleet.until(lambda left=left: len(fleet.open_jobs()) <= left, f"{left} jobs are left", 60)
+            fleet.until(lambda left=left: len(fleet.open_jobs()) <= left, f"{left} jobs are left", 90)
             strike()
+        assert not fleet.settle(90)
+        fleet.call_the_roll(60)
         assert not fleet.settle(60)
-        fleet.call_the_roll(30)
-        assert not fleet.settle(30)
         assert fleet.drain() == [0] * 5
         evidence = fleet.evidence()
     evidence.save(tmp_path / "evidence.json")
     verdict = checker.judge(evidence, longest_stall=LONGEST_STALL)
     assert verdict.violations == []
-    assert verdict.figures["jobs offered"] == 105
-    assert verdict.figures["most VMs at once on a host"] == 2
+    assert verdict.figures["jobs offered"] == 53
+    assert verdict.figures["jobs done"] + verdict.figures["jobs killed with their host or VM"] == 53
 
 
 def reboot(fleet, number):
@@ -47,18 +48,11 @@ def reboot(fleet, number):
     fleet.hosts[number].launch()
 
 
-def bury(fleet, number):
-    """Everything on the host dies, and it never comes back."""
-    fleet.hosts[number].power_off()
-    fleet.hosts[number].dead = True
-
-
+@pytest.mark.timeout(300)
 def test_a_chaotic_run_breaks_no_rule(tmp_path):
     """Three hosts of two services, one seed."""
     shape = plans.Shape(seconds=20, rate=90, jobs=60, longest=3.0, hangs=False)
-    begun = time.monotonic()
     report, _ = carry_out(plans.make(1, shape), tmp_path / "fleet", longest_stall=LONGEST_STALL)
     assert report.violations == [], report.text()
     assert report.faults > 10
     assert report.figures["jobs done"] > 10
-    assert time.monotonic() - begun < 110
