@@ -217,17 +217,6 @@ def _is_over(case, folder):
     return struck.exists() and time.time() > struck.stat().st_mtime + _HELD + 1.0
 
 
-def double_deaths(found, spacing=7):
-    """The worker is killed in the middle of a job, and its successor in the middle of looking after what is left."""
-    recovering = [Point(name, 1) for name in _RECOVERING]
-    for number, first in enumerate(found):
-        second = recovering[number * spacing % len(recovering)]
-        yield Case(
-            f"worker killed after {first}, and its successor after {second}",
-            (strike(first, "after", "kill"), strike(second, "after", "kill")),
-        )
-
-
 def run(case, folder, github, home):
     """Let it go wrong; serve until all is over; judge."""
     host = Host(folder, github, home, lease_ttl=case.lease_ttl)
