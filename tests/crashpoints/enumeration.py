@@ -187,14 +187,6 @@ def deaths_in_the_middle(found):
             )
 
 
-def _is_over(case, folder):
-    """Whether what is held has had its effect."""
-    if not (case.anka or case.github):
-        return True
-    struck = folder / "struck-0"
-    return struck.exists() and time.time() > struck.stat().st_mtime + _HELD + 1.0
-
-
 def double_deaths(found):
     """The worker is killed in the middle of a job, and its successor in the middle of looking after what is left."""
     follows = _SUCCESSION["hold"]
