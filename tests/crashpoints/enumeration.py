@@ -31,28 +31,29 @@ _IDLE = (
 _HELD = 3.0
 #: Which of the commands with the same verb are held.
 _MATCHES = {"anka run true": " true$", "anka list": "list$"}
-#: What a worker does that finds the work of another.
-_RECOVERING = (
-    "hold",
-    "anka list",
-    "fact JobGivenBack",
-    "record ended",
-    "anka delete",
-    "record vm_gone",
-    "fact VMGone",
-    "fact SlotReleased",
-    "store release claim",
-    "record removed",
-    "fact OrphanReaped",
-    "store claim claim",
-    "fact VMAdopted",
-    "fact JobClaimed",
-    "anka run wait",
-    "fact JobFinished",
-    "archive filled",
-    "fact AttemptOver",
-    "api DELETE /repos/{owner}/{repo}/actions/runners/{id}",
-)
+#: What a worker does when it comes after one that had done this last, until the next of these.
+_SUCCESSION = {
+    "hold": ("hold", "anka list", "store claim claim", "record claimed"),
+    "record claimed": (
+        *("hold", "anka list", "fact JobGivenBack", "record ended", "anka delete", "anka list #2"),
+        *("record vm_gone", "fact VMGone", "store release claim", "record removed", "store claim claim"),
+    ),
+    "record started": (
+        *("hold", "anka list", "store claim claim", "fact VMAdopted", "fact JobClaimed", "record ended"),
+        *("fact JobFinished", "anka delete", "record vm_gone", "fact VMGone", "store release claim", "record removed"),
+    ),
+    "record ended": (
+        "hold",
+        "anka list",
+        "anka delete",
+        "anka list #2",
+        "record vm_gone",
+        "fact VMGone",
+        "record removed",
+    ),
+    "record vm_gone": ("hold", "anka list", "fact VMGone", "record removed"),
+    "record removed": ("hold", "anka list"),
+}
 #: A tool that fails at the start is for an operator to see to.
 _PROBES = ("anka", "anka version", "anka license")
 
@@ -186,23 +187,26 @@ def deaths_in_the_middle(found):
             )
 
 
+def double_deaths(found):
+    """The worker is killed in the middle of a job, and its successor in the middle of looking after what is left."""
+    follows = _SUCCESSION["hold"]
+    for number, first in enumerate(found):
+        if first.nth == 1:
+            follows = _SUCCESSION.get(first.name, follows)
+        name, _, nth = follows[number % len(follows)].partition(" #")
+        second = Point(name, int(nth or 1))
+        yield Case(
+            f"worker killed after {first}, and its successor after {second}",
+            (strike(first, "after", "kill"), strike(second, "after", "kill")),
+        )
+
+
 def _is_over(case, folder):
     """Whether what is held has had its effect."""
     if not (case.anka or case.github):
         return True
     struck = folder / "struck-0"
     return struck.exists() and time.time() > struck.stat().st_mtime + _HELD + 1.0
-
-
-def double_deaths(found, spacing=7):
-    """The worker is killed in the middle of a job, and its successor in the middle of looking after what is left."""
-    recovering = [Point(name, 1) for name in _RECOVERING]
-    for number, first in enumerate(found):
-        second = recovering[number * spacing % len(recovering)]
-        yield Case(
-            f"worker killed after {first}, and its successor after {second}",
-            (strike(first, "after", "kill"), strike(second, "after", "kill")),
-        )
 
 
 def run(case, folder, github, home):
