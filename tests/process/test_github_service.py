@@ -96,6 +96,7 @@ def test_a_token_that_may_not_register_is_told_by_its_permission(mac, github):
     (job_id,) = queue(github, job("build"))
     mac.start()
     eventually(lambda: mac.service_status()["state"] == "fatal", "the service gives up", 40)
+    eventually(lambda: mac.log_lines(level="ERROR"), "it is told")
     (line,) = mac.log_lines(level="ERROR")
     assert "administration: write" in json.dumps(line)
     assert github.job(job_id)["status"] == "queued"
