@@ -34,8 +34,8 @@ from anklet_worker.plugin import Status
 from anklet_worker.records import Record
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.store import Store
-from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached, VMNotFound, VMState, vm_name
-from anklet_worker.vm.foreign import virtualization_processes
+from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached, VMNotFound, vm_name
+from anklet_worker.vm.foreign import running_vms
 
 #: GitHub and its like forget a queued job after a day; so do our counters of attempts at it.
 _FORGET_JOB_AFTER = 86_400.0
@@ -154,10 +154,7 @@ class Runner:
                 self._in_trouble(error)
 
     def _report_running_vms(self) -> int:
-        before = virtualization_processes()
-        names = [vm.name for vm in self._tools.driver.listing() if vm.state is VMState.RUNNING]
-        # A VM that another service starts or removes meanwhile is no foreign one.
-        processes = min(before, virtualization_processes())
+        names, processes = running_vms(self._tools.driver)
         self._tools.link.tell(RunningVMs(vms=names, processes=processes))
         return max(len(names), processes)
 

@@ -1,8 +1,12 @@
-"""How many virtual machines the host itself shows, whoever runs them. Knows process names, and no driver."""
+"""Which virtual machines run on the host, whoever runs them. Knows process names, and no driver by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psutil
+
+from anklet_worker.vm import VMDriver, VMState
 
 #: Each running VM of any product has one such XPC process on macOS.
 _PROCESS_NAME = "com.apple.Virtualization.VirtualMachine"
@@ -16,3 +20,14 @@ def virtualization_processes() -> int:
         return sum(process.info["name"] == _PROCESS_NAME for process in psutil.process_iter(["name"]))
     except psutil.Error:
         return 0
+
+
+def running_vms(driver: VMDriver, count: Callable[[], int] = virtualization_processes) -> tuple[list[str], int]:
+    """Names of the running VMs that the driver lists, and how many the host shows in all. Raises as `listing` does.
+
+    Counted before and after the listing, the smaller holds: a VM that a service of ours starts or removes meanwhile would be one
+    process more than are listed, and be taken for a foreign one.
+    """
+    before = count()
+    names = [vm.name for vm in driver.listing() if vm.state is VMState.RUNNING]
+    return names, min(before, count())
