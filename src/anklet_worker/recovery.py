@@ -64,11 +64,10 @@ class Reconciler:
         return self._act(self._list())
 
     def _list(self) -> Sequence[VMInfo]:
-        listing = self._tools.driver.listing()
+        listing, _ = report_running_vms(self._tools.driver, self._tools.link)
         now = time.monotonic()
         self._due = now + INTERVAL
         self._shared.share(listing, now)
-        report_running_vms(self._tools.driver, self._tools.link, listing)
         return listing
 
     def _is_suspicious(self, listing: Sequence[VMInfo]) -> bool:

@@ -148,7 +148,7 @@ class Runner:
         if slot is None:
             return None
         try:
-            running = report_running_vms(self._tools.driver, self._tools.link)
+            _, running = report_running_vms(self._tools.driver, self._tools.link)
         except InfrastructureError:
             self._release(slot)
             raise

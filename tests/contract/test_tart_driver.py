@@ -477,6 +477,19 @@ def test_run_that_is_not_seen_yet_is_ended_before_its_files_go(rig, driver, dela
     assert rig.names() == {"macos"}
 
 
+def test_run_that_was_not_noted_is_found_all_the_same(rig, driver, monkeypatch):
+    """Its worker died between the launch and the note."""
+    rig.shorten(monkeypatch, "_RUN_GRACE", 0.1)
+    driver.clone("macos", rig.vm())
+    rig.host.fault("run", when="before", delay=30.0)
+    launched = driver._launch(rig.vm())
+    driver._runs._note(rig.vm()).unlink()
+    rig.wait_for_command("run")
+    rig.driver(Orders()).delete(rig.vm())
+    eventually(lambda: launched.status is not None)
+    assert rig.names() == {"macos"}
+
+
 def test_stop_that_hangs_does_not_keep_the_vm(rig, driver, monkeypatch):
     """The process itself is ended then."""
     vm = rig.started(driver)

@@ -260,6 +260,16 @@ def settle_in_flight(command: InFlight, timeout: float, wait: Callable[[float], 
         raise VMTransient(f"the command {command.verb!r} (pid {pid}) of an earlier process cannot be ended")
 
 
+def launched_with(verb: str, last: str) -> list[InFlight]:
+    """The processes whose command line has this verb in it and this word at its end, whoever started them."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "create_time"]):
+        line = process.info["cmdline"]
+        if line and verb in line and line[-1] == last:
+            found.append(InFlight(pid=process.pid, created=process.info["create_time"], verb=verb))
+    return found
+
+
 def run_capture(command: str, timeout: float = 30.0, *, whole: bool = False) -> str:
     """The first line that a configured command (`token_command`, ...) prints, or the `whole`; no shell.
 

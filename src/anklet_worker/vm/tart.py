@@ -259,7 +259,7 @@ class TartDriver:
         return launched
 
     def _note(self, vm: str, run: TartRun) -> None:
-        """A full disk does not keep a VM from running: `tart stop` finds its process by itself."""
+        """A full disk does not keep a VM from running: its process is found without a note, too."""
         try:
             self._runs.note(vm, run)
         except OSError as error:

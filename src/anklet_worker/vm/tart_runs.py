@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from anklet_worker.files import make_private_dir, remove, write_atomically
-from anklet_worker.vm.command import InFlight, settle_in_flight
+from anklet_worker.vm.command import InFlight, launched_with, settle_in_flight
 from anklet_worker.vm.tart_output import last_lines
 
 #: Bytes of a `tart run`'s output that are looked at.
@@ -70,6 +70,10 @@ class TartRuns:
         run = self.of(vm)
         if run is not None:
             settle_in_flight(run.process, patience, wait)
+        elif self.output(vm).exists():
+            # Whoever launched it died, or had no disk, before it could be noted.
+            for process in launched_with("run", vm):
+                settle_in_flight(process, patience, wait)
 
     def forget(self, vm: str) -> None:
         """The VM is gone."""

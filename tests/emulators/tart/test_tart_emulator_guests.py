@@ -89,13 +89,25 @@ def test_exec_ends_with_its_command(host, choice, lives):
     """A background process does not keep `exec`; that one's output ends in a broken pipe, or in nowhere as the switch says."""
     host.set(exec_output=choice)
     host.run_vms("one")
-    script = "(trap 'echo broken > broken; exit' PIPE; while echo tick; do sleep 0.02; done; echo broken > broken) & echo done"
+    script = (
+        "(trap 'echo >broken; exit' PIPE; while echo tick; do echo >>ticks; sleep 0.02; done; echo >broken) & echo done"
+    )
     assert "done" in host.ok("exec", "one", "bash", "-c", script)
+    home = host.guest_home("one")
     if lives:
-        first = eventually(lambda: {p.pid for p in host.guest_processes("one") if p.argv[0] == "sleep"})
-        eventually(lambda: {p.pid for p in host.guest_processes("one") if p.argv[0] == "sleep"} - first)
+        eventually((home / "ticks").exists)
+        size = (home / "ticks").stat().st_size
+        eventually(lambda: (home / "ticks").stat().st_size >= size + 3)
+        assert not (home / "broken").exists()
     else:
-        eventually((host.guest_home("one") / "broken").exists)
+        eventually((home / "broken").exists)
+
+
+def test_exec_waits_for_the_end_of_output_when_told(host):
+    """With exec_waits_for=eof a background writer keeps `tart exec` until it is gone."""
+    host.set(exec_waits_for="eof")
+    host.run_vms("one")
+    assert host.ok("exec", "one", "bash", "-c", "(sleep 0.3; echo late) & echo soon") == "soon\nlate\n"
 
 
 @pytest.mark.parametrize(("choice", "lives"), [("killed", False), ("lives", True)])

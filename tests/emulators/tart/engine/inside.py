@@ -29,7 +29,8 @@ def exec_(call, args):
     process = _begin(call, vm, argv)
     call.strike("middle")
     write_out = _LosesTail() if _tail_is_lost(call) else lambda data: guest.write_all(1, data)
-    status = guest.Relay(process, write_out, until_eof=False, from_stdin=bool(parsed["i"])).run()
+    until_eof = call.settings["exec_waits_for"] == "eof"
+    status = guest.Relay(process, write_out, until_eof=until_eof, from_stdin=bool(parsed["i"])).run()
     process.let_go()
     if status != 0 and is_lost(call, process):
         raise TartError(call.settings["exec_lost_message"], foreign=True)

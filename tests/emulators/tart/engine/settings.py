@@ -31,6 +31,7 @@ DEFAULTS = {
     "agent_silence": 0,
     "exec_lost_message": "unavailable (14): Transport became inactive",
     "exec_output": "closed",
+    "exec_waits_for": "exit",
     "exec_tail_lost": 0,
     "killed_exec_guest": "killed",
     # ssh into guests
@@ -61,6 +62,7 @@ CHOICES = {
     "leak_on": ("guest", "any"),
     "request_stop": ("dialog", "stops"),
     "exec_output": ("closed", "drained"),
+    "exec_waits_for": ("exit", "eof"),
     "killed_exec_guest": ("killed", "lives"),
     "ssh_lost": ("closed", "hangs"),
     "registry": ("up", "down", "auth"),
