@@ -87,11 +87,14 @@ class GithubPlugin:
         return self._watch(job, guest)
 
     def withdraw(self, job: Job, guest_name: str) -> Withdrawal:
-        """GitHub's one compare-and-swap: 204 means that no job can land any more, 422 that one has."""
+        """GitHub's one compare-and-swap: 204 means that no job can land any more, 422 that one has. A runner that was registered
+        and is not there any more has had its one job, most likely."""
         try:
-            self._remove(guest_name)
+            removed = self._remove(guest_name)
         except RunnerBusy:
             return Withdrawal.STARTED
+        if not removed and self._context.recall().get("registration") == _DONE:
+            return Withdrawal.VANISHED
         return Withdrawal.WITHDRAWN
 
     def collect(self, job: Job, guest: Guest, folder: Path) -> None:
@@ -148,14 +151,14 @@ class GithubPlugin:
         self._context.remember(registration=_DONE, runner_id=config.runner.id)
         return config
 
-    def _remove(self, name: str) -> None:
-        """By the id on record, which is one call; by name where the reply with the id was lost; not where GitHub refused to
-        register any."""
+    def _remove(self, name: str) -> bool:
+        """Whether there was one to remove. By the id on record, which is one call; by name where the reply with the id was lost; not
+        where GitHub refused to register any."""
         facts = self._context.recall()
         known = facts.get("runner_id")
         if facts.get("registration") == _REFUSED:
-            return
-        self._runners.remove(name, None if known is None else int(known))
+            return False
+        return self._runners.remove(name, None if known is None else int(known))
 
 
 class _AppRoutes:

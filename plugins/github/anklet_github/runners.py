@@ -48,17 +48,18 @@ class RunnerRegistry:
         """Every runner of the scope, ours and others'."""
         return self._api.get_all(self._path, Runners, urgent=False)
 
-    def remove(self, name: str, runner_id: int | None = None) -> None:
-        """Remove the registration of this name; none is removed already. The id, where it is known, saves a call.
+    def remove(self, name: str, runner_id: int | None = None) -> bool:
+        """Remove the registration of this name; False: there is none (any more). The id, where it is known, saves a call.
 
         Raises `RunnerBusy`.
         """
         if runner_id is not None and self._delete(runner_id):
-            return
+            return True
         # A 404 for an id may be a whim of GitHub's; that the name is not listed is proof.
         runner = self.find(name)
         if runner is not None and not self._delete(runner.id):
             raise ApiTrouble(f"GitHub lists runner {name}, and does not know it when it is to be removed")
+        return runner is not None
 
     def _delete(self, runner_id: int) -> bool:
         try:
