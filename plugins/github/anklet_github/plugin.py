@@ -152,8 +152,8 @@ class GithubPlugin:
         return config
 
     def _remove(self, name: str) -> bool:
-        """Whether there was one to remove. By the id on record, which is one call; by name where the reply with the id was lost; not
-        where GitHub refused to register any."""
+        """Whether there was one to remove. By the id on record, which is one call; by name where the reply with the id was lost;
+        not where GitHub refused to register any."""
         facts = self._context.recall()
         known = facts.get("runner_id")
         if facts.get("registration") == _REFUSED:
