@@ -229,3 +229,30 @@ def test_a_fault_loses_nothing(site, quick, tmp_path, route, fault):
     assert site.run(run["id"])["conclusion"] == "success"
     assert len(context.logged("ERROR")) <= 1
     assert not [one for one in site.runners(OWNER, REPO) if run_of(one["name"]) == run["jobs"][0]["id"]]
+
+
+def test_a_job_that_ended_while_nobody_watched_is_found_out(site, quick, tmp_path):
+    """A worker dies behind the registration; when its successor looks, the job is over and its runner gone by itself."""
+    context = Context(
+        folder=Path("/nonexistent"),
+        owner=OWNER,
+        repo=REPO,
+        token=Secret(TOKEN),
+        api_url=site.url,
+        server_url=site.url,
+        sleep_interval=0.2,
+    )
+    site.queue_run(OWNER, REPO, [{"name": "build", "labels": LABELS, "steps": ["true"]}])
+    first = GithubPlugin(context)
+    (job,) = first.look()
+    guest = Guest(tmp_path, int(job.id) * 100, site, blind=False)
+    context.facts = {}
+    first.drive(job, guest)
+    first.close()
+    successor = GithubPlugin(context)
+    try:
+        assert successor.withdraw(job, guest.name) is Withdrawal.VANISHED
+        assert successor.adopt(job, guest).conclusion is Conclusion.SUCCESS
+        remove(successor, job, guest)
+    finally:
+        successor.close()
