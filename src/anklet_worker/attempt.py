@@ -154,7 +154,8 @@ class Attempt:
         if vm_lives and phase is Phase.STARTED:
             return True
         if vm_lives and phase is Phase.DRIVING and self._withdraw() is not Withdrawal.WITHDRAWN:
-            # Nor is a job given up because the origin does not answer: it may have run for an hour. The guest will tell.
+            # A job has landed, or has come and gone since; or the origin does not answer, and it may have run for an hour.
+            # The guest will tell.
             return True
         if phase in (Phase.ENDED, Phase.VM_GONE):
             if self.record.outcome is not None:

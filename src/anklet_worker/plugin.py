@@ -65,6 +65,9 @@ class Withdrawal(Enum):
     WITHDRAWN = "withdrawn"
     #: A job has landed; follow it.
     STARTED = "started"
+    #: What was registered is not there any more, and nobody withdrew it: its job may be over already. A process that takes up what
+    #: an earlier one left asks `adopt` what became of it.
+    VANISHED = "vanished"
 
 
 class Guest(Protocol):

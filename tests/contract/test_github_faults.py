@@ -327,3 +327,20 @@ def test_a_fault_from_the_start_ends_only_what_cannot_be_cured(serving, site, fa
     site.clear_faults()
     assert plugin.look() == []
     assert context.logged("ERROR") == []
+
+
+def test_a_job_that_ended_while_nobody_watched_is_found_out(site, serving, tmp_path):
+    """A worker dies behind the registration; when its successor looks, the job is over and its runner gone by itself."""
+    first, context = serving()
+    site.queue_run(OWNER, REPO, [{"name": "build", "labels": LABELS, "steps": ["true"]}])
+    (job,) = first.look()
+    guest = Guest(tmp_path, int(job.id) * 100, site, blind=False)
+    context.facts = {}
+    first.drive(job, guest)
+    successor = GithubPlugin(context)
+    try:
+        assert successor.withdraw(job, guest.name) is Withdrawal.VANISHED
+        assert successor.adopt(job, guest).conclusion is Conclusion.SUCCESS
+        remove(successor, job, guest)
+    finally:
+        successor.close()

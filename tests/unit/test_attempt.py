@@ -479,6 +479,23 @@ def test_rights_that_are_refused_while_a_job_is_followed_cost_no_job(bench):
     bench.assert_nothing_left()
 
 
+@pytest.mark.parametrize("ran", [True, False])
+def test_a_job_that_came_and_went_between_two_processes_is_told(bench, ran):
+    """Its runner is gone by itself: the plugin finds out what it ran; if it was nothing, the job goes back, once and for all."""
+    bench.script.plan("registered", Killed())
+    with pytest.raises(Killed):
+        bench.begin().run()
+    bench.script.plan("withdraw", *[Withdrawal.VANISHED] * 3)
+    if ran:
+        bench.take_up()
+    else:
+        bench.script.plan("adopt", RetryHere("it ran nothing"))
+        with pytest.raises(RetryHere):
+            bench.take_up()
+    bench.assert_nothing_left()
+    assert bench.counted() == ((1, 0) if ran else (0, 1))
+
+
 @pytest.mark.parametrize("problem", [RetryHere("origin down"), RightsRefused("401")])
 def test_a_job_that_may_have_landed_is_not_killed_because_the_origin_does_not_answer(bench, problem):
     """The process died behind the registration; the next one cannot ask whether a job has come since. The guest will tell."""

@@ -31,7 +31,7 @@ from anklet_worker.plugin import Context, Guest, Withdrawal
 
 #: What is on record of a registration, as `registration`: it was about to be asked for, or no answer came in time; it is there, or
 #: GitHub is through with it; nothing was there to be had.
-_ASKED, _UNANSWERED, _DONE, _REFUSED = "asked", "unanswered", "done", "refused"
+_ASKED, _UNANSWERED, _DONE, _REFUSED, _WITHDRAWN = "asked", "unanswered", "done", "refused", "withdrawn"
 #: With these, a registration may be yet to come: also when we died, or had to let go, before the answer.
 _PENDING = (_ASKED, _UNANSWERED)
 #: Seconds in which GitHub may still carry out a registration whose answer was lost.
@@ -98,12 +98,16 @@ class GithubPlugin:
         return self._watch(job, guest)
 
     def withdraw(self, job: Job, guest_name: str) -> Withdrawal:
-        """GitHub's one compare-and-swap: 204 means that no job can land any more, 422 that one has."""
+        """GitHub's one compare-and-swap: 204 means that no job can land any more, 422 that one has. A runner that was registered
+        and is not there any more has had its one job, most likely."""
         try:
             with self._api.bounded(_LONGEST_PAUSE):
-                self._remove(guest_name)
+                removed = self._remove(guest_name)
         except RunnerBusy:
             return Withdrawal.STARTED
+        facts = self._context.recall()
+        if not removed and "runner_id" in facts and facts.get("registration") == _DONE:
+            return Withdrawal.VANISHED
         return Withdrawal.WITHDRAWN
 
     def collect(self, job: Job, guest: Guest, folder: Path) -> None:
@@ -190,17 +194,18 @@ class GithubPlugin:
         self._context.remember(registration=_DONE, runner_id=config.runner.id)
         return config
 
-    def _remove(self, name: str) -> None:
-        """By the id on record, which is one call; by name where the reply with the id was lost; not where GitHub refused to
-        register any."""
+    def _remove(self, name: str) -> bool:
+        """Whether there was one to remove. By the id on record, which is one call; by name where the reply with the id was lost;
+        not where GitHub refused to register any."""
         facts = self._context.recall()
         known = facts.get("runner_id")
-        if facts.get("registration") == _REFUSED:
-            return
+        if facts.get("registration") in (_REFUSED, _WITHDRAWN):
+            return False
         there = self._runners.remove(name, None if known is None else int(known))
         if there and facts.get("registration") in _PENDING:
             # It has come, and is gone.
-            self._context.remember(registration=_DONE)
+            self._context.remember(registration=_WITHDRAWN)
+        return there
 
 
 class _AppRoutes:

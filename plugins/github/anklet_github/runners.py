@@ -55,7 +55,7 @@ class RunnerRegistry:
         return self._api.get_all(self._path, Runners, urgent=False)
 
     def remove(self, name: str, runner_id: int | None = None) -> bool:
-        """Remove the registration of this name; False when there was none. The id, where it is known, saves a call.
+        """Remove the registration of this name; False: there is none (any more). The id, where it is known, saves a call.
 
         Raises `RunnerBusy`.
         """
