@@ -168,7 +168,7 @@ def test_the_drain_file_pauses_and_resumes(mac, github):
     ("driver", "verb"),
     [
         *(("anka", verb) for verb in (None, "clone", "start", "cp", "run")),
-        *(("tart", verb) for verb in (None, "clone", "run", "exec")),
+        *(("tart", verb) for verb in ("clone", "run", "exec")),
     ],
 )
 def test_a_restart_costs_no_job(mac, github, verb):
@@ -332,7 +332,6 @@ def test_a_supervisor_that_dies_in_the_middle_of_a_job_loses_nothing(mac, github
         ("anka", "cp", "before"),
         ("anka", "cp", "after"),
         ("tart", "clone", "middle"),
-        ("tart", "set", "before"),
         ("tart", "run", "before"),
         ("tart", "run", "middle"),
         ("tart", "exec", "middle"),
@@ -368,7 +367,6 @@ def test_a_worker_that_keeps_dying_is_given_up_alone(new_mac, github):
     assert len(mac.log_lines(level="ERROR", serviceName="RUNNER1", msg=mac.log_lines(level="ERROR")[-1]["msg"])) == 1
 
 
-@both_drivers
 def test_sigterm_to_a_worker_means_detach(mac, github):
     """The VM and its job stay for the successor."""
     job_id = running_job(mac, github)
