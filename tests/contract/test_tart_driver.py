@@ -702,6 +702,7 @@ def test_what_is_no_file_is_not_copied(rig, driver, what, tmp_path):
     (home / "link").symlink_to("/etc/passwd")
     with pytest.raises(VMFatal, match="is no file"):
         driver.copy_out(vm, what, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_large_files_are_refused(rig, driver, monkeypatch, tmp_path):
