@@ -523,11 +523,12 @@ def test_guest_without_an_agent_is_reached_by_ssh(by_ssh):
     assert later.run(vm, "cat; echo $SSH_CONNECTION", 20).output.endswith("22")
 
 
-def test_agent_is_preferred_to_an_ssh_that_answers_first(new_rig):
+def test_agent_is_preferred_to_an_ssh_that_answers_first(new_rig, monkeypatch):
     """It comes some seconds after sshd, with the desktop session."""
     rig = new_rig(agent=True, sshd=True)
-    rig.boots_for(3)
-    driver = rig.driver()
+    rig.shorten(monkeypatch, "_AGENT_GRACE", 60.0)
+    rig.boots_for(2)
+    driver = rig.driver(deadlines=Deadlines(vm_start=60.0))
     vm = rig.started(driver)
     assert len(rig.argvs("ssh")) == 1
     assert driver._runs.of(vm).access is Access.AGENT
@@ -701,6 +702,7 @@ def test_what_is_no_file_is_not_copied(rig, driver, what, tmp_path):
     (home / "link").symlink_to("/etc/passwd")
     with pytest.raises(VMFatal, match="is no file"):
         driver.copy_out(vm, what, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_large_files_are_refused(rig, driver, monkeypatch, tmp_path):

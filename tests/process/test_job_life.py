@@ -45,10 +45,9 @@ def test_jobs_run_and_nothing_is_left(mac, github):
     assert mac.log_lines(level="ERROR") == []
 
 
-@both_drivers
-def test_four_services_and_twelve_jobs_never_show_a_third_vm(new_mac, github, driver):
+def test_four_services_and_twelve_jobs_never_show_a_third_vm(new_mac, github):
     """More services than slots share them; each job runs exactly once."""
-    mac = new_mac(services=4, driver=driver)
+    mac = new_mac(services=4)
     ids = queue(github, *(mac.job(f"job {number}", duration=0.1) for number in range(12)))
     mac.start()
     assert finish(mac, github, ids, 90) == ["success"] * 12
@@ -106,7 +105,6 @@ def test_a_missing_template_neither_cancels_nor_blocks(mac, github):
     assert "not found" in line["err"]
 
 
-@both_drivers
 def test_a_job_cancelled_before_its_vm_is_up_leaves_nothing(mac, github):
     """Its user cancels it while the VM starts: no runner is left, no job is counted."""
     mac.host.set(delays={mac.verb("start"): 1.0})
@@ -230,7 +228,6 @@ def test_hostile_labels_reach_no_shell(mac, github, tmp_path):
     assert not bait.exists()
 
 
-@both_drivers
 def test_a_template_that_looks_like_an_option_is_none(mac, github):
     """It reaches no command line."""
     (job_id,) = queue(github, mac.job("odd", template="--all", tag="-f"))

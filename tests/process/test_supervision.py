@@ -169,7 +169,7 @@ def test_the_drain_file_pauses_and_resumes(mac, github):
     ("driver", "verb"),
     [
         *(("anka", verb) for verb in (None, "clone", "start", "cp", "run")),
-        *(("tart", verb) for verb in (None, "clone", "run", "exec")),
+        *(("tart", verb) for verb in ("clone", "run", "exec")),
     ],
 )
 def test_a_restart_costs_no_job(mac, github, verb):
@@ -355,7 +355,6 @@ def test_an_end_that_one_supervisor_has_counted_is_not_counted_by_the_next(mac, 
         ("anka", "cp", "before"),
         ("anka", "cp", "after"),
         ("tart", "clone", "middle"),
-        ("tart", "set", "before"),
         ("tart", "run", "before"),
         ("tart", "run", "middle"),
         ("tart", "exec", "middle"),
@@ -392,7 +391,6 @@ def test_a_worker_that_keeps_dying_is_given_up_alone(new_mac, github):
     assert len(mac.log_lines(level="ERROR", serviceName="RUNNER1", msg=mac.log_lines(level="ERROR")[-1]["msg"])) == 1
 
 
-@both_drivers
 def test_sigterm_to_a_worker_means_detach(mac, github):
     """The VM and its job stay for the successor."""
     job_id = running_job(mac, github)

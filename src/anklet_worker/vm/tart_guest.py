@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import shlex
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -158,21 +160,28 @@ class TartGuests:
             raise VMTransient(f"copying {source.name} to {vm} ended with status {result.status}")
 
     def copy_out(self, vm: str, path: str, target: Path) -> None:
-        """Copy one file of the home (`path`: plain words and slashes) to the host, piece by piece."""
-        deadline = time.monotonic() + _COPY
+        """Copy one file of the home (`path`: plain words and slashes) to the host. What is not whole is not there."""
         try:
-            with target.open("wb") as file:
-                size, number = 1, 0
-                while number * _PIECE < size:
-                    if time.monotonic() >= deadline:
-                        raise VMTransient(f"copying {path} from {vm} did not end within {_COPY:g} s")
-                    size, piece = self._piece(vm, path, number)
-                    if size > _LARGEST_COPY:
-                        raise VMFatal(f"{path} in {vm} has more than {_LARGEST_COPY >> 20} MiB")
-                    file.write(piece)
-                    number += 1
+            with tempfile.TemporaryFile() as aside:
+                for piece in self._pieces(vm, path):
+                    aside.write(piece)
+                aside.seek(0)
+                with target.open("wb") as file:
+                    shutil.copyfileobj(aside, file)
         except OSError as error:
             raise VMTransient(f"{target} cannot be written: {error.strerror}") from None
+
+    def _pieces(self, vm: str, path: str) -> Iterator[bytes]:
+        deadline = time.monotonic() + _COPY
+        size, number = 1, 0
+        while number * _PIECE < size:
+            if time.monotonic() >= deadline:
+                raise VMTransient(f"copying {path} from {vm} did not end within {_COPY:g} s")
+            size, piece = self._piece(vm, path, number)
+            if size > _LARGEST_COPY:
+                raise VMFatal(f"{path} in {vm} has more than {_LARGEST_COPY >> 20} MiB")
+            yield piece
+            number += 1
 
     def _piece(self, vm: str, path: str, number: int) -> tuple[int, bytes]:
         nonce = new_nonce()

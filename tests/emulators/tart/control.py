@@ -28,6 +28,7 @@ class TartHost(Host):
 
     VARIABLE = "FAKE_TART_HOME"
     PROGRAMS = {"tart": "emulators.tart.engine.cli", "ssh": "emulators.tart.engine.ssh"}  # noqa: RUF012  a constant
+    HELPERS = (hypervisor.PROGRAM,)
     STATIC_BIN = Path(__file__).resolve().parent / "bin"
     CHOICES = settings.CHOICES
 

@@ -24,6 +24,8 @@ class Host:
     VARIABLE = ""
     #: The commands in `bin_dir`, each with the module whose main(argv) it is.
     PROGRAMS = {}  # noqa: RUF012  a constant that a product replaces
+    #: What other processes of the product are called.
+    HELPERS = ()
     #: The folder with portable ones, for where an interpreter's path cannot stand in a script's first line.
     STATIC_BIN = None
     #: The closed sets of values of switches.
@@ -175,4 +177,4 @@ class Host:
 
     def command_pids(self):
         """The pids of the product's commands on this host that live, agents of guests included."""
-        return processes.commands(self._store.home, self.VARIABLE, self.PROGRAMS)
+        return processes.commands(self._store.home, self.VARIABLE, (*self.PROGRAMS, *self.HELPERS))

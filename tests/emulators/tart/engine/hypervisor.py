@@ -7,9 +7,11 @@ without it. Knows no command line.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
+import sys
 import time
 
 from emulators.vmhost import trees
@@ -17,6 +19,12 @@ from emulators.vmhost.guest import close_all_but
 
 from . import library, network
 
+#: What the process is called.
+PROGRAM = "com.apple.Virtualization.VirtualMachine"
+_TESTS = os.path.abspath(os.path.join(__file__, *[os.pardir] * 4))
+_START = (
+    f"import sys; sys.path.insert(0, {_TESTS!r}); from emulators.tart.engine.vm_process import main; main(sys.argv[2:])"
+)
 #: What `tart run` orders, and what it is told.
 STOP, SUSPEND = b"s", b"z"
 UP, LIMIT, HALTED, CRASHED, ENDED = b"u", b"l", b"h", b"c", b"e"
@@ -47,11 +55,10 @@ class Machine:
 def boot(store, vm, uuid, *, counts):
     """Start a hypervisor for a VM: its first news is UP or LIMIT. `counts`: it takes a slot, as macOS guests do."""
     orders, news = os.pipe(), os.pipe()
-    run = os.getpid()
+    facts = {"uuid": uuid, "name": vm.name, "run": os.getpid()}
     if os.fork() == 0:
         try:
-            facts = {"uuid": uuid, "name": vm.name, "mac": vm.config()["macAddress"], "run": run}
-            _live(store, facts, (orders[0], news[1]), counts)
+            _become(vm, facts, (orders[0], news[1]), counts=counts)
         finally:
             os._exit(0)
     os.close(orders[0])
@@ -59,15 +66,25 @@ def boot(store, vm, uuid, *, counts):
     return Machine(orders[1], news[0])
 
 
-def _live(store, vm, ends, counts):
-    orders, news = ends
+def _become(vm, facts, ends, *, counts):
+    """Execute a program of its own: nobody who looks for `tart run` among the processes must find two."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGHUP, HALT, CRASH):
         signal.signal(number, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    close_all_but({0, 1, 2, orders, news})
+    close_all_but({0, 1, 2, *ends})
+    for fd in ends:
+        os.set_inheritable(fd, True)
+    facts = {**facts, "mac": vm.config()["macAddress"]}
+    words = [json.dumps(facts), *map(str, ends), str(int(counts))]
+    os.execv(sys.executable, [sys.executable, "-SEc", _START, PROGRAM, *words])  # noqa: S606  no shell
+
+
+def live(store, vm, ends, *, counts):
+    """From the start of the VM to its end; `vm` has uuid, name, mac, and the pid of `tart run`."""
+    orders, news = ends
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
