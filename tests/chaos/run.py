@@ -169,6 +169,8 @@ def main(argv=None):
     say = (lambda _text: None) if options.quiet else (lambda text: print(text, flush=True))
     report, evidence = carry_out(plan, folder / "fleet", command=command, say=say)
     print(report.text())
+    if report.violations and options.quiet:
+        print(plan)
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     if options.report:
