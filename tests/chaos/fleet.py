@@ -57,6 +57,7 @@ class Host(Mac):
         self.wanted = False
         #: The pid of the supervisor that has had its SIGTERM.
         self.drained = None
+        self.drain_file = folder / ".config" / "anklet" / ".drain"
         self._boot_id = folder / "boot-id"
         self.new_boot()
         self.anka.set(**(switches or {}))

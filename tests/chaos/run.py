@@ -61,6 +61,9 @@ class Run:
             self._later(fault.at, lambda fault=fault: self._strike(fault))
         self._turn_until(self._begun + self._plan.shape.seconds)
         self._say("healing")
+        # What was to be undone later is undone now.
+        while self._due:
+            heapq.heappop(self._due)[2]()
         self.hand.heal()
         healed = time.monotonic()
         left = self._fleet.settle(_QUIET_WITHIN, self._say)
