@@ -381,9 +381,10 @@ class Fleet:
             self.offer_run([job(f"{checker.ROLL_CALL}{number}", steps=[step]) for number in range(self.roll_call)])
         )
         end = time.monotonic() + deadline
-        running = set()
+        running, since = set(), self._seen
         while running != ids and time.monotonic() < end:
-            running = {event["job_id"] for event in self.github.events("job-started") if event["job_id"] in ids}
+            started = self.github.events("job-started", since=since)
+            running = {event["job_id"] for event in started if event["job_id"] in ids}
             self.tend()
             time.sleep(0.2)
         barrier.touch()
