@@ -357,10 +357,12 @@ class Fleet:
     # ---- the end of a run ----
 
     def settle(self, deadline, say=lambda _text: None):
-        """Wait until all is quiet. What is not by then is for the checker to find."""
+        """Wait until all is quiet, at most `deadline` seconds after the last job's end. What is left then is for the checker."""
         end = time.monotonic() + deadline
-        looked, said = 0.0, None
+        looked, said, jobs = 0.0, None, len(self._open)
         while (left := self.unfinished()) and time.monotonic() < end:
+            if len(self._open) < jobs:
+                jobs, end = len(self._open), time.monotonic() + deadline
             if left != said:
                 said = left
                 say(f"{end - time.monotonic():8.2f}  {left}")

@@ -27,7 +27,8 @@ from chaos.fleet import Fleet  # noqa: E402  the path comes first
 from invariants import checker  # noqa: E402  the path comes first
 from stage import TAG, TEMPLATE  # noqa: E402  the path comes first
 
-#: Seconds from the last fault until all must be quiet: back-offs of a minute, leases, GitHub's patience with lost runners.
+#: Seconds from the last fault, or the last job's end, until all must be quiet: back-offs of a minute, leases, GitHub's patience
+#: with lost runners.
 _QUIET_WITHIN = 180.0
 _ROLL_WITHIN = 90
 _TURN = 0.05
