@@ -12,6 +12,7 @@ import heapq
 import itertools
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -167,6 +168,8 @@ def main(argv=None):
     if options.plan:
         print(plan)
         return 0
+    # So that whoever ends this run ends its processes with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = options.keep or Path(tempfile.mkdtemp(prefix="anklet-chaos-"))
     command = f"make chaos SEED={seed} MINUTES={options.minutes:g}"
     print(f"{command}: {len(plan.faults)} faults, {len(plan.offers)} jobs, in {folder}", flush=True)
