@@ -66,6 +66,7 @@ class Hand:
                 if vm["name"].startswith("foreign-"):
                     host.anka.stop_foreign(vm["name"])
             self._restore(host)
+            host.drain_file.unlink(missing_ok=True)
             if not host.wanted and not host.dead:
                 host.launch()
         fleet.github.clear_faults()
@@ -129,7 +130,7 @@ class Hand:
 
     def _signal(self, host, number):
         # Before its handlers are in place a signal would just end it; that is the same as a kill, and has its own kind.
-        if not host.lives() or host.get("/healthz")[0] != 200:
+        if not host.lives() or (host.process.pid not in self._stopped and host.get("/healthz")[0] != 200):
             return False
         host.send(number)
         return True
@@ -202,7 +203,7 @@ class Hand:
 
     def drain_file(self, host, seconds):
         """The drain file lies there for a while."""
-        path = host.folder / ".config" / "anklet" / ".drain"
+        path = host.drain_file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         begun = time.time()

@@ -57,6 +57,7 @@ class Host(Mac):
         self.wanted = False
         #: The pid of the supervisor that has had its SIGTERM.
         self.drained = None
+        self.drain_file = folder / ".config" / "anklet" / ".drain"
         self._boot_id = folder / "boot-id"
         self.new_boot()
         self.anka.set(**(switches or {}))
@@ -356,10 +357,12 @@ class Fleet:
     # ---- the end of a run ----
 
     def settle(self, deadline, say=lambda _text: None):
-        """Wait until all is quiet. What is not by then is for the checker to find."""
+        """Wait until all is quiet, at most `deadline` seconds after the last job's end. What is left then is for the checker."""
         end = time.monotonic() + deadline
-        looked, said = 0.0, None
+        looked, said, jobs = 0.0, None, len(self._open)
         while (left := self.unfinished()) and time.monotonic() < end:
+            if len(self._open) < jobs:
+                jobs, end = len(self._open), time.monotonic() + deadline
             if left != said:
                 said = left
                 say(f"{end - time.monotonic():8.2f}  {left}")
@@ -380,9 +383,10 @@ class Fleet:
             self.offer_run([job(f"{checker.ROLL_CALL}{number}", steps=[step]) for number in range(self.roll_call)])
         )
         end = time.monotonic() + deadline
-        running = set()
+        running, since = set(), self._seen
         while running != ids and time.monotonic() < end:
-            running = {event["job_id"] for event in self.github.events("job-started") if event["job_id"] in ids}
+            started = self.github.events("job-started", since=since)
+            running = {event["job_id"] for event in started if event["job_id"] in ids}
             self.tend()
             time.sleep(0.2)
         barrier.touch()

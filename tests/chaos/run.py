@@ -12,6 +12,7 @@ import heapq
 import itertools
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,7 +28,8 @@ from chaos.fleet import Fleet  # noqa: E402  the path comes first
 from invariants import checker  # noqa: E402  the path comes first
 from stage import TAG, TEMPLATE  # noqa: E402  the path comes first
 
-#: Seconds from the last fault until all must be quiet: back-offs of a minute, leases, GitHub's patience with lost runners.
+#: Seconds from the last fault, or the last job's end, until all must be quiet: back-offs of a minute, leases, GitHub's patience
+#: with lost runners.
 _QUIET_WITHIN = 180.0
 _ROLL_WITHIN = 90
 _TURN = 0.05
@@ -61,6 +63,9 @@ class Run:
             self._later(fault.at, lambda fault=fault: self._strike(fault))
         self._turn_until(self._begun + self._plan.shape.seconds)
         self._say("healing")
+        # What was to be undone later is undone now.
+        while self._due:
+            heapq.heappop(self._due)[2]()
         self.hand.heal()
         healed = time.monotonic()
         left = self._fleet.settle(_QUIET_WITHIN, self._say)
@@ -163,12 +168,16 @@ def main(argv=None):
     if options.plan:
         print(plan)
         return 0
+    # So that whoever ends this run ends its processes with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = options.keep or Path(tempfile.mkdtemp(prefix="anklet-chaos-"))
     command = f"make chaos SEED={seed} MINUTES={options.minutes:g}"
     print(f"{command}: {len(plan.faults)} faults, {len(plan.offers)} jobs, in {folder}", flush=True)
     say = (lambda _text: None) if options.quiet else (lambda text: print(text, flush=True))
     report, evidence = carry_out(plan, folder / "fleet", command=command, say=say)
     print(report.text())
+    if report.violations and options.quiet:
+        print(plan)
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     if options.report:

@@ -52,7 +52,9 @@ def reboot(fleet, number):
 def test_a_chaotic_run_breaks_no_rule(tmp_path):
     """Three hosts of two services, one seed."""
     shape = plans.Shape(seconds=20, rate=90, jobs=60, longest=3.0, hangs=False)
-    report, _ = carry_out(plans.make(1, shape), tmp_path / "fleet", longest_stall=LONGEST_STALL)
-    assert report.violations == [], report.text()
+    plan = plans.make(1, shape)
+    report, evidence = carry_out(plan, tmp_path / "fleet", longest_stall=LONGEST_STALL)
+    evidence.save(tmp_path / "evidence.json")
+    assert report.violations == [], f"{report.text()}\n{plan}"
     assert report.faults > 10
     assert report.figures["jobs done"] > 10
