@@ -35,12 +35,12 @@ def points(lines, role):
 
 
 def deaths(found, role):
-    """Each effect is the last of this process, and of the other one."""
+    """Each effect is the last of this process, of the other one, and of both."""
     other = {seams.WORKER: seams.SUPERVISOR, seams.SUPERVISOR: seams.WORKER}[role]
     for point in found:
-        for who, act in ((role, "kill"), (other, "kill-other")):
+        for who, act in ((role, "kill"), (other, "kill-other"), ("both", "kill-both")):
             # The supervisor has no worker to kill yet, or none any more.
-            if act == "kill-other" and point.name.startswith(("lock", "pid file", "identity", "slots made")):
+            if act != "kill" and point.name.startswith(("lock", "pid file", "identity", "slots made")):
                 continue
             blow = {"role": role, "name": point.name, "nth": point.nth, "when": "after", "act": act}
             yield Case(f"{who} killed after the {role}'s {point}", (blow,))
