@@ -121,7 +121,7 @@ class Host:
                 book.save(msgspec.structs.replace(record, facts=facts))
                 self.supervisor.detach_worker()
 
-    def run(self, until, deadline=40.0, supervisor_strikes=()):
+    def run(self, until, deadline=180.0, supervisor_strikes=()):
         """Serve until a condition holds. A supervisor dies at the facts of `supervisor_strikes`, and another takes over."""
         pending = list(supervisor_strikes)
         end = time.monotonic() + deadline
@@ -289,7 +289,7 @@ class Supervisor:
     def drain(self):
         """As SIGTERM; returns when the worker has ended."""
         self._step(machine.DrainAsked())
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self._worker is not None:
             self.turn()
             assert time.monotonic() < deadline, "the worker does not end"
