@@ -13,7 +13,6 @@ import os
 import signal
 import sqlite3
 import time
-import types
 import warnings
 from multiprocessing.connection import wait
 
@@ -22,13 +21,12 @@ import seams
 from emulators.anka.control import AnkaHost
 
 from anklet_supervisor import allocator, machine
-from anklet_supervisor.start import _left_behind
 from anklet_supervisor.state import ServiceState
 from anklet_worker import messages as m
 from anklet_worker.channel import Channel, ChannelClosed
 from anklet_worker.config import Deadlines, Secret, ServiceConfig
 from anklet_worker.errors import ExitCode
-from anklet_worker.job import Conclusion, Phase
+from anklet_worker.job import Conclusion, Phase, may_have_vm
 from anklet_worker.main import run_worker
 from anklet_worker.records import RecordBook
 from anklet_worker.setup import WorkerSetup
@@ -123,7 +121,7 @@ class Host:
                 book.save(msgspec.structs.replace(record, facts=facts))
                 self.supervisor.detach_worker()
 
-    def run(self, until, deadline=40.0, supervisor_strikes=()):
+    def run(self, until, deadline=180.0, supervisor_strikes=()):
         """Serve until a condition holds. A supervisor dies at the facts of `supervisor_strikes`, and another takes over."""
         pending = list(supervisor_strikes)
         end = time.monotonic() + deadline
@@ -233,8 +231,10 @@ class Supervisor:
     def __init__(self, host):
         self._host = host
         self._now = 0.0
-        config = types.SimpleNamespace(services=[host.setup.service], state_dir=host.state_dir)
-        allocation = allocator.build(_LIMIT, time.monotonic_ns(), _left_behind(config, None), time.time())
+        # What `start` does: the VMs on record hold their slots until there is proof that they are gone.
+        records, _ = RecordBook(host.setup.service_dir).load()
+        left = [(SERVICE, record.vm) for record in records if may_have_vm(record.phase)]
+        allocation = allocator.build(_LIMIT, time.monotonic_ns(), left, time.time())
         self._slots = SlotWriter(host.state_dir / "slots", allocation.table)
         self._model = machine.initial([SERVICE], allocation, once=False, drain_timeout=None)
         self._worker = None
@@ -289,7 +289,7 @@ class Supervisor:
     def drain(self):
         """As SIGTERM; returns when the worker has ended."""
         self._step(machine.DrainAsked())
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self._worker is not None:
             self.turn()
             assert time.monotonic() < deadline, "the worker does not end"

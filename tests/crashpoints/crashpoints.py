@@ -37,9 +37,9 @@ class Crew:
     numbers = itertools.count()
 
     @classmethod
-    def begin(cls):
-        """Start this process's GitHub."""
-        cls.folder = Path(tempfile.mkdtemp(prefix="crashpoints-"))
+    def begin(cls, folder):
+        """Start this process's GitHub. Everything is kept below `folder`."""
+        cls.folder = Path(tempfile.mkdtemp(dir=folder))
         cls.github = GitHubServer().start()
         cls.github.add_token(bench.TOKEN, permissions={"administration": "write", "actions": "read"})
         cls.home = cls.folder / "home"
@@ -110,8 +110,9 @@ def main():
     parser.add_argument("words", nargs="*")
     chosen = parser.parse_args()
     began, tally = time.monotonic(), Counter()
+    folder = tempfile.mkdtemp(prefix="crashpoints-")
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(chosen.jobs, mp_context=spawn, initializer=Crew.begin) as pool:
+    with ProcessPoolExecutor(chosen.jobs, mp_context=spawn, initializer=Crew.begin, initargs=(folder,)) as pool:
         for family, (real, cases) in families(pool).items():
             if chosen.family and family not in chosen.family:
                 continue
@@ -125,7 +126,10 @@ def main():
     for (family, word), count in tally.items():
         print(f"{family:13}  {word:11}  {count:4}")
     print(f"{sum(tally.values())} cases in {time.monotonic() - began:.0f} s")
-    sys.exit(any(word == "VIOLATED" for _, word in tally))
+    violated = any(word == "VIOLATED" for _, word in tally)
+    if not violated:
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(violated)
 
 
 if __name__ == "__main__":

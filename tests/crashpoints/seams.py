@@ -5,8 +5,8 @@ process that calls `install`, and nowhere else: a child made for one test, or a 
 program knows nothing of it. An effect is known by its name and by how often that name has come in this process.
 
 A strike at an effect: `kill` (SIGKILL of this process), `kill-other` (of the supervisor by its worker, of the worker by its
-supervisor), `detach` (SIGTERM of the worker), `error` (the effect's ordinary failure); `before` the effect, so that it does not
-happen, `after` it, so that only its reply is lost, or `during` it: a moment after it began, for effects that the emulators hold.
+supervisor), `kill-both`, `detach` (SIGTERM of the worker), `error` (the effect's ordinary failure); `before` the effect, so that it
+does not happen, `after` it, so that only its reply is lost, or `during` it: a moment after it began, for effects that are held.
 """
 
 from __future__ import annotations
@@ -139,6 +139,10 @@ class Ledger:
         elif act == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)
+        elif act == "kill-both":
+            # As launchd does, which ends the group of a supervisor that died.
+            self._act("kill-other")
+            self._act("kill")
         elif self.role == WORKER:
             _kill_and_wait(psutil.Process(os.getppid()))
         else:

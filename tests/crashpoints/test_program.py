@@ -10,11 +10,11 @@ import seams
 #: Whose effect, which, and who dies after it.
 _POINTS = [
     (seams.WORKER, "record vm_intended", "kill"),
-    (seams.WORKER, "record driving", "kill-other"),
+    (seams.WORKER, "record driving", "kill-both"),
     (seams.WORKER, "note of begin of anka clone", "kill-other"),
-    (seams.WORKER, "anka start", "kill"),
+    (seams.WORKER, "anka start", "kill-both"),
     (seams.WORKER, "fact SlotOccupied", "kill-other"),
-    (seams.WORKER, "fact JobStarted", "kill"),
+    (seams.WORKER, "fact JobStarted", "kill-both"),
     (seams.WORKER, "store claim claim", "kill"),
     (seams.WORKER, "api POST /repos/{owner}/{repo}/actions/runners/generate-jitconfig", "kill"),
     (seams.WORKER, "anka run start", "kill-other"),
