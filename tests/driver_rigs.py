@@ -1,5 +1,6 @@
 """Rigs: each sets up one VM driver on its emulated host, and breaks that host, for the tests that every driver has to pass."""
 
+import hashlib
 import logging
 import os
 
@@ -75,7 +76,8 @@ class Rig:
 
     def vm(self, attempt=1):
         """Name of a VM of ours."""
-        return vm_name("0123abcd", "RUNNER1", "7", attempt)
+        # Commands are found by their words in the machine's process table: no two rigs may have a VM of one name.
+        return vm_name(hashlib.sha256(str(self.folder).encode()).hexdigest()[:8], "RUNNER1", "7", attempt)
 
     def started(self, driver, attempt=1):
         """A VM, made and started."""
