@@ -150,9 +150,9 @@ class Host(Mac):
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if self.process is not None:
-                self.process.poll()
             time.sleep(0.005)
+        if self.process is not None:
+            self.process.wait()
 
     def power_off(self):
         """Everything on the host dies at once."""
@@ -195,8 +195,6 @@ class Host(Mac):
         """Leave no process behind."""
         self.wanted = False
         self.kill_all()
-        if self.process is not None:
-            self.process.wait()
         self.anka.shutdown_all()
 
 
