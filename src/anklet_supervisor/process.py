@@ -54,11 +54,15 @@ class WorkerProcess:
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         try:
             self._process.start()
+            self._post(WorkerStarted(self._name, self._process.pid or 0))
+            # Our threads never take a signal from the loop's, which would then not wake up for it.
+            self._start_threads()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
             theirs.close()
             log_theirs.close()
-        self._post(WorkerStarted(self._name, self._process.pid or 0))
+
+    def _start_threads(self) -> None:
         log_reader = threading.Thread(target=self._read_log, name=f"log of {self._name}", daemon=True)
         log_reader.start()
         for target, args in ((self._send, ()), (self._hear, (log_reader,))):

@@ -21,10 +21,11 @@ from anklet_worker.files import make_private_dir, remove, write_atomically
 FORMAT = 1
 _VERSION_FILE = "version"
 _FILES = (
-    "boot-time", "install-id", "jobs.json", "leases.db", "leases.db-shm", "leases.db-wal", "lock", "slots", "status.json",
+    "boot-time", "install-id", "jobs.json", "leases.db", "leases.db.lock",
+    "leases.db-shm", "leases.db-wal", "lock", "slots", "status.json",
     _VERSION_FILE,
 )  # fmt: skip
-_FOLDERS = ("jobs", "services", "services/*", "services/*/records")
+_FOLDERS = ("jobs", "locks", "services", "services/*", "services/*/records")
 #: What passes by itself, or by making room: a later start may succeed.
 _PASSING = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}

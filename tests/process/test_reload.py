@@ -1,8 +1,5 @@
 """A configuration that is read again while jobs run, and services that are paused: nothing is lost by either."""
 
-import os
-import signal
-
 from stage import eventually, job
 from test_job_life import finish, queue
 from test_supervision import gone, running_job
@@ -96,21 +93,6 @@ def test_a_paused_service_takes_no_job_until_it_is_resumed(new_mac, github):
     assert mac.service_status("RUNNER1")["status"] == "paused"
 
 
-def test_stopped_processes_are_not_dead(mac, github):
-    """SIGSTOP of the supervisor and of the worker in the middle of a job: nobody is killed or restarted for it."""
-    job_id = running_job(mac, github)
-    worker = mac.worker_pid()
-    for pid in (worker, mac.process.pid):
-        os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: github.job(job_id)["conclusion"] == "success", "the job ends by itself", 20)
-    for pid in (worker, mac.process.pid):
-        os.kill(pid, signal.SIGCONT)
-    eventually(lambda: mac.get("/healthz")[0] == 200, "it is healthy", 10)
-    assert finish(mac, github, [job_id]) == ["success"]
-    assert (mac.worker_pid(), mac.service_status()["restarts"]) == (worker, 0)
-    assert mac.drain() == 0
-
-
 def test_a_service_that_was_removed_while_nobody_looked_keeps_its_vm(mac, github):
     """The job goes on, its VM keeps its slot, an ERROR tells; back in the configuration the service follows the job to its end."""
     job_id = running_job(mac, github)
@@ -132,14 +114,3 @@ def test_a_service_that_was_removed_while_nobody_looked_keeps_its_vm(mac, github
     assert finish(mac, github, [job_id]) == ["success"]
     assert github.job(job_id)["starts"] == 1
     eventually(lambda: not mac.leftovers(), "all is cleaned up", 10)
-
-
-def test_a_state_directory_of_a_later_version_is_refused(mac):
-    """78, and nothing in it is touched."""
-    mac.state_dir.mkdir(mode=0o700)
-    (mac.state_dir / "version").write_text("2\n")
-    done = mac.command("start")
-    assert done.returncode == 78
-    assert "later version" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert [path.name for path in mac.state_dir.iterdir()] == ["version"]

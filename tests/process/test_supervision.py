@@ -179,10 +179,13 @@ def test_a_restart_costs_no_job(mac, github, verb):
 
 
 def test_a_terminal_that_closes_ends_nothing(mac):
-    """SIGHUP is not the end of a daemon."""
-    mac.start()
+    """SIGHUP is not the end of a daemon, but a reload: also one that comes before it is all there."""
+    mac.start(wait=False)
+    lock = mac.state_dir / "lock"
+    eventually(lambda: lock.exists() and lock.read_text() == f"{mac.process.pid}\n", "it can be found", 20)
     mac.send(signal.SIGHUP)
-    eventually(lambda: mac.get("/healthz")[0] == 200, "it lives", 5)
+    eventually(mac.is_ready, "it is ready", 20)
+    eventually(lambda: mac.status()["reload"]["answered"], "it has reloaded", 10)
     assert mac.drain() == 0
 
 
