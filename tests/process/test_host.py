@@ -1,5 +1,6 @@
 """What a host does to the program: processes that are stopped, disks that are full, state that is not ours."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ def tiny_disk(tmp_path):
 def fill(folder):
     """Leave no byte free; the file that takes the room."""
     ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
     return ballast

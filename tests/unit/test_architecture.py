@@ -37,6 +37,8 @@ PURE = {
     "model.py",
     "events.py",
     "clock.py",
+    "reload.py",
+    "turn.py",
 }
 IMPURE = {
     "os",
