@@ -152,10 +152,14 @@ def follow_fate(turn: Turn, name: str) -> None:
         fresh = Service(name=name, state=service.state, restarts=service.restarts)
         turn.set(services={**turn.model.services, name: fresh})
         turn.trigger(name, Trigger.RENEWED)
-        turn.effects += [RenewSettings(name), StartWorker(name)]
+        turn.effects += [
+            RenewSettings(name),
+            Report("INFO", "the service begins anew, with its new settings", name),
+            StartWorker(name),
+        ]
     elif service.fate is Fate.LEAVES:
         turn.set(services={key: one for key, one in turn.model.services.items() if key != name})
-        turn.effects.append(ForgetService(name))
+        turn.effects += [ForgetService(name), Report("INFO", "the service has ended and is configured no more", name)]
         for slot in turn.model.allocation.table.slots:
             if slot.service == name and slot.state is SlotState.ORPHANED:
                 turn.effects.append(

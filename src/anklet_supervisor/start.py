@@ -70,7 +70,7 @@ def start(path: Path, *, once: bool) -> int:
                 extra={"installId": ids.install_id, "formerInstallId": ids.former_install_id},
             )
         settings = Settings(config, lambda read: _setups(read, ids, once=once))
-        loop = _prepare(config, settings, _Place(ids, writer, log, path), stack, once=once)
+        loop = _prepare(config, settings, _Place(ids, writer, log, path.absolute()), stack, once=once)
         log.info(
             "supervisor started",
             extra={"pid": os.getpid(), "installId": ids.install_id, "services": len(config.services)},

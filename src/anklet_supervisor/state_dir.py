@@ -114,4 +114,7 @@ def _guard(place: Path) -> str:
     if not info.st_mode & 0o077:
         return ""
     place.chmod(0o700 if stat.S_ISDIR(info.st_mode) else 0o600)
-    return f"others had rights to {place} (mode {stat.S_IMODE(info.st_mode):o}); they were taken away"
+    if not info.st_mode & 0o022:
+        # They could but look, within a directory that they cannot enter.
+        return ""
+    return f"others could write {place} (mode {stat.S_IMODE(info.st_mode):o}); they were taken away"

@@ -501,3 +501,22 @@ def test_a_scrape_costs_the_same_however_many_jobs_there_were(metrics):
     last = series(metrics)
     assert [re.sub('job_url="[^"]*"', "", one) for one in first] == [re.sub('job_url="[^"]*"', "", one) for one in last]
     assert sum("https://g/" in line for line in last) == 2
+
+
+# ---- a reload ----
+
+
+def test_a_removed_services_series_vanish_and_a_changed_ones_counters_go_on(metrics):
+    """Labels follow the configuration; sums over all services keep what it added."""
+    metrics.fact("RUNNER1", finished(), START)
+    metrics.fact("RUNNER2", finished(), START)
+    metrics.add_service(msgspec.structs.replace(A, repo="renamed"), START)
+    metrics.remove_service("RUNNER2")
+    metrics.update(model_of(A), 0, START)
+    text = metrics.prometheus().decode()
+    assert "RUNNER2" not in text
+    assert 'repo="app"' not in text
+    assert value(metrics, "anklet_jobs_total", service_name="RUNNER1", conclusion="success") == 1
+    assert value(metrics, "total_successful_runs_since_start") == 2
+    metrics.fact("RUNNER2", finished(), START)
+    assert value(metrics, "total_successful_runs_since_start") == 3

@@ -61,11 +61,15 @@ def test_a_symbolic_link_is_refused_wherever_it_stands(state, tmp_path, name):
 
 @pytest.mark.parametrize("name", [*FILES, *FOLDERS[1:]])
 def test_rights_of_others_are_taken_away_and_told(state, name):
-    """Each in one line; readable to all counts, too."""
+    """Each in one line where they could write; where they could only look, without a word."""
+    private = 0o600 if name in FILES else 0o700
     (state / name).chmod(0o777)
     (note,) = open_state_dir(state)
     assert str(state / name) in note
-    assert mode(state / name) == (0o600 if name in FILES else 0o700)
+    assert mode(state / name) == private
+    (state / name).chmod(private | 0o055)
+    assert open_state_dir(state) == []
+    assert mode(state / name) == private
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

@@ -292,3 +292,29 @@ def test_the_last_failures_and_the_rate_are_shown(width):
     assert "failures" not in drawn(view_of(model_of()), width)
     (one,) = json.loads(msgspec.json.encode(found))["failures"]
     assert list(one) == ["id", "name", "url", "service", "ended", "reason", "at"]
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_a_pause_and_a_reload_that_changed_nothing_are_shown(width):
+    """What an operator ordered, and what became of it."""
+    reload = machine.Reload(asked=2, answered=2, problems=("config.yml:3:5: unknown key",), at=START)
+    model = msgspec.structs.replace(model_of(), reload=reload)
+    said = document(model, PLUGINS, START, paused={"RUNNER1"})
+    text = drawn(StatusView(said, now=START + 1, age=0.0), width)
+    assert "running, paused" in " ".join(text.split())
+    assert "not reloaded: config.yml:3:5: unknown key" in " ".join(text.split())
+    assert json.loads(msgspec.json.encode(said))["reload"] == {
+        "asked": 2,
+        "answered": 2,
+        "problems": ["config.yml:3:5: unknown key"],
+        "refused": False,
+        "at": "2023-11-14T22:13:20.000Z",
+    }
+
+
+def test_a_slot_that_was_withdrawn_is_not_shown():
+    """A smaller limit has fewer slots."""
+    model = model_of()
+    allocation = allocator.resize(model.allocation, 1)
+    said = document(msgspec.structs.replace(model, allocation=allocation), PLUGINS, START)
+    assert [slot.index for slot in said.slots] == [0]

@@ -62,6 +62,29 @@ def test_a_broken_configuration_changes_nothing(mac, github):
     assert mac.wait() == 0
 
 
+def test_a_slow_reload_holds_nobody_up_and_the_last_file_wins(mac):
+    """While a token_command takes its time the loop turns; what it was read for is not used once another reload was asked for."""
+    mac.start()
+    go, service = mac.folder / "go", mac.config["services"][0]
+    del service["token"]
+    service["token_command"] = f"sh -c 'while [ ! -e {go} ]; do sleep 0.05; done; echo bait_for_nobody'"
+    for number in (1, 2):
+        assert mac.command("reload").returncode == 0
+        eventually(lambda number=number: asked_and_answered(mac) == (number, 0), "it is asked, and the loop turns", 10)
+        mac.config["services"] = [mac.service("LAST")]
+    go.touch()
+    eventually(lambda: asked_and_answered(mac) == (2, 2), "it is answered", 20)
+    eventually(lambda: [one["name"] for one in mac.status()["services"]] == ["LAST"], "the last file is in force", 20)
+    assert len([line for line in mac.log_lines() if line["msg"].startswith("reloaded: ")]) == 1
+    assert mac.drain() == 0
+
+
+def asked_and_answered(mac):
+    """How many reloads were asked for, and which one was answered last."""
+    reload = mac.status()["reload"]
+    return (0, 0) if reload is None else (reload["asked"], reload["answered"])
+
+
 def test_a_reload_mends_a_service_that_was_given_up(mac, github):
     """A wrong token made it FATAL; with the right one it starts afresh, and takes jobs."""
     token = mac.config["services"][0]["token"]
