@@ -126,7 +126,7 @@ def test_old_settings_that_do_not_work_give_way(history):
     history.reload(changed="A")
     effects = history.feed(WorkerExited("A", 77))
     assert [RenewSettings("A"), StartWorker("A")] == history.after(effects)[:2]
-    assert [one.level for one in effects if isinstance(one, Report)] == ["WARN"]
+    assert [one.level for one in effects if isinstance(one, Report)] == ["WARN", "INFO"]
 
 
 def test_a_removed_service_finishes_and_is_forgotten(history):
