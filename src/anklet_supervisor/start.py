@@ -26,7 +26,7 @@ from anklet_supervisor.metrics import Metrics
 from anklet_supervisor.metrics_http import MetricsServer
 from anklet_supervisor.process import HELD_BACK
 from anklet_supervisor.settings import Settings
-from anklet_supervisor.state_dir import open_state_dir, take_over, told
+from anklet_supervisor.state_dir import open_state_dir, refusal, take_over, told
 from anklet_supervisor.status import StatusFile
 from anklet_worker.errors import AlreadyRunning, ConfigError, ExitCode
 from anklet_worker.job import may_have_vm
@@ -119,7 +119,7 @@ def _open_log_file(config: SupervisorConfig) -> LogWriter:
         log = config.log
         return LogWriter(log.file_dir, log.level, max_megabytes=log.max_megabytes, keep=log.keep)
     except OSError as error:
-        raise ConfigError(f"log.file_dir {config.log.file_dir} cannot be written: {error.strerror}") from None
+        raise refusal(error, f"log.file_dir {config.log.file_dir} cannot be written: {error.strerror}") from None
 
 
 class _Place(msgspec.Struct, frozen=True):

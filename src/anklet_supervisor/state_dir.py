@@ -40,7 +40,7 @@ def open_state_dir(path: Path) -> list[str]:
     """
     with told(path):
         make_private_dir(path)
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise ConfigError(f"state_dir {path} cannot be written; chmod u+rwx it, or name another")
         _check_version(path)
         make_private_dir(path / "services")
@@ -68,8 +68,12 @@ def told(path: Path) -> Iterator[None]:
         reason = f"state_dir {path} cannot be used: {error.strerror or error}"
         if error.filename is not None and Path(str(error.filename)) != path:
             reason += f" ({error.filename})"
-        kind: type[AnkletError] = TemporaryError if error.errno in _PASSING else ConfigError
-        raise kind(reason) from None
+        raise refusal(error, reason) from None
+
+
+def refusal(error: OSError, reason: str) -> AnkletError:
+    """What to raise for something that the system refuses: for what passes by itself a later start may be the cure."""
+    return TemporaryError(reason) if error.errno in _PASSING else ConfigError(reason)
 
 
 def _check_version(path: Path) -> None:

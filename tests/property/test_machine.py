@@ -12,7 +12,9 @@ from anklet_worker.slots import SlotState
 
 SERVICES = ["alpha", "beta", "gamma"]
 name_of = st.sampled_from([*SERVICES, "delta"])
-EXIT_CODES = [0, 64, 69, 70, 75, 77, 78, -9, -15]
+#: The more telling ones are drawn more often.
+EXIT_CODES = [0, 64, 69, 70, 75, 77, 78, -9, -9, -9, -9, -15, -15]
+ORDERS = [machine.DrainAsked(), machine.Terminated(), machine.InterruptedBy(), machine.RestartAsked()]
 HOLDING = (SlotState.OCCUPIED, SlotState.ORPHANED)
 
 
@@ -38,6 +40,7 @@ class Host:
         self.model = machine.initial(SERVICES, allocation, once=once, drain_timeout=drain_timeout)
         self.starts = 0
         self.reading = False
+        self.asked = self.asked_when_read = 0
         self.configured = tuple(SERVICES)
         self.proposed = {}
         self.newest = dict.fromkeys(SERVICES, 0)
@@ -45,6 +48,7 @@ class Host:
 
     def feed(self, event):
         """One step, with everything that follows from it."""
+        self.asked += isinstance(event, machine.ReloadAsked)
         queue = [event]
         while queue:
             self.model, effects = machine.step(self.model, queue.pop(0), machine.Moment(self.now, self.now))
@@ -91,7 +95,9 @@ class Host:
             case machine.ReadConfig():
                 assert not self.reading, "the configuration is read twice at once"
                 self.reading = True
+                self.asked_when_read = self.asked
             case machine.TakeConfig():
+                assert self.asked_when_read == self.asked, "an older configuration than was asked for"
                 self.newest = self.proposed
                 self.configured = tuple(self.proposed)
             case machine.RenewSettings(service=name):
@@ -126,7 +132,12 @@ class Host:
 class Supervision(RuleBasedStateMachine):
     """Workers announce, ask, make VMs, die; operators order and reload; time passes; facts are lost or come twice."""
 
-    @initialize(once=st.booleans(), timeout=st.sampled_from([None, 30.0]), left=st.integers(0, 2), hangs=st.booleans())
+    @initialize(
+        once=st.sampled_from([False, False, False, True]),
+        timeout=st.sampled_from([None, 30.0]),
+        left=st.integers(0, 2),
+        hangs=st.sampled_from([False, False, True]),
+    )
     def begin(self, once, timeout, left, hangs):
         """A supervisor starts."""
         self.hangs = hangs
@@ -162,10 +173,12 @@ class Supervision(RuleBasedStateMachine):
             worker.slot = None
             self.say(name, m.SlotDeclined())
 
-    @rule(name=name_of, is_lost=st.booleans())
+    @rule(name=name_of, is_lost=st.sampled_from([False, False, True]))
     def makes_a_vm(self, name, is_lost):
-        """A worker announces its VM, looks what the table says, and makes it, or not."""
+        """A worker asks for a slot, announces its VM, looks what the table says, and makes it, or not."""
         worker = self.host.alive.get(name) if self.running else None
+        if worker is not None and worker.slot is None:
+            self.say(name, m.SlotWanted())
         if worker is None or worker.slot is None or worker.vm is not None:
             return
         self.vm_count += 1
@@ -211,20 +224,25 @@ class Supervision(RuleBasedStateMachine):
         if old:
             self.host.say(*data.draw(st.sampled_from(old)))
 
+    @rule()
+    def those_told_to_finish_do(self):
+        """Workers of services that are to change or to leave clean up and end."""
+        if self.running and self.host.model.mode is Mode.RUNNING:
+            for name in list(self.host.alive):
+                if self.host.model.services[name].fate is not Fate.STAYS:
+                    self.host.clean_up(name)
+                    self.host.exit(name, 0)
+
     @rule(name=name_of, code=st.sampled_from(EXIT_CODES))
     def exits(self, name, code):
         """A worker process ends."""
         if self.running:
             self.host.exit(name, code)
 
-    @rule(
-        event=st.sampled_from(
-            [machine.DrainAsked(), machine.Terminated(), machine.InterruptedBy(), machine.RestartAsked()]
-        )
-    )
+    @rule(event=st.sampled_from([*ORDERS, *[None] * 12]))
     def ordered(self, event):
-        """A signal arrives."""
-        if self.running:
+        """A signal arrives, now and then."""
+        if self.running and event is not None:
             self.host.feed(event)
 
     @rule(times=st.integers(1, 2))
@@ -235,13 +253,16 @@ class Supervision(RuleBasedStateMachine):
                 self.host.feed(machine.ReloadAsked())
 
     @rule(
+        is_asked_first=st.booleans(),
         names=st.lists(name_of, min_size=1, unique=True),
         changed=st.sets(name_of),
         limit=st.integers(1, 3),
-        broken=st.booleans(),
+        broken=st.sampled_from([False, False, False, True]),
     )
-    def config_arrives(self, names, changed, limit, broken):
+    def config_arrives(self, is_asked_first, names, changed, limit, broken):
         """It has been read."""
+        if is_asked_first:
+            self.reload_asked(1)
         if not self.running or not self.host.reading:
             return
         self.host.reading = False
