@@ -7,6 +7,7 @@ in `config_tree`, how a section is read in `config_reader`, the services in `con
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
     "SupervisorConfig",
     "default_state_dir",
     "environment_prefix",
+    "find_state_dir",
     "load",
     "load_host",
     "service_names",
@@ -93,6 +95,13 @@ def load_host(path: Path, env: Mapping[str, str], *, home: Path, platform: str) 
     raise ConfigErrors(work.report.problems())
 
 
+def find_state_dir(path: Path, env: Mapping[str, str], *, home: Path, platform: str) -> Path:
+    """Where a supervisor of this configuration keeps its files, however broken the configuration is by now. Raises nothing."""
+    work = _Load(path.absolute(), env, home, platform)
+    branch = work.read_file() or work.state_dir_alone()
+    return work.host(branch, run_capture, lambda _: True).state_dir
+
+
 def service_names(path: Path, env: Mapping[str, str], *, home: Path, platform: str) -> list[str]:
     """The names of the services alone; nothing else of them is looked at, and no command is run. Raises as `load_host`."""
     work = _Load(path.absolute(), env, home, platform)
@@ -131,6 +140,15 @@ class _Load:
         """The file's top mapping; None when there is none (reported)."""
         text = self._text()
         return None if text is None else parse(str(self._path), text, self.report)
+
+    def state_dir_alone(self) -> Branch:
+        """Of a file that is no YAML the one line that says where the state is, if that is all right by itself."""
+        lines = [line for line in (self._text() or "").splitlines() if re.match(r"state_dir\s*:", line)]
+        quiet = Report()
+        branch = parse(str(self._path), "\n".join(lines) or "{}", quiet) or parse(str(self._path), "{}", quiet)
+        if branch is None:
+            raise AssertionError("an empty mapping is one")
+        return branch
 
     def host(self, branch: Branch, run_command: RunCommand, is_dir: Callable[[Path], bool]) -> SupervisorConfig:
         """The host's own keys."""

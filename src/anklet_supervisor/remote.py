@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anklet_supervisor import status as status_file
-from anklet_supervisor.config import ConfigErrors, default_state_dir, load_host, service_names
+from anklet_supervisor.config import find_state_dir, service_names
 from anklet_supervisor.host import running_supervisor
 from anklet_supervisor.state import Mode
 from anklet_supervisor.state_dir import told
@@ -67,7 +67,7 @@ def reload(config: Path, wait: float | None) -> int:
     if pid is None:
         _say(f"no supervisor is running (state directory {state_dir})", error=True)
         return int(ExitCode.NOT_RUNNING)
-    before = _document_of(state_dir, pid)
+    before = None if wait is None else _document_of(state_dir, pid)
     asked = 0 if before is None or before.reload is None else before.reload.asked
     os.kill(pid, signal.SIGHUP)
     if wait is None:
@@ -172,11 +172,7 @@ def _drawn(state_dir: Path, document: status_file.StatusDocument) -> StatusView:
 
 def state_dir_of(config: Path) -> Path:
     """Where the running supervisor keeps its files. A configuration that is broken by now must not keep anybody from draining."""
-    home = Path.home()
-    try:
-        return load_host(config, os.environ, home=home, platform=sys.platform).state_dir
-    except ConfigErrors:
-        return default_state_dir(os.environ, home=home, platform=sys.platform)
+    return find_state_dir(config, os.environ, home=Path.home(), platform=sys.platform)
 
 
 def _say(text: str, *, error: bool = False) -> None:

@@ -7,6 +7,7 @@ the next start of the supervisor is named, and left as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -56,7 +57,7 @@ class Settings:
 
     def paused(self) -> set[str]:
         """The services that an operator has paused; looks at the disk."""
-        return {name for name, setup in self._in_force.items() if setup.pause_file.exists()}
+        return {name for name, setup in self._in_force.items() if _is_there(setup.pause_file)}
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret value, of old settings that are still in force, too."""
@@ -117,3 +118,11 @@ class Settings:
             log=msgspec.structs.replace(started.log, level=config.log.level),
             vm_limit=min(config.vm_limit, self._room),
         )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # A disk that does not answer is no reason to end; the worker, which decides by it, looks for itself.
+        return False

@@ -10,7 +10,16 @@ import msgspec
 import pytest
 
 from anklet_supervisor import config_services
-from anklet_supervisor.config import ConfigErrors, LogConfig, MetricsConfig, SupervisorConfig, default_state_dir, load
+from anklet_supervisor.config import (
+    ConfigErrors,
+    LogConfig,
+    MetricsConfig,
+    SupervisorConfig,
+    default_state_dir,
+    find_state_dir,
+    load,
+    service_names,
+)
 from anklet_supervisor.config_values import RedisAddress, Unfit, parse_redis
 from anklet_worker.config import Complaint, Database, Secret, ServiceConfig, ServiceRules
 from anklet_worker.errors import ConfigError
@@ -447,3 +456,37 @@ def test_rules_of_a_plugin(tmp_path, spool, monkeypatch, name, expected):
         read(tmp_path, OPTIONS + "    folder: x\n    flder: y\n")
     found = [f"{one.line}:{one.column}: {one.message}" for one in caught.value.problems]
     assert found == [line.replace("3:5:", "2:5:") for line in expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "env", "expected"),
+    [
+        ("state_dir: /a\nservices: [\n", {}, "/a"),
+        ("state_dir: /a\nvm_limit: x\nmetrics: 3\nunknown: 1\n", {}, "/a"),
+        ("state_dir: ~/x\nlog: 5\nwork_dir: []\n", {}, "/h/x"),
+        ("state_dir: ${WHERE}/s\n: : :\n", {"WHERE": "/b"}, "/b/s"),
+        ("{{{", {"ANKLET_STATE_DIR": "/env"}, "/env"),
+        ("state_dir: [1\n", {}, "/h/.local/state/anklet-supervisor"),
+        ("", {}, "/h/.local/state/anklet-supervisor"),
+        (None, {}, "/h/.local/state/anklet-supervisor"),
+        ("\x00", {}, "/h/.local/state/anklet-supervisor"),
+    ],
+)
+def test_the_state_directory_is_found_however_broken_the_file_is(tmp_path, text, env, expected):
+    """So that a supervisor can be drained, reloaded or looked at whose file is being edited."""
+    path = tmp_path / "config.yml"
+    if text is not None:
+        path.write_text(text)
+    assert find_state_dir(path, env, home=Path("/h"), platform="linux") == Path(expected)
+
+
+def test_the_names_of_the_services_need_no_secret(tmp_path):
+    """No command is run, no file read; what else is wrong with a service is not asked."""
+    path = tmp_path / "config.yml"
+    path.write_text(
+        'services:\n- {name: A, token_command: "touch ran"}\n- {name: "${B}", token_file: /none}\n- 5\n- {x: 1}\n'
+    )
+    assert service_names(path, {"B": "beta"}, home=Path("/h"), platform="linux") == ["A", "beta"]
+    path.write_text("services: [")
+    with pytest.raises(ConfigErrors):
+        service_names(path, {}, home=Path("/h"), platform="linux")
