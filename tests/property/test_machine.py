@@ -37,7 +37,7 @@ class Host:
         self.finished = None
         self.vms = {f"left-{number}": SERVICES[number] for number in range(left)}
         allocation = allocator.build(2, 11, [(service, vm) for vm, service in self.vms.items()], 1.0)
-        self.model = machine.initial(SERVICES, allocation, once=once, drain_timeout=drain_timeout)
+        self.before = self.model = machine.initial(SERVICES, allocation, once=once, drain_timeout=drain_timeout)
         self.starts = 0
         self.reading = False
         self.asked = self.asked_when_read = 0
@@ -51,6 +51,7 @@ class Host:
         self.asked += isinstance(event, machine.ReloadAsked)
         queue = [event]
         while queue:
+            self.before = self.model
             self.model, effects = machine.step(self.model, queue.pop(0), machine.Moment(self.now, self.now))
             queue.extend(event for effect in effects for event in self.perform(effect))
 
@@ -102,6 +103,9 @@ class Host:
                 self.configured = tuple(self.proposed)
             case machine.RenewSettings(service=name):
                 assert name not in self.alive, "settings were changed under a living worker"
+                service = self.before.services.get(name)
+                if service is not None and service.state is ServiceState.BACKOFF:
+                    assert not allocator.owes(self.before.allocation, name), "its job may not be found any more"
                 self.in_force[name] = self.newest[name]
             case machine.ForgetService(service=name):
                 assert name not in self.alive, "a service with a process was forgotten"
@@ -382,4 +386,4 @@ class Supervision(RuleBasedStateMachine):
 
 
 TestSupervision = Supervision.TestCase
-TestSupervision.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSupervision.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
