@@ -317,10 +317,6 @@ class _Turn(Turn):
     # ---- time ----
 
     def tick(self) -> None:
-        for service in self.model.services.values():
-            if service.state is ServiceState.BACKOFF and service.due is not None and service.due <= self.now.mono:
-                self.trigger(service.name, Trigger.DUE, due=None, restarts=service.restarts + 1, status=Status.IDLE)
-                self.effects.append(StartWorker(service.name))
         if self.model.drain_deadline is not None and self.model.drain_deadline <= self.now.mono:
             self._report("WARN", "the drain took longer than drain_timeout")
             self.stop()
@@ -332,6 +328,10 @@ class _Turn(Turn):
                     self.effects.append(KillWorker(service.name))
                 elif service.state is ServiceState.BACKOFF:
                     self.trigger(service.name, Trigger.ENDED, due=None)
+        for service in self.model.services.values():
+            if service.state is ServiceState.BACKOFF and service.due is not None and service.due <= self.now.mono:
+                self.trigger(service.name, Trigger.DUE, due=None, restarts=service.restarts + 1, status=Status.IDLE)
+                self.effects.append(StartWorker(service.name))
 
     # ---- the end of the step ----
 

@@ -298,16 +298,12 @@ def test_a_restart_during_a_stop_is_refused(history):
 def test_a_stop_ends_though_nobody_can_clean_up(history):
     """A worker that dies again and again owing a VM, and one that hangs: after the patience nobody is started again."""
     history.occupies("A", "vm")
-    history.feed(machine.InterruptedBy())
-    history.feed(WorkerExited("A", -9))
+    history.feed(machine.InterruptedBy(), WorkerExited("A", -9))
     assert history.model.services["A"].state is ServiceState.BACKOFF
     history.now += machine.STOP_PATIENCE
-    effects = history.feed(machine.Tick())
-    assert KillWorker("B") in effects
-    for name in "AB":
-        if history.model.services[name].state is not ServiceState.STOPPED:
-            effects = history.feed(WorkerExited(name, -9))
-    assert machine.Finish(0) in effects
+    assert history.after(history.feed(machine.Tick())) == [KillWorker("B")]
+    assert history.model.services["A"].state is ServiceState.STOPPED
+    assert history.feed(WorkerExited("B", -9)) == [machine.Finish(0)]
 
 
 def test_a_drain_waits_for_a_service_that_owes_and_its_deadline_goes_on():
