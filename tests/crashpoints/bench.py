@@ -20,17 +20,20 @@ import msgspec
 import seams
 from emulators.anka.control import AnkaHost
 
-from anklet_supervisor import allocator, machine
+from anklet_supervisor import allocator, events, machine
+from anklet_supervisor.model import Moment
 from anklet_supervisor.state import ServiceState
+from anklet_supervisor.tally import Tally
 from anklet_worker import messages as m
 from anklet_worker.channel import Channel, ChannelClosed
 from anklet_worker.config import Deadlines, Secret, ServiceConfig
 from anklet_worker.errors import ExitCode
-from anklet_worker.job import Conclusion, Phase, may_have_vm
+from anklet_worker.job import Phase, may_have_vm
 from anklet_worker.main import run_worker
 from anklet_worker.records import RecordBook
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotReader, SlotState, SlotWriter
+from anklet_worker.store import uptime
 
 OWNER, TOKEN, TEMPLATE = "acme", "github_pat_11CRASHCRASHCRASH_bait", "macos-15"
 SERVICE = "RUNNER1"
@@ -81,7 +84,6 @@ class Host:
             services=(SERVICE,),
             sweeps_strays=True,
             once=False,
-            vm_limit=_LIMIT,
             install_id="0000beef",
             host_id="host",
             boot_id="boot",
@@ -90,6 +92,7 @@ class Host:
             plugins_path=self.folder / "plugins",
             drain_file=self.folder / "drain",
             log_level="DEBUG",
+            drivers=("anka",),
         )
 
     # ---- what happens ----
@@ -175,7 +178,7 @@ class Host:
             return []
         connection = sqlite3.connect(path)
         try:
-            return [key for (key,) in connection.execute(_LIVING_CLAIMS, (time.time(),))]
+            return [key for (key,) in connection.execute(_LIVING_CLAIMS, (uptime(),))]
         except sqlite3.OperationalError:
             return []
         finally:
@@ -200,9 +203,12 @@ class Host:
             found.append("a template was spoiled")
         if self.anka.guest_processes() or self.anka.command_pids():
             found.append("processes are left")
-        ended = [fact for fact in self.facts if isinstance(fact, m.JobFinished)]
-        if len(ended) > 1 or any(fact.conclusion is not Conclusion.SUCCESS for fact in ended):
-            found.append(f"told of {ended}")
+        counted = Tally()
+        counted.add_service(self.setup.service, 0.0)
+        for fact in self.facts:
+            counted.fold(SERVICE, fact, 0.0)
+        if (counted.successes, counted.failures) != (1, 0):
+            found.append(f"counted {counted.successes} successes and {counted.failures} failures")
         return found
 
     def _log(self):
@@ -239,19 +245,19 @@ class Supervisor:
         self._model = machine.initial([SERVICE], allocation, once=False, drain_timeout=None)
         self._worker = None
         self._heard = {}
-        self._step(machine.Began())
+        self._step(events.Began())
 
     def turn(self, strike=None):
         """Hear what the worker says, for a moment; start it again when it is gone. True when the supervisor is no more."""
         service = self._model.services[SERVICE]
         if service.state is ServiceState.BACKOFF:
             self._now += _A_WHILE
-            self._step(machine.Tick())
+            self._step(events.Tick())
         elif service.state is ServiceState.FATAL:
             self._host.given_up(service.reason)
             return True
         event = self._worker.hear(0.05)
-        if isinstance(event, machine.WorkerSaid):
+        if isinstance(event, events.WorkerSaid):
             return self._said(event, strike)
         if event is not None:
             self._worker = None
@@ -288,7 +294,7 @@ class Supervisor:
 
     def drain(self):
         """As SIGTERM; returns when the worker has ended."""
-        self._step(machine.DrainAsked())
+        self._step(events.DrainAsked())
         deadline = time.monotonic() + 60
         while self._worker is not None:
             self.turn()
@@ -312,16 +318,16 @@ class Supervisor:
         self._slots.close()
 
     def _step(self, event):
-        self._model, effects = machine.step(self._model, event, machine.Moment(self._now, time.time()))
+        self._model, effects = machine.step(self._model, event, Moment(self._now, time.time()))
         for effect in effects:
             match effect:
-                case machine.StartWorker():
+                case events.StartWorker():
                     self._worker = Worker(self._host)
-                case machine.Tell(command=command):
+                case events.Tell(command=command):
                     self._worker.tell(command)
-                case machine.PublishSlots():
+                case events.PublishSlots():
                     self._slots.write(self._model.allocation.table)
-                case machine.KillWorker():
+                case events.KillWorker():
                     self.kill()
 
 
@@ -351,9 +357,9 @@ class Worker:
         if self._control not in ready:
             return None
         try:
-            return machine.WorkerSaid(SERVICE, m.decode_fact(self._channel.receive()))
+            return events.WorkerSaid(SERVICE, m.decode_fact(self._channel.receive()))
         except ChannelClosed:
-            return machine.WorkerExited(SERVICE, self.end())
+            return events.WorkerExited(SERVICE, self.end())
 
     def _read_log(self):
         try:
