@@ -299,8 +299,10 @@ class Mac:
         return {what: things for what, things in found.items() if things}
 
     def _commands(self):
-        """Commands that run now, but for those that are VMs of others (a `tart run`)."""
-        return [pid for host in self.hosts for pid in host.command_pids() if not _runs_vm_of_others(pid)]
+        """Commands that run now, but for those that are VMs of others (a `tart run` and its helper)."""
+        names = [vm["name"] for host in self.hosts for vm in host.vms() if vm["status"] == "running"]
+        others = [name for name in names if not name.startswith("anklet-vm-")]
+        return [pid for host in self.hosts for pid in host.command_pids() if not _names_one_of(others, pid)]
 
     def close(self):
         """End the supervisor and every process of the emulated host, whatever state they are in."""
@@ -319,12 +321,12 @@ class Mac:
         return [service["pid"] for service in self.status()["services"] if service["pid"]]
 
 
-def _runs_vm_of_others(pid):
+def _names_one_of(vms, pid):
     try:
         words = psutil.Process(pid).cmdline()
     except psutil.NoSuchProcess:
         return False
-    return "run" in words and "--no-graphics" in words and not words[-1].startswith("anklet-vm-")
+    return any(name in words or any(f'"{name}"' in word for word in words) for name in vms)
 
 
 def _lives(pid):
