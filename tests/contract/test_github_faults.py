@@ -254,7 +254,7 @@ def run_of(name):
 def landed(plugin, job, guest):
     """Withdraw; whether a job was there before us. GitHub must answer in the end, for the test knows no debts but in `remove`."""
     try:
-        return plugin.withdraw(job, guest.name) is Withdrawal.STARTED
+        return plugin.withdraw(job, guest.name) is not Withdrawal.WITHDRAWN
     except InfrastructureError:
         return False
 
@@ -276,7 +276,8 @@ def test_a_fault_loses_nothing(site, serving, tmp_path, route, fault):
     where = ROUTES[route]
     plugin, context = serving(**where.service)
     owner = context.service.owner
-    run = site.queue_run(owner, REPO, [{"name": "build", "labels": LABELS, "steps": ["true"]}])
+    # Long enough for a guest that does not tell to be asked about while it works.
+    run = site.queue_run(owner, REPO, [{"name": "build", "labels": LABELS, "steps": ["sleep 0.5" if where.blind else "true"]}])
 
     def spoil(number=0):
         if number == 0:

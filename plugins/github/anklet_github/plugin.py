@@ -116,18 +116,21 @@ class GithubPlugin:
 
     def settle(self, job: Job, guest_name: str) -> bool:
         """Remove the runner of a VM that is gone, unless GitHub has done so with its one job. Busy for GitHub: later."""
-        if self._removed == guest_name:
+        if self._removed == guest_name and not self._may_come_late():
             return True
         try:
             with self._api.bounded(_LONGEST_PAUSE):
                 self._remove(guest_name)
         except (RunnerBusy, ApiTrouble):
             return False
+        asked_at = int(self._context.recall().get("asked_at", 0))
+        return not (self._may_come_late() and 0 <= time.time() - asked_at < _LATE_REGISTRATION)
+
+    def _may_come_late(self) -> bool:
+        """Whether GitHub may still carry out a registration: one whose answer nobody heard, however later ones fared."""
         facts = self._context.recall()
-        if facts.get("registration") not in _PENDING:
-            return True
-        # GitHub may still carry it out.
-        return not 0 <= time.time() - int(facts["asked_at"]) < _LATE_REGISTRATION
+        state = facts.get("registration")
+        return state in _PENDING or (state != _WITHDRAWN and bool(facts.get("unheard")))
 
     def abandoned(self, guest_name: str) -> bool:
         """No runner of that name, or one without a job."""
@@ -178,7 +181,8 @@ class GithubPlugin:
         try:
             config = self._runners.register_jit(guest.name, labels)
         except TimedOut:
-            self._context.remember(registration=_UNANSWERED)
+            unheard = int(self._context.recall().get("unheard", 0)) + 1
+            self._context.remember(registration=_UNANSWERED, unheard=unheard)
             raise
         except (Unprocessable, NotFound, Refused, ServiceFatal) as error:
             self._context.remember(registration=_REFUSED)
@@ -195,15 +199,16 @@ class GithubPlugin:
         return config
 
     def _remove(self, name: str) -> bool:
-        """Whether there was one to remove. By the id on record, which is one call; by name where the reply with the id was lost;
-        not where GitHub refused to register any."""
+        """Whether there was one to remove. By the id on record, which is one call; by name where the reply with the id was lost,
+        or another of that name may have come; not where GitHub refused to register any."""
         facts = self._context.recall()
-        known = facts.get("runner_id")
-        if facts.get("registration") in (_REFUSED, _WITHDRAWN):
+        state, unheard = facts.get("registration"), int(facts.get("unheard", 0))
+        if state == _WITHDRAWN or (state == _REFUSED and not unheard):
             return False
+        known = None if unheard else facts.get("runner_id")
         there = self._runners.remove(name, None if known is None else int(known))
-        if there and facts.get("registration") in _PENDING:
-            # It has come, and is gone.
+        if there and state in _PENDING and unheard <= 1:
+            # The one that may have come has come, and is gone.
             self._context.remember(registration=_WITHDRAWN)
         return there
 
