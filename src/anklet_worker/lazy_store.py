@@ -21,6 +21,8 @@ from anklet_worker.store import Store
 #: at random, so that not all hosts come at once.
 _PAUSE_FIRST, _PAUSE_LONGEST = 1.0, 10.0
 _PAUSES_IN_TTL = 6
+#: What is counted to see whether a store that was away takes what is written.
+_PROBE, _PROBE_TTL = "anklet:probe", 1.0
 
 _Answer = TypeVar("_Answer")
 _Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -34,6 +36,11 @@ class Outage:
         self._jitter = jitter
         self._pause: float | None = None
         self._until = 0.0
+
+    @property
+    def lasts(self) -> bool:
+        """True until it is known to be over."""
+        return self._pause is not None
 
     def holds(self, now: float) -> bool:
         """True while nobody need ask."""
@@ -119,8 +126,13 @@ class LazyStore:
         with self._telling:
             if self._outage.holds(self._clock()):
                 raise StoreUnavailable(self._said)
+            in_doubt = self._outage.lasts
         try:
-            answer = question(self._opened())
+            store = self._opened()
+            if in_doubt:
+                # On a full disk all that is read, or not to be had, is still answered: only a write proves that it is over.
+                store.count(_PROBE, _PROBE_TTL)
+            answer = question(store)
         except StoreUnavailable as error:
             self._tell_away(error)
             raise

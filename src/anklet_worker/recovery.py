@@ -135,7 +135,7 @@ class Reconciler:
                 "ERROR", "a record of another host is left alone; was the state directory copied?", record.vm
             )
             return False
-        if record.driver != self._tools.driver.name:
+        if record.driver not in (self._tools.driver.name, *self._setup.drivers):
             self._tell_once(
                 "ERROR",
                 "a record of another VM driver is left alone, with its VM",

@@ -277,7 +277,9 @@ def test_a_fault_loses_nothing(site, serving, tmp_path, route, fault):
     plugin, context = serving(**where.service)
     owner = context.service.owner
     # Long enough for a guest that does not tell to be asked about while it works.
-    run = site.queue_run(owner, REPO, [{"name": "build", "labels": LABELS, "steps": ["sleep 0.5" if where.blind else "true"]}])
+    run = site.queue_run(
+        owner, REPO, [{"name": "build", "labels": LABELS, "steps": ["sleep 0.5" if where.blind else "true"]}]
+    )
 
     def spoil(number=0):
         if number == 0:

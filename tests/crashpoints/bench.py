@@ -303,7 +303,8 @@ class Supervisor:
 
     def detach_worker(self):
         """SIGTERM to the worker: what it has in hand stays for the next."""
-        self._worker.signal(signal.SIGTERM)
+        if self._worker is not None:
+            self._worker.signal(signal.SIGTERM)
 
     def kill(self):
         """SIGKILL to the worker."""

@@ -39,7 +39,7 @@ class Terminal:
         """Start a command."""
         return pexpect.spawn(
             "bash", ["-c", line], env=self.env, cwd=str(self._mac.folder), dimensions=(50, self._columns),
-            timeout=timeout, encoding="utf-8",
+            timeout=timeout, encoding="utf-8", use_poll=True,
         )  # fmt: skip
 
     def whole(self, line):

@@ -1,5 +1,6 @@
 """The store as all parts of a worker see it: opened late, away for all of them at once, told once."""
 
+import contextlib
 import logging
 
 import pytest
@@ -126,3 +127,22 @@ def test_pauses_grow_and_stay_short_beside_the_leases(ttl, pauses):
             assert outage.holds(now - 0.01)
             assert not outage.holds(now)
         assert (outage.ends(), outage.ends()) == (True, False)
+
+
+def test_a_store_that_only_reads_stays_away(bench, caplog):
+    """On a full disk reading still works: that ends no outage, and one that lasts is told once."""
+
+    def full(*_):
+        raise StoreUnavailable("disk is full")
+
+    bench.real.claim = bench.real.count = full
+    for _ in range(5):
+        for question in (lambda: bench.store.read("k"), lambda: bench.store.claim("k", "o", 1.0)):
+            bench.now += 100
+            with contextlib.suppress(StoreUnavailable):
+                question()
+    assert [record.message for record in caplog.records] == [AWAY]
+    del bench.real.claim, bench.real.count
+    bench.now += 100
+    bench.store.read("k")
+    assert [record.message for record in caplog.records] == [AWAY, BACK]
