@@ -1,9 +1,16 @@
 """Fixtures that several tiers of tests share."""
 
 import logging
+import signal
 
 import pytest
 from redis_server import RedisServer
+
+
+def pytest_configure():
+    """What a shell starts in the background ignores Ctrl-C, and hands that down; the programs under test must not inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
