@@ -8,9 +8,11 @@ from redis_server import RedisServer
 
 
 def pytest_configure():
-    """What a shell starts in the background ignores Ctrl-C, and hands that down; the programs under test must not inherit it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """What a shell starts in the background ignores Ctrl-C, what nohup starts a lost terminal, and both hand that down; the
+    programs under test must not inherit it."""
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
 
 
 @pytest.fixture(scope="session")

@@ -156,7 +156,7 @@ def worked(new_mac, github):
     mac.start()
     finish(mac, github, ids)
     queue(github, job("long-job", steps=["sleep 60"]))
-    eventually(lambda: mac.service_status()["job"], "a job is in hand", 20)
+    eventually(lambda: (mac.service_status()["job"] or {}).get("name") == "long-job", "a job is in hand", 20)
     return mac
 
 
