@@ -109,7 +109,7 @@ def test_a_signal_to_run_ends_the_vm(host, number):
     host.run_vms("one")
     run = host.runs["one"]
     host.tart("exec", "one", "bash", "-c", "setsid sleep 600 &")
-    assert len(host.guest_processes("one")) == 1
+    eventually(lambda: len(host.guest_processes("one")) == 1)
     run.send_signal(number)
     assert run.wait(20) == -number
     assert host.listed()["one"]["State"] == "stopped"
@@ -128,7 +128,7 @@ def test_run_right_after_a_kill(host):
         assert host.run_vm("one").poll() is None
         host.tart("exec", "one", "bash", "-c", "setsid sleep 601 &")
         eventually(lambda: len(host.slots()) == 1)
-        assert [process.argv[1] for process in host.guest_processes("one")] == ["601"]
+        eventually(lambda: [process.argv[1] for process in host.guest_processes("one")] == ["601"])
     assert host.max_running() == 1
 
 
