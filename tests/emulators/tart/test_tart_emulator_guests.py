@@ -124,7 +124,7 @@ def test_killing_exec(host, choice, lives):
     finish(process)
     if not lives:
         eventually(lambda: sorted(p.argv[1] for p in host.guest_processes("one")) == ["600", "601"])
-    assert {"600", "601"} <= {p.argv[1] for p in host.guest_processes("one")}
+    eventually(lambda: {"600", "601"} <= {p.argv[1] for p in host.guest_processes("one")})
     assert len(host.guest_processes("one")) == (3 if lives else 2)
 
 
