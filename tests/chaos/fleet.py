@@ -28,6 +28,8 @@ _BOOT = Path(__file__).resolve().parent / "boot.py"
 _THROTTLE = 0.5
 _LEASE_TTL = 5
 _SLOTS = 2
+#: What an App of an Enterprise Cloud has: hours of real work are crammed into minutes here.
+_CALLS_AN_HOUR = 15_000
 _HOSTS_OF_A_LOGIN = 2
 _LAST_PROCESS = 10.0
 #: What others have on these hosts and at GitHub: a VM, a VM of another Anklet, a runner.
@@ -237,7 +239,7 @@ class Fleet:
         hosts, services, switches, modes, pulled = self._shape
         self.github = new_github()
         stack.callback(self.github.stop)
-        self.github.set(**_PATIENCE)
+        self.github.set(rate_limit=_CALLS_AN_HOUR, **_PATIENCE)
         self.github.add_runner(OWNER, REPO, _FOREIGN_RUNNER, ["self-hosted", "x64"])
         (self.folder / "redis").mkdir(parents=True)
         self.redis = RedisServer(self.folder / "redis").start()

@@ -352,6 +352,31 @@ def test_a_job_cancelled_while_it_runs_is_an_outcome_though_it_names_no_runner_a
     assert bench.end().conclusion is Conclusion.CANCELLED
 
 
+def test_a_job_that_was_cancelled_before_any_runner_had_it_does_not_end_the_one_that_ours_got():
+    """It is over and names no runner, and ours works: on another job, which is followed."""
+    bench = Bench(
+        [WORKING], [ended("cancelled", runner_name=None)], BUSY, found=(running(2), Run(8), REPO), rivals=True
+    )
+    bench.discovery.job = lambda job_id: ended("success", 2) if job_id == 2 else ended("cancelled", runner_name=None)
+    outcome = bench.end()
+    assert (outcome.job_id, outcome.conclusion) == ("2", Conclusion.SUCCESS)
+
+
+def test_a_busy_runner_whose_job_cannot_be_found_keeps_its_vm():
+    """GitHub shows late which job it dealt; until then nothing is concluded from the one that was cancelled."""
+    bench = Bench([WORKING], [ended("cancelled", runner_name=None)], BUSY, rivals=True)
+    questions = []
+
+    def found(*_, **__):
+        questions.append(bench.context.now)
+        return (running(2), Run(8), REPO) if len(questions) > 3 else None
+
+    bench.discovery.find_by_runner = found
+    bench.discovery.job = lambda job_id: ended("success", 2) if job_id == 2 else ended("cancelled", runner_name=None)
+    assert bench.end().job_id == "2"
+    assert len(questions) == 4
+
+
 def test_a_job_that_another_runner_got_is_given_up():
     """Our idle runner is withdrawn."""
     bench = Bench([WAITING], [workflow_job(1, status="in_progress", runner_name="other")])

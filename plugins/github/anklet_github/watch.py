@@ -200,15 +200,36 @@ class Watch:
         return queue.job(int(self._job.id)) if found is None else found
 
     def _weigh(self, job: WorkflowJob) -> Outcome | None:
-        if job.status == "completed" and (self._confirmed or self._is_ours(job)):
+        if job.status == "completed" and self._surely_ours(job):
             return self._outcome(job)
         if job.runner_name == self._guest.name:
             self._confirm()
         if self._confirmed:
             return None
+        if job.status == "completed" and not job.runner_name and self._working_since is not None:
+            return self._whose_work(job)
         gone = job.status == "completed" or bool(job.runner_name)
         why = f"GitHub gave it to {job.runner_name}" if job.runner_name else "it ended before our runner had it"
         return self._without_our_job(why if gone else "", job_is_gone=gone)
+
+    def _surely_ours(self, job: WorkflowJob) -> bool:
+        return self._confirmed or job.runner_name == self._guest.name
+
+    def _whose_work(self, job: WorkflowJob) -> Outcome | None:
+        """Our job is over and names no runner, and ours works. It was cancelled while ours had it; or before any had it, and then
+        ours works on another one, which must not lose its VM."""
+        try:
+            runner = self._w.runners.find(self._guest.name)
+            busy = runner is not None and runner.busy
+            found = self._w.discovery.find_by_runner(self._guest.name, ended_too=not busy, near=self._job)
+        except ApiTrouble as error:
+            self._lasting("github", "GitHub cannot be asked about the runner", error)
+            return None
+        if found is not None:
+            self._follow(*found)
+            return self._weigh(found[0])
+        self._doubtful = True
+        return None if busy else self._outcome(job)
 
     def _confirm(self) -> None:
         self._confirmed = True
@@ -248,12 +269,16 @@ class Watch:
             if mine is None and self._confirmed:
                 # The run was started anew meanwhile, and lists the jobs of that attempt.
                 mine = self._w.discovery.queue_of(self._job).job(int(self._job.id))
-            if mine is not None and mine.status == "completed" and self._is_ours(mine):
+            over = mine is not None and mine.status == "completed"
+            if mine is not None and over and self._surely_ours(mine):
                 return self._outcome(mine)
             found = self._w.discovery.find_by_runner(self._guest.name, ended_too=True, near=self._job)
             if found is not None:
                 self._follow(*found)
                 return self._outcome(found[0]) if found[0].status == "completed" else None
+            if mine is not None and over and not mine.runner_name and self._working_since is not None:
+                # Cancelled while it ran, a job may name no runner any more; then the guest's word counts.
+                return self._outcome(mine)
         except ApiTrouble as error:
             self._lasting("github", "GitHub cannot be asked about the job", error)
         return None
@@ -277,10 +302,6 @@ class Watch:
     def _had_its_chance(self, sighting: Sighting) -> bool:
         """A run.sh that says that all is well may know more than we see."""
         return sighting.status != "0" or self._lasts("idle", _IDLE_END)
-
-    def _is_ours(self, job: WorkflowJob) -> bool:
-        """A job that was cancelled while it ran may name no runner any more; then the guest's word counts."""
-        return job.runner_name == self._guest.name or (not job.runner_name and self._working_since is not None)
 
     def _by_the_guests_word(self, sighting: Sighting) -> Outcome:
         """GitHub does not say what became of the job, for long: the VM is not kept for that."""
