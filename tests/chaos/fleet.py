@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import psutil
 from chaos.proxy import Proxies
+from chaos.sessions import Sessions
 from invariants import checker, evidence
 from redis_server import RedisServer
 from stage import OWNER, PERMISSIONS, REPO, TOKEN, Mac, job, new_github
@@ -32,6 +32,8 @@ _SLOTS = 2
 _CALLS_AN_HOUR = 15_000
 _HOSTS_OF_A_LOGIN = 2
 _LAST_PROCESS = 10.0
+#: By how much the time at which a process began may be wrong (Linux counts it from a boot time in whole seconds).
+_CLOCK_OF_PROCESSES = 2.0
 #: What others have on these hosts and at GitHub: a VM, a VM of another Anklet, a runner.
 _FOREIGN_VMS = ("somebodys-vm", "anklet-vm-deadbeef-0badc0-1-1")
 _FOREIGN_RUNNER = "somebodys-mac"
@@ -46,7 +48,7 @@ class Host(Mac):
         super().__init__(folder, github, services=services)
         self.redis = redis
         self.capacity = min(_SLOTS, services)
-        self.sessions = set()
+        self.sessions = Sessions()
         self.outages = []
         self.dead = False
         self.deaths = []
@@ -86,8 +88,9 @@ class Host(Mac):
         """Start the supervisor."""
         self.wanted = True
         argv = [sys.executable, str(_BOOT), str(self._boot_id), "start", "--config", str(self.config_path)]
-        self.run(argv, self.env())
-        self.sessions.add(self.process.pid)
+        mark = self.sessions.variables()
+        self.run(argv, self.env() | mark)
+        self.sessions.add(self.process.pid, mark)
         self._start_at = time.monotonic() + _THROTTLE
         self.up()
 
@@ -141,17 +144,18 @@ class Host(Mac):
         for line in lines:
             call = json.loads(line)
             if "pid" in call:
-                open_calls[call["call"]] = call["pid"]
+                open_calls[call["call"]] = call
             else:
                 open_calls.pop(call["call"], None)
-        return sorted(set(open_calls.values()) & set(self.anka.command_pids()))
+        living = set(self.anka.command_pids())
+        return sorted(call["pid"] for call in open_calls.values() if call["pid"] in living and is_of_call(call))
 
     def kill_all(self):
         """SIGKILL for the supervisor and everything in its session, workers of earlier supervisors included."""
-        while found := [pid for pid in psutil.pids() if _session(pid) in self.sessions and _runs(pid)]:
-            for pid in found:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        while found := self.sessions.living():
+            for process in found:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
             time.sleep(0.005)
         if self.process is not None:
             self.process.wait()
@@ -179,12 +183,12 @@ class Host(Mac):
         """What is known of this host now."""
         # The last process of a supervisor that has ended may need a moment.
         end = time.monotonic() + _LAST_PROCESS
-        while not self.wanted and evidence.processes_of(self.sessions) and time.monotonic() < end:
+        while not self.wanted and self.sessions.living() and time.monotonic() < end:
             time.sleep(0.05)
         return evidence.of_host(
             self.anka,
             name=self.folder.name,
-            processes=evidence.processes_of(self.sessions),
+            processes=self.sessions.lines(),
             foreign=list(_FOREIGN_VMS),
             capacity=self.capacity,
             dead=self.dead,
@@ -200,16 +204,10 @@ class Host(Mac):
         self.anka.shutdown_all()
 
 
-def _session(pid):
+def is_of_call(call):
+    """Its process still is the one that made the call: one that was killed has no end in the journal, and its pid comes again."""
     try:
-        return os.getsid(pid)
-    except OSError:
-        return None
-
-
-def _runs(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return psutil.Process(call["pid"]).create_time() < call["start"] + _CLOCK_OF_PROCESSES
     except psutil.Error:
         return False
 

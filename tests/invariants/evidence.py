@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,18 +108,6 @@ def of_run(github, hosts, scopes, redis=None, **more) -> Evidence:
         redis_keys=sorted(redis.scan_iter("*", count=1000)) if redis is not None else [],
         **more,
     )
-
-
-def processes_of(sessions) -> list[str]:
-    """The command lines of living processes whose session was opened by one of these pids."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()) or process.name())
-        except (OSError, psutil.Error):
-            continue
-    return found
 
 
 def _line(pid):
