@@ -557,6 +557,40 @@ def test_commands_of_a_whole_life(rig, driver, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("left", ["folder", "file", "link"])
+def test_what_a_killed_copy_left_is_in_nobodys_way(rig, driver, left, tmp_path):
+    """A worker that dies while it copies leaves the folder for it; a `cp` that outlives a worker makes something in its place."""
+    vm = rig.started(driver)
+    (rig.host.guest_home(vm) / "logs.tgz").write_bytes(b"packed")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    out = tmp_path / "out"
+    out.mkdir()
+    remains = out / ".logs.tgz.copying"
+    if left == "folder":
+        remains.mkdir()
+        (remains / "logs.tgz").write_bytes(b"half")
+    elif left == "file":
+        remains.write_bytes(b"half")
+    else:
+        remains.symlink_to(elsewhere)
+    driver.copy_out(vm, "logs.tgz", out / "logs.tgz")
+    assert [path.name for path in out.iterdir()] == ["logs.tgz"]
+    assert (out / "logs.tgz").read_bytes() == b"packed"
+    assert list(elsewhere.iterdir()) == [elsewhere / "kept"]
+
+
+def test_copy_to_a_path_with_a_colon(rig, driver, tmp_path):
+    """`anka cp` would take what is before the colon for a VM."""
+    vm = rig.started(driver)
+    (rig.host.guest_home(vm) / "logs.tgz").write_bytes(b"packed")
+    out = tmp_path / "a:b"
+    out.mkdir()
+    driver.copy_out(vm, "logs.tgz", out / "logs.tgz")
+    assert [path.name for path in out.iterdir()] == ["logs.tgz"]
+
+
 def test_unknown_driver_is_a_configuration_error(rig, tmp_path):
     """A driver that this program does not have is refused by name."""
     assert "anka" in names()

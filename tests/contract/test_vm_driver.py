@@ -14,6 +14,7 @@ from anklet_worker.config import Deadlines
 from anklet_worker.errors import Detached, Interrupted
 from anklet_worker.orders import Orders
 from anklet_worker.vm import (
+    VMError,
     VMFatal,
     VMLimitReached,
     VMNameExists,
@@ -399,6 +400,40 @@ def test_missing_file_is_fatal(driver, vm, tmp_path):
     """A file that is not there cannot be copied by trying again."""
     with pytest.raises(VMFatal, match="it is no file"):
         driver.copy_in(vm, tmp_path / "missing")
+
+
+def test_file_comes_out_of_the_guest(rig, driver, vm, tmp_path):
+    """Any bytes, also over an older file, and nothing lies beside it afterwards."""
+    content = bytes(range(256)) * 300
+    (rig.host.guest_home(vm) / "logs").mkdir()
+    (rig.host.guest_home(vm) / "logs" / "packed.tgz").write_bytes(content)
+    target = tmp_path / "out" / "logs.tgz"
+    target.parent.mkdir()
+    target.write_bytes(b"older")
+    driver.copy_out(vm, "logs/packed.tgz", target)
+    assert target.read_bytes() == content
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a b", "-x", "", "a;b", "a/../../b"])
+def test_odd_paths_of_a_guest_reach_no_command(rig, driver, path, tmp_path):
+    """Plain words and slashes, inside the home."""
+    with pytest.raises(VMFatal, match="no path that can be copied"):
+        driver.copy_out(rig.vm(), path, tmp_path / "out")
+    assert rig.host.calls() == []
+
+
+@pytest.mark.parametrize(("what", "refusal"), [("missing", VMError), ("folder", VMFatal), ("link", VMFatal)])
+def test_what_is_no_file_is_not_copied(rig, driver, vm, what, refusal, tmp_path):
+    """Nothing is followed, nothing is read, nothing is left."""
+    home = rig.host.guest_home(vm)
+    (home / "folder").mkdir()
+    (home / "link").symlink_to("/etc/passwd")
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(refusal):
+        driver.copy_out(vm, what, out / "file")
+    assert list(out.iterdir()) == []
 
 
 # ---- faults ----

@@ -297,13 +297,12 @@ class AnkaDriver:
             self._ask(["cp", "-a", str(resolved), f"{vm}:"], _COPY, OnStop.FINISH)
 
     def copy_out(self, vm: str, path: str, target: Path) -> None:
-        """Copy from the guest's home. Into a folder of its own first, for `cp` keeps the file's name, and a colon in a path of the
-        host would separate VM from path."""
+        """Copy from the guest's home. Into a folder of its own first, for `cp` keeps the file's name."""
         if not _GUEST_PATH.fullmatch(path):
             raise VMFatal(f"{one_line(repr(path))} is no path that can be copied from a guest")
-        with tempfile.TemporaryDirectory(prefix="anklet-") as folder:
-            self._ask(["cp", "-a", f"{vm}:{path}", folder], _COPY, OnStop.FINISH)
-            copied = Path(folder) / Path(path).name
+        with _beside(target) as folder:
+            self._ask(["cp", "-a", f"{vm}:{path}", str(folder)], _COPY, OnStop.FINISH)
+            copied = folder / Path(path).name
             # What a guest gives away is not to be followed: a link in it could name any file of the host.
             if copied.is_symlink() or not copied.is_file():
                 raise VMFatal(f"{one_line(repr(path))} in {vm} is no file")
@@ -384,6 +383,31 @@ class AnkaDriver:
         if report:
             self._commands.ended(_verb(argv[1:]), "transient" if result.timed_out else "done", result.seconds)
         return result
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A folder for what is to become `target`. Beside it, and by a fixed name, so that what a killed worker or a command that
+    outlived it left there is found by the next try, and goes with the folder of the target."""
+    if ":" in str(target):  # `cp` would take what is before the colon for a VM
+        with tempfile.TemporaryDirectory(prefix="anklet-") as folder:
+            yield Path(folder)
+        return
+    beside = target.with_name(f".{target.name}.copying")
+    _remove(beside)
+    beside.mkdir(mode=0o700)
+    try:
+        yield beside
+    finally:
+        _remove(beside)
+
+
+def _remove(path: Path) -> None:
+    """A folder and what is in it; or what `cp` made in its place, when it came late. Links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _value_of(prefix: str, labels: Sequence[str]) -> str | None:
