@@ -309,6 +309,25 @@ def test_a_refusal_after_a_restart_is_waited_for_where_an_earlier_process_was_gr
         stranger.get_all("/r", Runs)
 
 
+@pytest.mark.parametrize("refusal", [reply(401), reply(403)])
+def test_in_an_incident_nothing_is_refused_for_good(refusal, monkeypatch):
+    """While GitHub refuses what it granted, its refusal of what was never asked for says nothing; afterwards it does."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    api, transport, _ = client(reply(200, NO_RUNS), refusal)
+    api.get("/repos/a/b/actions/runs", Runs)
+    for path in ("/repos/a/b/actions/runs", "/repos/a/b/actions/runners"):
+        with pytest.raises(Refused):
+            api.get(path, Runs)
+    now[0] += 60
+    transport.answers = [reply(200, NO_RUNS)]
+    for path in ("/repos/a/b/actions/runs", "/repos/a/b/actions/runners"):
+        api.get(path, Runs)
+    transport.answers = [reply(403)]
+    with pytest.raises(RightsRefused):
+        api.get("/repos/a/b/actions/caches", Runs)
+
+
 def test_a_right_that_is_missing_stops_only_what_needs_it(monkeypatch):
     """Without administration nothing can be registered; looking goes on."""
     now = [0.0]

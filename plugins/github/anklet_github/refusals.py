@@ -45,12 +45,16 @@ class Refusals:
             self._context.log.info("GitHub grants again what it refused", extra={"what": cause})
 
     def judged(self, error: Refused) -> Exception:
-        """What a refusal comes to: the end of the service when it never was otherwise, else patience."""
-        if error.cause not in self._granted and self._context.board.read(self._key(error.cause)) is None:
+        """What a refusal comes to: the end of the service when it never was otherwise, else patience. While something is refused
+        that was granted before, a refusal of what was never asked for proves nothing: an incident refuses everything."""
+        if not self._pending and not self._was_granted(error.cause):
             return RightsRefused(str(error))
         now = time.monotonic()
         self._pending.setdefault(error.cause, _Refusal(now)).again(error, now, self._context)
         return error
+
+    def _was_granted(self, cause: str) -> bool:
+        return cause in self._granted or self._context.board.read(self._key(cause)) is not None
 
     def _key(self, cause: str) -> str:
         return self._prefix + _hash(cause)
