@@ -61,7 +61,7 @@ crashpoints: $(STAMP)  ## kill worker and supervisor at every effect of a job; a
 .PHONY: chaos
 chaos: $(STAMP)  ## a fleet under random faults, judged: SEED=1 MINUTES=2 REPORT=docs/reliability.md JSON=FILE (all optional)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/chaos/run.py $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
-		$(if $(RATE),--rate $(RATE)) $(if $(JOBS),--jobs $(JOBS)) $(if $(REPORT),--report $(REPORT)) $(if $(JSON),--json $(JSON))
+		$(if $(RATE),--rate $(RATE)) $(if $(JOBS),--jobs $(JOBS)) $(if $(HOSTS),--hosts $(HOSTS)) $(if $(REPORT),--report $(REPORT)) $(if $(JSON),--json $(JSON))
 
 .PHONY: clean
 clean:  ## remove what make has made

@@ -140,7 +140,8 @@ def carry_out(plan, folder, *, command="", longest_stall=None, say=lambda _text:
     return report, evidence
 
 
-def _arguments(argv):
+def arguments(argv):
+    """The command line, parsed."""
     parser = argparse.ArgumentParser(
         description="A fleet under faults of every kind, judged by the emulators' journals."
     )
@@ -159,9 +160,21 @@ def _arguments(argv):
     return parser.parse_args(argv)
 
 
+def again(seed, options):
+    """The command that goes through the same plan: whatever the plan depends on and is not as by default is named."""
+    given = {"SEED": seed, "MINUTES": options.minutes}
+    usual = arguments([])
+    given |= {
+        name.upper(): value
+        for name in ("rate", "jobs", "hosts")
+        if (value := getattr(options, name)) != getattr(usual, name)
+    }
+    return " ".join(["make chaos", *(f"{name}={value:g}" for name, value in given.items())])
+
+
 def main(argv=None):
     """The command line; the exit code."""
-    options = _arguments(argv)
+    options = arguments(argv)
     seed = int(time.time()) % 1_000_000 if options.seed is None else options.seed
     shape = plans.Shape(seconds=options.minutes * 60, rate=options.rate, jobs=options.jobs, hosts=options.hosts)
     plan = plans.make(seed, shape)
@@ -171,7 +184,7 @@ def main(argv=None):
     # So that whoever ends this run ends its processes with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = options.keep or Path(tempfile.mkdtemp(prefix="anklet-chaos-"))
-    command = f"make chaos SEED={seed} MINUTES={options.minutes:g}"
+    command = again(seed, options)
     print(f"{command}: {len(plan.faults)} faults, {len(plan.offers)} jobs, in {folder}", flush=True)
     say = (lambda _text: None) if options.quiet else (lambda text: print(text, flush=True))
     report, evidence = carry_out(plan, folder / "fleet", command=command, say=say)

@@ -3,6 +3,7 @@
 import pytest
 from chaos import plan as plans
 from chaos import report as reports
+from chaos import run
 from chaos.faults import _ON_ALL, _ON_HOST
 
 SHAPE = plans.Shape(seconds=1800, rate=40)
@@ -44,6 +45,22 @@ def test_there_are_jobs_of_every_sort():
         [offer for offer in offers if not offer.pinned],
     ):
         assert 0 < len(sort) < len(offers)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "make chaos SEED=9 MINUTES=2"),
+        (["--minutes", "0.5", "--rate", "40"], "make chaos SEED=9 MINUTES=0.5"),
+        (
+            ["--minutes", "31", "--rate", "42", "--jobs", "12", "--hosts", "6"],
+            "make chaos SEED=9 MINUTES=31 RATE=42 JOBS=12 HOSTS=6",
+        ),
+    ],
+)
+def test_the_command_for_another_go_names_all_that_the_plan_depends_on(given, said):
+    """Who copies it gets the same plan."""
+    assert run.again(9, run.arguments(given)) == said
 
 
 def report(**more):
