@@ -18,15 +18,16 @@ LONGEST_STALL = 60.0
 
 @pytest.mark.timeout(300)
 def test_a_fleet_runs_its_jobs_through_deaths_of_hosts_and_redis(tmp_path):
-    """Six hosts, two of them rebooted, one dead for good; Redis is killed twice and comes back empty. Each job runs once."""
+    """Six hosts and a hundred jobs; two hosts are rebooted, one dies for good; Redis is killed twice and comes back empty. Each job
+    runs once."""
     dice = random.Random(6)  # noqa: S311  dice, no secret
     with Fleet(tmp_path, hosts=6, services=1) as fleet:
         fleet.start()
-        for run in range(6):
-            names = [f"job-{run}-{number}" for number in range(8)]
+        for run in range(10):
+            names = [f"job-{run}-{number}" for number in range(10)]
             fleet.offer_run([job(name, duration=dice.uniform(0, 0.2), pinned=run % 2 == 0) for name in names])
-        deaths = [(40, lambda: reboot(fleet, 0)), (32, fleet.redis.restart), (24, lambda: reboot(fleet, 1))]
-        deaths += [(16, lambda: fleet.bury(fleet.hosts[2])), (8, fleet.redis.restart)]
+        deaths = [(84, lambda: reboot(fleet, 0)), (67, fleet.redis.restart), (50, lambda: reboot(fleet, 1))]
+        deaths += [(33, lambda: fleet.bury(fleet.hosts[2])), (16, fleet.redis.restart)]
         for left, strike in deaths:
             fleet.until(lambda left=left: len(fleet.open_jobs()) <= left, f"{left} jobs are left", 90)
             strike()
@@ -38,8 +39,8 @@ def test_a_fleet_runs_its_jobs_through_deaths_of_hosts_and_redis(tmp_path):
     evidence.save(tmp_path / "evidence.json")
     verdict = checker.judge(evidence, longest_stall=LONGEST_STALL)
     assert verdict.violations == []
-    assert verdict.figures["jobs offered"] == 53
-    assert verdict.figures["jobs done"] + verdict.figures["jobs killed with their host or VM"] == 53
+    assert verdict.figures["jobs offered"] == 105
+    assert verdict.figures["jobs done"] + verdict.figures["jobs killed with their host or VM"] == 105
 
 
 def reboot(fleet, number):
@@ -50,11 +51,11 @@ def reboot(fleet, number):
 
 @pytest.mark.timeout(300)
 def test_a_chaotic_run_breaks_no_rule(tmp_path):
-    """Three hosts of two services, one seed."""
-    shape = plans.Shape(seconds=20, rate=90, jobs=60, longest=3.0, hangs=False)
+    """Three hosts of two services, one seed, one minute."""
+    shape = plans.Shape(seconds=60, rate=60, jobs=40, longest=3.0, hangs=False)
     plan = plans.make(1, shape)
     report, evidence = carry_out(plan, tmp_path / "fleet", longest_stall=LONGEST_STALL)
     evidence.save(tmp_path / "evidence.json")
     assert report.violations == [], f"{report.text()}\n{plan}"
-    assert report.faults > 10
-    assert report.figures["jobs done"] > 10
+    assert report.faults > 30
+    assert report.figures["jobs done"] > 20

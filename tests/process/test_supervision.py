@@ -347,13 +347,14 @@ def test_an_end_that_one_supervisor_has_counted_is_not_counted_by_the_next(mac, 
 @pytest.mark.parametrize(
     ("driver", "verb", "when"),
     [
-        *(
-            ("anka", verb, when)
-            for verb in ("clone", "start", "run", "delete")
-            for when in ("before", "middle", "after")
-        ),
-        ("anka", "cp", "before"),
+        ("anka", "clone", "before"),
+        ("anka", "clone", "middle"),
+        ("anka", "clone", "after"),
+        ("anka", "start", "before"),
+        ("anka", "start", "after"),
         ("anka", "cp", "after"),
+        ("anka", "run", "middle"),
+        ("anka", "delete", "middle"),
         ("tart", "clone", "middle"),
         ("tart", "run", "before"),
         ("tart", "run", "middle"),
@@ -363,7 +364,8 @@ def test_an_end_that_one_supervisor_has_counted_is_not_counted_by_the_next(mac, 
     ],
 )
 def test_a_worker_that_dies_during_a_vm_command_leaves_nothing(mac, github, verb, when):
-    """SIGKILL of the worker while a VM command runs: the command is waited for, the job done once, nothing is left."""
+    """SIGKILL of the worker while a VM command runs: the command is waited for, the job done once, nothing is left. Each verb once,
+    those that make something more often; `make crashpoints` has all of Anka's."""
     mac.host.fault(verb, when=when, delay=1.5)
     (job_id,) = queue(github, mac.job("survivor"))
     mac.start()
