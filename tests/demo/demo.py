@@ -44,6 +44,9 @@ COLOURS = {"success": "green", "failure": "red", "cancelled": "yellow", "in_prog
 def main():
     """Run the demo; the exit code."""
     console = Console()
+    # A terminal that is closed must not leave a supervisor behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="anklet-demo-"))
     console.rule("anklet-supervisor demo")
     console.print(f"An emulated GitHub, an emulated Mac with room for two VMs, and the real supervisor, in {folder}\n")
