@@ -296,6 +296,32 @@ def test_a_fault_loses_nothing(site, serving, tmp_path, route, fault):
     assert not [one for one in runners if run_of(one["name"]) == run["jobs"][0]["id"]]
 
 
+@pytest.mark.parametrize(
+    ("method", "pattern", "fault"),
+    [
+        ("GET", "/actions/runners$", "404"),
+        ("POST", "/generate-jitconfig$", "404"),
+        ("POST", "/generate-jitconfig$", "422"),
+    ],
+)
+def test_a_refusal_behind_a_lost_answer_leaves_no_runner(site, serving, tmp_path, method, pattern, fault):
+    """GitHub registers the runner, its answer is lost, and whatever is asked next is refused: there is one to be removed."""
+    plugin, context = serving()
+    run = site.queue_run(OWNER, REPO, [{"name": "build", "labels": LABELS, "steps": ["true"]}])
+
+    def spoil(number):
+        if number == 0:
+            site.fault("POST", "/generate-jitconfig$", drop_after_effect=True)
+            site.fault(method, pattern, times=4, **FAULTS[fault])
+        else:
+            site.clear_faults()
+
+    outcome = carry_out(plugin, context, site, tmp_path, blind=False, spoil=spoil)
+    assert outcome.conclusion is Conclusion.SUCCESS
+    assert site.runners(OWNER, REPO) == []
+    assert site.run(run["id"])["conclusion"] == "success"
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_lasts_does_not_hold_the_vm(site, serving, monkeypatch, tmp_path, fault):
     """It begins while the job runs, on every route, and does not end: the job's end is told by the guest, its VM goes, and the

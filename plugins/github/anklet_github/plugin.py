@@ -177,6 +177,8 @@ class GithubPlugin:
             pause = min(pause * 2, _INSIST_LONGEST)
 
     def _register(self, guest: Guest, labels: list[str]) -> JitConfig:
+        # A refusal now says nothing of what an earlier request may have done whose answer was lost.
+        first = self._context.recall().get("registration") in (None, _REFUSED)
         self._context.remember(registration=_ASKED, asked_at=int(time.time()))
         try:
             config = self._runners.register_jit(guest.name, labels)
@@ -185,7 +187,7 @@ class GithubPlugin:
             self._context.remember(registration=_UNANSWERED, unheard=unheard)
             raise
         except (Unprocessable, NotFound, Refused, ServiceFatal) as error:
-            self._context.remember(registration=_REFUSED)
+            self._context.remember(registration=_REFUSED if first else _DONE)
             if isinstance(error, Unprocessable):
                 raise RetryElsewhere(f"GitHub refuses a runner with the job's labels: {error}") from error
             if isinstance(error, NotFound):
