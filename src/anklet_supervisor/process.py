@@ -9,6 +9,7 @@ that EOF never came. The child gets only its own ends; the parent closes them at
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import queue
 import signal
@@ -89,10 +90,9 @@ class WorkerProcess:
 
     def _send(self) -> None:
         while (command := self._outbox.get()) is not None:
-            try:
+            # What is for a worker that is gone is taken nonetheless: nobody may wait for room.
+            with contextlib.suppress(ChannelClosed):
                 self._channel.send(command)
-            except ChannelClosed:
-                return
 
     def _hear(self, log_reader: threading.Thread) -> None:
         try:

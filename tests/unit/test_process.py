@@ -1,0 +1,37 @@
+"""One worker's process, as the supervisor sees it: whatever it does, its end is heard of."""
+
+import queue
+import time
+import types
+
+import pytest
+
+from anklet_supervisor import process
+from anklet_supervisor.machine import WorkerExited, WorkerStarted
+from anklet_supervisor.process import WorkerProcess
+from anklet_worker import messages as m
+
+SETUP = types.SimpleNamespace(service=types.SimpleNamespace(name="RUNNER1"))
+
+
+def never_reads(_setup, _control, _logs):
+    """A worker that is wedged."""
+    time.sleep(600)
+
+
+@pytest.fixture
+def heard():
+    """What the inbox gets."""
+    return queue.Queue()
+
+
+def test_a_worker_that_never_reads_is_killed_and_its_end_is_heard_of(heard, monkeypatch):
+    """Commands that nobody took must not keep the supervisor from learning that it is gone."""
+    monkeypatch.setattr(process, "run_worker", never_reads)
+    worker = WorkerProcess(SETUP, heard.put, lambda _line: None)
+    assert isinstance(heard.get(timeout=10), WorkerStarted)
+    end = time.monotonic() + 30
+    while heard.empty():
+        assert time.monotonic() < end, "its end was not heard of"
+        worker.tell(m.LogLevel(level="INFO"))
+    assert heard.get() == WorkerExited("RUNNER1", -9)
