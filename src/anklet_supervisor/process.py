@@ -46,6 +46,9 @@ class WorkerProcess:
         log_ours, log_theirs = _spawn.Pipe(duplex=False)
         self._channel = Channel(ours)
         self._log = log_ours
+        # The loop may still have an order for it when its end is on the way to the inbox.
+        self._closing = threading.Lock()
+        self._closed = False
         # Daemonic: if this process ends without us, multiprocessing does not wait for it; it sees EOF and detaches.
         self._process = _spawn.Process(target=run_worker, args=(setup, theirs, log_theirs), daemon=True)
         self._start(theirs, log_theirs)
@@ -78,11 +81,15 @@ class WorkerProcess:
 
     def detach(self) -> None:
         """SIGTERM; it lets go of its VM and job, and ends."""
-        self._process.terminate()
+        with self._closing:
+            if not self._closed:
+                self._process.terminate()
 
     def kill(self) -> None:
         """SIGKILL; its VM and job stay, for a successor."""
-        self._process.kill()
+        with self._closing:
+            if not self._closed:
+                self._process.kill()
 
     def join(self, timeout: float) -> None:
         """Wait for its end."""
@@ -111,7 +118,9 @@ class WorkerProcess:
         self._outbox.put(None)
         code = self._process.exitcode
         self._channel.close()
-        self._process.close()
+        with self._closing:
+            self._closed = True
+            self._process.close()
         self._post(WorkerExited(self._name, -signal.SIGKILL if code is None else code))
 
     def _read_log(self) -> None:

@@ -19,6 +19,10 @@ def never_reads(_setup, _control, _logs):
     time.sleep(600)
 
 
+def ends_at_once(_setup, _control, _logs):
+    """A worker that has nothing to do."""
+
+
 @pytest.fixture
 def heard():
     """What the inbox gets."""
@@ -35,3 +39,14 @@ def test_a_worker_that_never_reads_is_killed_and_its_end_is_heard_of(heard, monk
         assert time.monotonic() < end, "its end was not heard of"
         worker.tell(m.LogLevel(level="INFO"))
     assert heard.get() == WorkerExited("RUNNER1", -9)
+
+
+def test_an_order_that_crosses_the_end_goes_nowhere(heard, monkeypatch):
+    """The loop may still have orders for a worker whose end it has not yet heard of."""
+    monkeypatch.setattr(process, "run_worker", ends_at_once)
+    worker = WorkerProcess(SETUP, heard.put, lambda _line: None)
+    assert isinstance(heard.get(timeout=10), WorkerStarted)
+    assert heard.get(timeout=30) == WorkerExited("RUNNER1", 0)
+    worker.tell(m.Drain())
+    worker.detach()
+    worker.kill()
