@@ -154,7 +154,7 @@ class Loop:
     ) -> None:
         match effect:
             case machine.ReadConfig():
-                threading.Thread(target=self._read_config, name="configuration", daemon=True).start()
+                self._begin_to_read_config()
             case machine.TakeConfig():
                 self._take_config()
             case machine.RenewSettings(service=name):
@@ -171,6 +171,14 @@ class Loop:
             # No process, no memory, no file descriptors: as a death, so that back-off and budget apply.
             self._report("WARN", f"the worker cannot be started: {error.strerror}", name)
             self._inbox.put(machine.WorkerExited(name, 71))
+
+    def _begin_to_read_config(self) -> None:
+        try:
+            threading.Thread(target=self._read_config, name="configuration", daemon=True).start()
+        except RuntimeError:
+            self._inbox.put(
+                machine.ConfigRefused(("the system has no thread to read the configuration in; try again",))
+            )
 
     def _read_config(self) -> None:
         """In a thread of its own: a `token_command` may take half a minute."""

@@ -10,7 +10,9 @@ that EOF never came. The child gets only its own ends; the parent closes them at
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -35,7 +37,10 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class WorkerProcess:
-    """A started worker. `post` puts an event into the inbox, `write_log` a line into the log; both from our threads."""
+    """A started worker. `post` puts an event into the inbox, `write_log` a line into the log; both from our threads.
+
+    Raises `OSError` when the system has no room for it; then no process of it lives.
+    """
 
     def __init__(self, setup: WorkerSetup, post: Callable[[Event], None], write_log: Callable[[bytes], None]) -> None:
         self._name = setup.service.name
@@ -68,9 +73,16 @@ class WorkerProcess:
 
     def _start_threads(self) -> None:
         log_reader = threading.Thread(target=self._read_log, name=f"log of {self._name}", daemon=True)
-        log_reader.start()
-        for target, args in ((self._send, ()), (self._hear, (log_reader,))):
-            threading.Thread(target=target, args=args, name=f"pipe of {self._name}", daemon=True).start()
+        try:
+            log_reader.start()
+            for target, args in ((self._send, ()), (self._hear, (log_reader,))):
+                threading.Thread(target=target, args=args, name=f"pipe of {self._name}", daemon=True).start()
+        except RuntimeError:
+            # The system has no thread for us, and nobody would hear this worker, nor its end.
+            self._process.kill()
+            self._process.join()
+            self._outbox.put(None)
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
     def tell(self, command: Command) -> None:
         """Send a command, never blocking; a worker that has stopped reading is killed."""

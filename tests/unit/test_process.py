@@ -1,9 +1,11 @@
 """One worker's process, as the supervisor sees it: whatever it does, its end is heard of."""
 
 import queue
+import threading
 import time
 import types
 
+import psutil
 import pytest
 
 from anklet_supervisor import process
@@ -50,3 +52,23 @@ def test_an_order_that_crosses_the_end_goes_nowhere(heard, monkeypatch):
     worker.tell(m.Drain())
     worker.detach()
     worker.kill()
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_a_system_without_threads_is_a_refusal_and_leaves_no_process(heard, monkeypatch, threads):
+    """As when it has no process for us: the supervisor goes on, and tries again later."""
+    monkeypatch.setattr(process, "run_worker", never_reads)
+    allowed = iter(range(threads))
+    start = threading.Thread.start
+
+    def start_if_allowed(thread):
+        if next(allowed, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_allowed)
+    with pytest.raises(BlockingIOError):
+        WorkerProcess(SETUP, heard.put, lambda _line: None)
+    started = heard.get(timeout=10)
+    assert not psutil.pid_exists(started.pid)
+    assert heard.empty()
