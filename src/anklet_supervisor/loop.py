@@ -35,6 +35,8 @@ from anklet_worker.slots import SlotWriter
 _LONGEST_SLEEP = 4.0
 #: A longer gap between two turns is none in which a deadline could pass, see `AwakeClock`.
 _LONGEST_GAP = 10.0
+#: Seconds that workers get to let go of their VMs when the supervisor ends before them.
+_FAREWELL = 1.0
 #: Changes within this time make one status file.
 _STATUS_PAUSE = 0.1
 
@@ -87,12 +89,26 @@ class Loop:
 
     def run(self) -> int:
         """Start the services and turn until all is over. Returns the exit code."""
-        with self._signals():
-            self._turn(machine.Began())
-            while self._exit_code is None:
-                self._turn(self._next_event())
-        self._publish(force=True)
+        try:
+            with self._signals():
+                self._turn(machine.Began())
+                while self._exit_code is None:
+                    self._turn(self._next_event())
+            self._publish(force=True)
+        finally:
+            self._leave()
         return self._exit_code
+
+    def _leave(self) -> None:
+        """Let the workers that still live detach. One that does not is killed: at its end the interpreter would wait for it, and it
+        may never end; the lock would be held as long."""
+        left = list(self._processes.values())
+        for process in left:
+            process.detach()
+        deadline = time.monotonic() + _FAREWELL
+        for process in left:
+            process.join(max(0.0, deadline - time.monotonic()))
+            process.kill()
 
     def _next_event(self) -> Event | _ConfigArrived:
         now = time.monotonic()

@@ -53,8 +53,8 @@ class WorkerProcess:
         self._log = log_ours
         # The loop may still have an order for it when its end is on the way to the inbox.
         self._closing = threading.Lock()
-        self._closed = False
-        # Daemonic: if this process ends without us, multiprocessing does not wait for it; it sees EOF and detaches.
+        self._closed = threading.Event()
+        # Daemonic: if this process ends without us, multiprocessing sends SIGTERM, which means the same as the EOF: it detaches.
         self._process = _spawn.Process(target=run_worker, args=(setup, theirs, log_theirs), daemon=True)
         self._start(theirs, log_theirs)
 
@@ -94,18 +94,18 @@ class WorkerProcess:
     def detach(self) -> None:
         """SIGTERM; it lets go of its VM and job, and ends."""
         with self._closing:
-            if not self._closed:
+            if not self._closed.is_set():
                 self._process.terminate()
 
     def kill(self) -> None:
         """SIGKILL; its VM and job stay, for a successor."""
         with self._closing:
-            if not self._closed:
+            if not self._closed.is_set():
                 self._process.kill()
 
     def join(self, timeout: float) -> None:
-        """Wait for its end."""
-        self._process.join(timeout)
+        """Wait for its end, for so many seconds."""
+        self._closed.wait(timeout)
 
     def _send(self) -> None:
         while (command := self._outbox.get()) is not None:
@@ -131,7 +131,7 @@ class WorkerProcess:
         code = self._process.exitcode
         self._channel.close()
         with self._closing:
-            self._closed = True
+            self._closed.set()
             self._process.close()
         self._post(WorkerExited(self._name, -signal.SIGKILL if code is None else code))
 
