@@ -14,6 +14,7 @@ import msgspec
 from anklet_supervisor.tally import Counted
 from anklet_supervisor.timelines import GIVEN_BACK, Timeline, Timelines, durations, failures
 from anklet_worker import messages as m
+from anklet_worker.errors import UNREADABLE
 from anklet_worker.files import write_atomically
 from anklet_worker.logs import ServiceLog
 
@@ -90,5 +91,5 @@ def _decode(path: Path) -> list[Timeline] | None:
         return msgspec.json.decode(path.read_bytes(), type=list[Timeline])
     except OSError:
         return []
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None

@@ -209,7 +209,9 @@ def test_the_file_is_written_when_something_has_changed_and_read_back(tmp_path):
     assert (line["msg"], line["jobId"], line["ended"]) == ("timeline of a job", "1", "failure")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{}", b'[{"job_id": 1}]', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{}", b'[{"job_id": 1}]', b"\xff", b'[{"job_id": "\xff"}]', b'[{"x":' + b"[" * 5000]
+)
 def test_a_damaged_file_is_begun_anew(tmp_path, content):
     """It is history, and nothing is decided by it."""
     if content is not None:
