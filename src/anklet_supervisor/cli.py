@@ -32,6 +32,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; never raises but for bugs."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    _complete_standard_streams()
     try:
         options = command_line(arguments)
         command: Callable[[argparse.Namespace], int] = options.run
@@ -54,6 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough (`status | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
+
+
+def _complete_standard_streams() -> None:
+    """Where the caller has closed one of the three, nothing stands in its place: else the next file that is opened, the lock, a
+    pipe, would take its number, and what is printed would go there."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest number that is free, which is this one; workers inherit it, as they would what was there.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  open for as long as the process
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _complain(line: str) -> None:
