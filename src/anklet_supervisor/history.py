@@ -73,11 +73,12 @@ class JobHistory:
         return failures(self._timelines.all(), FAILURES_SHOWN)
 
     def save(self) -> None:
-        """Write the file if anything has changed. A disk that refuses it is no reason to stop."""
+        """Write the file if anything has changed since it was written. A disk that refuses it is no reason to stop; it is asked
+        again at the next call."""
         if self._changed:
-            self._changed = False
             with contextlib.suppress(OSError):
                 write_atomically(self._path, msgspec.json.encode(self._timelines.all()) + b"\n", durable=False)
+                self._changed = False
 
 
 def read(state_dir: Path) -> list[Timeline]:

@@ -229,11 +229,14 @@ def test_a_damaged_file_is_begun_anew(tmp_path, content):
 
 
 def test_a_disk_that_refuses_stops_nothing(tmp_path):
-    """As with the status."""
+    """As with the status; what it refused is written when it takes it, though nothing has happened since."""
     kept = JobHistory(tmp_path / "missing", open_log(lambda _: None, "INFO", (), {}, name="anklet.history-test"))
     kept.fact("A", claimed(), 1.0)
     kept.save()
     assert kept.failures() == []
+    (tmp_path / "missing").mkdir()
+    kept.save()
+    assert [line.job_id for line in history.read(tmp_path / "missing")] == ["1"]
 
 
 # ---- for people ----
