@@ -201,7 +201,9 @@ class Loop:
         try:
             config, warnings = self._read_again()
         except ConfigError as error:
-            self._inbox.put(machine.ConfigRefused(error.lines()))
+            # They name the file, whose name may be no text; the status, which tells them, is.
+            lines = (line.encode(errors="backslashreplace").decode() for line in error.lines())
+            self._inbox.put(machine.ConfigRefused(tuple(lines)))
         except Exception as error:  # noqa: BLE001  a reload that is never answered would keep every later one waiting
             self._inbox.put(machine.ConfigRefused((f"a bug: {type(error).__name__}: {error}",)))
         else:
