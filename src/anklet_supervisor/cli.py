@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -31,9 +32,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code; never raises but for bugs."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    """Run one command. Returns the exit code; never raises."""
     _complete_standard_streams()
+    try:
+        return _answer(sys.argv[1:] if argv is None else list(argv))
+    except Exception:  # noqa: BLE001  a bug: whoever reports it needs all of it, and scripts its exit code
+        _complain(traceback.format_exc().rstrip())
+        return int(ExitCode.SOFTWARE)
+
+
+def _answer(arguments: list[str]) -> int:
+    """Run one command, and turn what ends it into an exit code and one line."""
     try:
         options = command_line(arguments)
         command: Callable[[argparse.Namespace], int] = options.run
