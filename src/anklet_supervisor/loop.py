@@ -35,6 +35,8 @@ from anklet_worker.slots import SlotWriter
 _LONGEST_SLEEP = 4.0
 #: A longer gap between two turns is none in which a deadline could pass, see `AwakeClock`.
 _LONGEST_GAP = 10.0
+#: Facts that wait to be taken in, a few tens of microseconds each, and seconds between two looks whether there is room.
+_MOST_WAITING, _HEAR_PAUSE = 4096, 0.01
 #: Seconds that workers get to let go of their VMs when the supervisor ends before them.
 _FAREWELL = 1.0
 #: Changes within this time make one status file.
@@ -182,11 +184,18 @@ class Loop:
     def _start(self, name: str) -> None:
         try:
             setup = self._settings.for_start(name, tuple(self._model.services))
-            self._processes[name] = WorkerProcess(setup, self._inbox.put, self._outlets.writer.write)
+            self._processes[name] = WorkerProcess(setup, self._hear, self._outlets.writer.write)
         except OSError as error:
             # No process, no memory, no file descriptors: as a death, so that back-off and budget apply.
             self._report("WARN", f"the worker cannot be started: {error.strerror}", name)
             self._inbox.put(machine.WorkerExited(name, 71))
+
+    def _hear(self, event: Event) -> None:
+        """Put what comes of a worker into the inbox; called by its threads. One that talks faster than it is listened to waits, and
+        with it its worker, whose pipe is full soon: else it filled the memory, and no signal came through."""
+        while isinstance(event, machine.WorkerSaid) and self._inbox.qsize() >= _MOST_WAITING:
+            time.sleep(_HEAR_PAUSE)
+        self._inbox.put(event)
 
     def _begin_to_read_config(self) -> None:
         try:
