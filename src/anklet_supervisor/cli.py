@@ -10,11 +10,13 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from anklet_supervisor import operator_commands
+from anklet_supervisor.operator_commands import seconds
 from anklet_worker import __version__
 from anklet_worker.errors import AnkletError, ConfigError, ExitCode, UsageError
 
@@ -30,8 +32,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code; never raises but for bugs."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    """Run one command. Returns the exit code; never raises."""
+    _complete_standard_streams()
+    try:
+        return _answer(sys.argv[1:] if argv is None else list(argv))
+    except Exception:  # noqa: BLE001  a bug: whoever reports it needs all of it, and scripts its exit code
+        _complain(traceback.format_exc().rstrip())
+        return int(ExitCode.SOFTWARE)
+
+
+def _answer(arguments: list[str]) -> int:
+    """Run one command, and turn what ends it into an exit code and one line."""
     try:
         options = command_line(arguments)
         command: Callable[[argparse.Namespace], int] = options.run
@@ -54,6 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough (`status | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
+
+
+def _complete_standard_streams() -> None:
+    """Where the caller has closed one of the three, nothing stands in its place: else the next file that is opened, the lock, a
+    pipe, would take its number, and what is printed would go there."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest number that is free, which is this one; workers inherit it, as they would what was there.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  open for as long as the process
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _complain(line: str) -> None:
@@ -111,12 +136,12 @@ def parser() -> argparse.ArgumentParser:
         ("stop", _stop, "interrupt jobs, clean up, give unstarted claims back, exit"),
     ):
         command(name, run, summary).add_argument(
-            "--wait", type=float, metavar="SECONDS", help="wait for the exit, else return 75"
+            "--wait", type=seconds, metavar="SECONDS", help="wait for the exit, else return 75"
         )
     command("restart", _restart, "let go of VMs and jobs and exit 75; the next start (launchd's) goes on with them")
     command("reload", _reload, "read the configuration again; touch only the services that changed").add_argument(
         "--wait",
-        type=float,
+        type=seconds,
         metavar="SECONDS",
         help="wait until it is done, and say what is wrong with the configuration",
     )

@@ -14,6 +14,7 @@ import msgspec
 from anklet_supervisor.tally import Counted
 from anklet_supervisor.timelines import GIVEN_BACK, Timeline, Timelines, durations, failures
 from anklet_worker import messages as m
+from anklet_worker.errors import UNREADABLE
 from anklet_worker.files import write_atomically
 from anklet_worker.logs import ServiceLog
 
@@ -72,11 +73,12 @@ class JobHistory:
         return failures(self._timelines.all(), FAILURES_SHOWN)
 
     def save(self) -> None:
-        """Write the file if anything has changed. A disk that refuses it is no reason to stop."""
+        """Write the file if anything has changed since it was written. A disk that refuses it is no reason to stop; it is asked
+        again at the next call."""
         if self._changed:
-            self._changed = False
             with contextlib.suppress(OSError):
                 write_atomically(self._path, msgspec.json.encode(self._timelines.all()) + b"\n", durable=False)
+                self._changed = False
 
 
 def read(state_dir: Path) -> list[Timeline]:
@@ -90,5 +92,5 @@ def _decode(path: Path) -> list[Timeline] | None:
         return msgspec.json.decode(path.read_bytes(), type=list[Timeline])
     except OSError:
         return []
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None

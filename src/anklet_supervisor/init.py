@@ -130,6 +130,8 @@ def write(path: Path, answers: Answers) -> list[str]:
         raise ConfigError(f"{error.filename2 or error.filename} exists; nothing was changed") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise ConfigError("these answers, or the token, are not all text in UTF-8") from None
 
 
 def _write_aside(aside: Path, path: Path, token_file: Path, answers: Answers) -> list[str]:

@@ -35,6 +35,10 @@ from anklet_worker.slots import SlotWriter
 _LONGEST_SLEEP = 4.0
 #: A longer gap between two turns is none in which a deadline could pass, see `AwakeClock`.
 _LONGEST_GAP = 10.0
+#: Facts that wait to be taken in, a few tens of microseconds each, and seconds between two looks whether there is room.
+_MOST_WAITING, _HEAR_PAUSE = 4096, 0.01
+#: Seconds that workers get to let go of their VMs when the supervisor ends before them.
+_FAREWELL = 1.0
 #: Changes within this time make one status file.
 _STATUS_PAUSE = 0.1
 
@@ -87,12 +91,26 @@ class Loop:
 
     def run(self) -> int:
         """Start the services and turn until all is over. Returns the exit code."""
-        with self._signals():
-            self._turn(machine.Began())
-            while self._exit_code is None:
-                self._turn(self._next_event())
-        self._publish(force=True)
+        try:
+            with self._signals():
+                self._turn(machine.Began())
+                while self._exit_code is None:
+                    self._turn(self._next_event())
+            self._publish(force=True)
+        finally:
+            self._leave()
         return self._exit_code
+
+    def _leave(self) -> None:
+        """Let the workers that still live detach. One that does not is killed: at its end the interpreter would wait for it, and it
+        may never end; the lock would be held as long."""
+        left = list(self._processes.values())
+        for process in left:
+            process.detach()
+        deadline = time.monotonic() + _FAREWELL
+        for process in left:
+            process.join(max(0.0, deadline - time.monotonic()))
+            process.kill()
 
     def _next_event(self) -> Event | _ConfigArrived:
         now = time.monotonic()
@@ -154,7 +172,7 @@ class Loop:
     ) -> None:
         match effect:
             case machine.ReadConfig():
-                threading.Thread(target=self._read_config, name="configuration", daemon=True).start()
+                self._begin_to_read_config()
             case machine.TakeConfig():
                 self._take_config()
             case machine.RenewSettings(service=name):
@@ -166,18 +184,35 @@ class Loop:
     def _start(self, name: str) -> None:
         try:
             setup = self._settings.for_start(name, tuple(self._model.services))
-            self._processes[name] = WorkerProcess(setup, self._inbox.put, self._outlets.writer.write)
+            self._processes[name] = WorkerProcess(setup, self._hear, self._outlets.writer.write)
         except OSError as error:
             # No process, no memory, no file descriptors: as a death, so that back-off and budget apply.
             self._report("WARN", f"the worker cannot be started: {error.strerror}", name)
             self._inbox.put(machine.WorkerExited(name, 71))
+
+    def _hear(self, event: Event) -> None:
+        """Put what comes of a worker into the inbox; called by its threads. One that talks faster than it is listened to waits, and
+        with it its worker, whose pipe is full soon: else it filled the memory, and no signal came through."""
+        while isinstance(event, machine.WorkerSaid) and self._inbox.qsize() >= _MOST_WAITING:
+            time.sleep(_HEAR_PAUSE)
+        self._inbox.put(event)
+
+    def _begin_to_read_config(self) -> None:
+        try:
+            threading.Thread(target=self._read_config, name="configuration", daemon=True).start()
+        except RuntimeError:
+            self._inbox.put(
+                machine.ConfigRefused(("the system has no thread to read the configuration in; try again",))
+            )
 
     def _read_config(self) -> None:
         """In a thread of its own: a `token_command` may take half a minute."""
         try:
             config, warnings = self._read_again()
         except ConfigError as error:
-            self._inbox.put(machine.ConfigRefused(error.lines()))
+            # They name the file, whose name may be no text; the status, which tells them, is.
+            lines = (line.encode(errors="backslashreplace").decode() for line in error.lines())
+            self._inbox.put(machine.ConfigRefused(tuple(lines)))
         except Exception as error:  # noqa: BLE001  a reload that is never answered would keep every later one waiting
             self._inbox.put(machine.ConfigRefused((f"a bug: {type(error).__name__}: {error}",)))
         else:

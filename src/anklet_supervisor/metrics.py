@@ -43,6 +43,8 @@ _SERVICE = ("service_name", "plugin", "owner", "repo")
 #: Go's zero time, which the original shows for "never".
 _NEVER = "0001-01-01T00:00:00Z"
 _SIZES = ("total", "used", "available")
+#: The end of the year 9999, Unix seconds: no later time can be written down, and nobody has so many calls.
+_LARGEST = 253_402_300_799
 _BUDGET = {Figure.API_CALLS_LEFT, Figure.API_CALLS_LIMIT, Figure.API_LIMIT_RESETS_AT}
 
 
@@ -105,16 +107,8 @@ class Metrics:
     def budgets(self) -> dict[str, ApiBudget]:
         """What each service's last answers said of its API's limit, where there is one."""
         with self._lock:
-            known = {name: service.figures for name, service in self._tally.services.items()}
-            return {
-                name: ApiBudget(
-                    remaining=int(figures[Figure.API_CALLS_LEFT]),
-                    limit=int(figures[Figure.API_CALLS_LIMIT]),
-                    reset=rfc3339(figures[Figure.API_LIMIT_RESETS_AT]),
-                )
-                for name, figures in known.items()
-                if figures.keys() >= _BUDGET
-            }
+            known = {name: _budget(service.figures) for name, service in self._tally.services.items()}
+        return {name: budget for name, budget in known.items() if budget is not None}
 
     # ---- read by the endpoint, from any thread ----
 
@@ -188,6 +182,17 @@ class _Exposition(Collector):
     def describe(self) -> Iterator[Metric]:
         """Called at registration: nothing is to be read then."""
         return iter(())
+
+
+def _budget(figures: dict[Figure, float]) -> ApiBudget | None:
+    """None where something is missing, or is no number of calls or no time: what an API says of itself may be anything."""
+    if not figures.keys() >= _BUDGET or not all(0 <= figures[figure] <= _LARGEST for figure in _BUDGET):
+        return None
+    return ApiBudget(
+        remaining=int(figures[Figure.API_CALLS_LEFT]),
+        limit=int(figures[Figure.API_CALLS_LIMIT]),
+        reset=rfc3339(figures[Figure.API_LIMIT_RESETS_AT]),
+    )
 
 
 def _running(tally: Tally) -> int:

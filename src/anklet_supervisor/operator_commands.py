@@ -6,6 +6,7 @@ Imports lazily, as `cli` does: the parser of every command is made at each call,
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,9 +41,19 @@ def add(command: AddCommand, find_config: FindConfig) -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    return min(int(text), sys.maxsize)
+
+
+def seconds(text: str) -> float:
+    """A time to wait; not a number (`nan`) would be waited for without end."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return number
 
 

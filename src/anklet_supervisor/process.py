@@ -9,7 +9,10 @@ that EOF never came. The child gets only its own ends; the parent closes them at
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -34,7 +37,10 @@ _spawn = multiprocessing.get_context("spawn")
 
 
 class WorkerProcess:
-    """A started worker. `post` puts an event into the inbox, `write_log` a line into the log; both from our threads."""
+    """A started worker. `post` puts an event into the inbox, `write_log` a line into the log; both from our threads.
+
+    Raises `OSError` when the system has no room for it; then no process of it lives.
+    """
 
     def __init__(self, setup: WorkerSetup, post: Callable[[Event], None], write_log: Callable[[bytes], None]) -> None:
         self._name = setup.service.name
@@ -45,7 +51,10 @@ class WorkerProcess:
         log_ours, log_theirs = _spawn.Pipe(duplex=False)
         self._channel = Channel(ours)
         self._log = log_ours
-        # Daemonic: if this process ends without us, multiprocessing does not wait for it; it sees EOF and detaches.
+        # The loop may still have an order for it when its end is on the way to the inbox.
+        self._closing = threading.Lock()
+        self._closed = threading.Event()
+        # Daemonic: if this process ends without us, multiprocessing sends SIGTERM, which means the same as the EOF: it detaches.
         self._process = _spawn.Process(target=run_worker, args=(setup, theirs, log_theirs), daemon=True)
         self._start(theirs, log_theirs)
 
@@ -64,9 +73,16 @@ class WorkerProcess:
 
     def _start_threads(self) -> None:
         log_reader = threading.Thread(target=self._read_log, name=f"log of {self._name}", daemon=True)
-        log_reader.start()
-        for target, args in ((self._send, ()), (self._hear, (log_reader,))):
-            threading.Thread(target=target, args=args, name=f"pipe of {self._name}", daemon=True).start()
+        try:
+            log_reader.start()
+            for target, args in ((self._send, ()), (self._hear, (log_reader,))):
+                threading.Thread(target=target, args=args, name=f"pipe of {self._name}", daemon=True).start()
+        except RuntimeError:
+            # The system has no thread for us, and nobody would hear this worker, nor its end.
+            self._process.kill()
+            self._process.join()
+            self._outbox.put(None)
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
     def tell(self, command: Command) -> None:
         """Send a command, never blocking; a worker that has stopped reading is killed."""
@@ -77,22 +93,25 @@ class WorkerProcess:
 
     def detach(self) -> None:
         """SIGTERM; it lets go of its VM and job, and ends."""
-        self._process.terminate()
+        with self._closing:
+            if not self._closed.is_set():
+                self._process.terminate()
 
     def kill(self) -> None:
         """SIGKILL; its VM and job stay, for a successor."""
-        self._process.kill()
+        with self._closing:
+            if not self._closed.is_set():
+                self._process.kill()
 
     def join(self, timeout: float) -> None:
-        """Wait for its end."""
-        self._process.join(timeout)
+        """Wait for its end, for so many seconds."""
+        self._closed.wait(timeout)
 
     def _send(self) -> None:
         while (command := self._outbox.get()) is not None:
-            try:
+            # What is for a worker that is gone is taken nonetheless: nobody may wait for room.
+            with contextlib.suppress(ChannelClosed):
                 self._channel.send(command)
-            except ChannelClosed:
-                return
 
     def _hear(self, log_reader: threading.Thread) -> None:
         try:
@@ -111,7 +130,9 @@ class WorkerProcess:
         self._outbox.put(None)
         code = self._process.exitcode
         self._channel.close()
-        self._process.close()
+        with self._closing:
+            self._closed.set()
+            self._process.close()
         self._post(WorkerExited(self._name, -signal.SIGKILL if code is None else code))
 
     def _read_log(self) -> None:

@@ -38,14 +38,13 @@ def signal_and_wait(config: Path, number: signal.Signals, wait: float | None) ->
     state_dir = state_dir_of(config)
     pid = running_supervisor(state_dir)
     if pid is None:
-        _say(f"no supervisor is running (state directory {state_dir})", error=True)
-        return int(ExitCode.NOT_RUNNING)
+        return _nobody(state_dir)
     current = status_file.read(state_dir)
     # A second SIGINT would not stop but cut off; who says `stop` twice does not mean that.
     if not (
         number is signal.SIGINT and current is not None and current.mode == Mode.STOPPING.value and current.pid == pid
-    ):
-        os.kill(pid, number)
+    ) and not _sent(pid, number):
+        return _nobody(state_dir)
     if wait is None:
         return int(ExitCode.OK)
     deadline = time.monotonic() + wait
@@ -65,11 +64,11 @@ def reload(config: Path, wait: float | None) -> int:
     state_dir = state_dir_of(config)
     pid = running_supervisor(state_dir)
     if pid is None:
-        _say(f"no supervisor is running (state directory {state_dir})", error=True)
-        return int(ExitCode.NOT_RUNNING)
+        return _nobody(state_dir)
     before = None if wait is None else _document_of(state_dir, pid)
     asked = 0 if before is None or before.reload is None else before.reload.asked
-    os.kill(pid, signal.SIGHUP)
+    if not _sent(pid, signal.SIGHUP):
+        return _nobody(state_dir)
     if wait is None:
         return int(ExitCode.OK)
     deadline = time.monotonic() + wait
@@ -83,6 +82,20 @@ def reload(config: Path, wait: float | None) -> int:
         time.sleep(_PAUSE)
     _say(f"the supervisor (pid {pid}) has not answered within {wait:g} s", error=True)
     return int(ExitCode.TEMPFAIL)
+
+
+def _sent(pid: int, number: signal.Signals) -> bool:
+    """Send a signal to a supervisor; False when it has ended since it was seen."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _nobody(state_dir: Path) -> int:
+    _say(f"no supervisor is running (state directory {state_dir})", error=True)
+    return int(ExitCode.NOT_RUNNING)
 
 
 def set_paused(config: Path, service: str, *, paused: bool) -> int:
@@ -127,8 +140,7 @@ def show_status(config: Path, *, as_json: bool, watch: bool) -> int:
     state_dir = state_dir_of(config)
     pid = running_supervisor(state_dir)
     if pid is None:
-        _say(f"no supervisor is running (state directory {state_dir})", error=True)
-        return int(ExitCode.NOT_RUNNING)
+        return _nobody(state_dir)
     document = _document_of(state_dir, pid)
     if document is None:
         _say(f"the supervisor (pid {pid}) has not said its status within {_STATUS_PATIENCE:g} s", error=True)

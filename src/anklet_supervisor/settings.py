@@ -105,6 +105,9 @@ class Settings:
         log's level can be changed under way."""
         indifferent: dict[str, Any] = {"services": (), "sweeps_strays": False, "log_level": ""}
         before = msgspec.structs.replace(self._newest[name], **indifferent)
+        if set(setup.drivers) < set(before.drivers):
+            # The last VM of a driver that is in no service's settings has gone: no reason to begin anew.
+            indifferent["drivers"] = before.drivers
         return before != msgspec.structs.replace(setup, **indifferent)
 
     def _at_start(self, config: SupervisorConfig) -> SupervisorConfig:

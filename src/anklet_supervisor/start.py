@@ -80,7 +80,14 @@ def start(path: Path, *, once: bool) -> int:
             "supervisor started",
             extra={"pid": os.getpid(), "installId": ids.install_id, "services": len(config.services)},
         )
-        code = loop.run()
+        try:
+            code = loop.run()
+        except Exception as error:
+            log.exception(
+                "a bug ended the supervisor; VMs and their jobs go on, for the next start",
+                extra={"err": f"{type(error).__name__}: {error}"},
+            )
+            return int(ExitCode.SOFTWARE)
         log.info("supervisor ended", extra={"exitCode": code})
         return code
 

@@ -17,6 +17,7 @@ import msgspec
 from anklet_supervisor.model import Model, Reload
 from anklet_supervisor.timelines import Timeline
 from anklet_worker import __version__
+from anklet_worker.errors import UNREADABLE
 from anklet_worker.files import write_atomically
 from anklet_worker.slots import SlotState
 
@@ -203,7 +204,7 @@ def read(state_dir: Path) -> StatusDocument | None:
     """The last document; None when there is none to be read."""
     try:
         return msgspec.json.decode((state_dir / _FILE_NAME).read_bytes(), type=StatusDocument)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None
 
 

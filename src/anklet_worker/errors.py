@@ -10,6 +10,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import msgspec
+
+#: What decoding JSON raises for bytes that are none, or not the form that is asked for: msgspec lets the codec's own error through
+#: for a text that is not UTF-8, and the interpreter's for what is nested too deeply.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 
 class ExitCode(IntEnum):
     """Exit codes of the command and of worker processes; the values of sysexits(3) where it has one."""

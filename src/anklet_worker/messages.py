@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from anklet_worker.errors import ProtocolError
+from anklet_worker.errors import UNREADABLE, ProtocolError
 from anklet_worker.job import Conclusion
 from anklet_worker.plugin import Figure, Status
 
@@ -292,5 +292,5 @@ def _decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
         raise ProtocolError(f"a message of another version or no message at all: {data[:40]!r}")
     try:
         return decoder.decode(data[len(_PREFIX) :])
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ProtocolError(f"a message that cannot be understood: {error}") from None

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from anklet_worker.errors import RecordNotWritten, RecordsUnreadable, TemporaryError
+from anklet_worker.errors import UNREADABLE, RecordNotWritten, RecordsUnreadable, TemporaryError
 from anklet_worker.files import make_private_dir, remove, remove_unfinished, write_atomically
 from anklet_worker.job import Job, Outcome, Phase
 from anklet_worker.messages import SlotRef
@@ -72,7 +72,7 @@ def drivers_on_record(state_dir: Path) -> set[str]:
     """The VM drivers by which the records of any service, configured or not, were made."""
     found = set()
     for path in state_dir.glob("services/*/records/*.json"):
-        with contextlib.suppress(msgspec.MsgspecError, OSError):
+        with contextlib.suppress(OSError, *UNREADABLE):
             found.add(msgspec.json.decode(path.read_bytes(), type=_DriverOnly).driver)
     return found
 
@@ -180,7 +180,7 @@ class RecordBook:
         """The VM command that an earlier process left running, perhaps."""
         try:
             return msgspec.json.decode(self._in_flight.read_bytes(), type=InFlight)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *UNREADABLE):
             return None
 
 
@@ -207,7 +207,7 @@ def _read(path: Path) -> Record:
             known = " and ".join(map(str, sorted(_READABLE)))
             raise _LeftAlone(f"is of version {version}, and this program reads {known}")
         record = msgspec.json.decode(data, type=Record)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise _Damaged(str(error)) from None
     if record.name != path.name:
         raise _Damaged(f"it is about {record.vm}")

@@ -16,7 +16,7 @@ import msgspec
 
 from anklet_worker.attempt import Attempt, Tools
 from anklet_worker.context import WorkerContext
-from anklet_worker.errors import InfrastructureError, TemporaryError
+from anklet_worker.errors import UNREADABLE, InfrastructureError, TemporaryError
 from anklet_worker.files import write_atomically
 from anklet_worker.job import Phase, may_have_vm
 from anklet_worker.messages import OrphanReaped, VMGone
@@ -280,6 +280,6 @@ class SharedListing:
         """The listing that was made within the last interval of this boot, if there is one."""
         try:
             listed = msgspec.json.decode(self._path.read_bytes(), type=_Listed)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *UNREADABLE):
             return None
         return listed.vms if 0 <= now - listed.at < INTERVAL else None

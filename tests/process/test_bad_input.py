@@ -26,12 +26,32 @@ def refused(done, code, *words):
 # ---- the command line ----
 
 
-@pytest.mark.parametrize("arguments", [["-s", "typo"], ["-s"], ["explode"], ["start", "--bogus"], ["status", "--wait"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-s", "typo"],
+        ["-s"],
+        ["explode"],
+        ["start", "--bogus"],
+        ["status", "--wait"],
+        ["drain", "--wait", "nan"],
+        ["reload", "--wait=-1"],
+        ["logs", "-n", "-1"],
+    ],
+)
 def test_a_wrong_command_line_is_a_usage_error(mac, arguments):
     """64, one line, and nothing starts (the original started the daemon at `-s typo`)."""
     lines = refused(mac.command(*arguments), 64)
     assert len(lines) == 1
+    assert "_" not in lines[0]
     assert not (mac.state_dir / "lock").exists()
+
+
+def test_all_lines_of_the_log_are_a_number_of_lines_too(mac):
+    """However large: no line is left out."""
+    (mac.log_dir / "anklet.log").write_text("one\ntwo\n")
+    done = mac.command("logs", "-n", "9" * 40)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "one\ntwo\n", "")
 
 
 def test_the_originals_spelling_of_drain_and_stop(mac):

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import msgspec
 from stage import eventually, job
@@ -21,6 +23,39 @@ def the_error(mac, message, deadline=30):
     eventually(found, message, deadline)
     (line,) = found()
     return line
+
+
+#: The program with a bug in it, which shows at the first reload.
+WITH_A_BUG = """
+import sys
+from anklet_supervisor import cli, loop
+loop.Loop._take_config = lambda self: 1 / 0
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_bug_of_the_supervisors_is_told(mac):
+    """70, and where it is; launchd starts it again, which follows what runs."""
+    mac.write_config()
+    mac.run([sys.executable, "-c", WITH_A_BUG, "start", "--config", str(mac.config_path)], mac.env())
+    eventually(mac.is_ready, "the supervisor is ready")
+    mac.send(signal.SIGHUP)
+    assert mac.wait(20) == 70
+    line = the_error(mac, "a bug ended the supervisor; VMs and their jobs go on, for the next start")
+    assert line["err"] == "ZeroDivisionError: division by zero"
+    assert "loop.py" in line["where"]
+    assert not (mac.folder / "anklet.pid").exists()
+
+
+def test_a_bug_of_a_command_is_told(mac):
+    """70, and all of it."""
+    mac.write_config()
+    code = "import sys; from anklet_supervisor import cli; cli._status = lambda options: 1 / 0; sys.exit(cli.main(['status']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=mac.env(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 70
+    assert "ZeroDivisionError" in done.stderr
 
 
 def test_an_agent_that_cannot_start_says_so(mac):

@@ -1,5 +1,11 @@
 """A configuration that is read again while jobs run, and services that are paused: nothing is lost by either."""
 
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
 from stage import eventually, job
 from test_job_life import finish, queue
 from test_supervision import gone, running_job
@@ -60,6 +66,20 @@ def test_a_broken_configuration_changes_nothing(mac, github):
     assert finish(mac, github, [job_id]) == ["success"]
     assert mac.command("drain").returncode == 0
     assert mac.wait() == 0
+
+
+def test_a_broken_configuration_whose_name_is_no_text(mac):
+    """Linux has such names; the status tells what is wrong all the same."""
+    mac.write_config()
+    path = os.fsencode(mac.folder) + b"/caf\xe9.yml"
+    shutil.copy(os.fsencode(mac.config_path), path)
+    mac.run([sys.executable, "-m", "anklet_supervisor", "start", "--config", path], mac.env())
+    eventually(mac.is_ready, "the supervisor is ready")
+    Path(os.fsdecode(path)).write_text("services: [")
+    mac.send(signal.SIGHUP)
+    eventually(lambda: (mac.status()["reload"] or {}).get("problems"), "the reload is answered", 10)
+    assert "caf\\udce9.yml" in mac.status()["reload"]["problems"][0]
+    assert mac.drain() == 0
 
 
 def test_a_slow_reload_holds_nobody_up_and_the_last_file_wins(mac):

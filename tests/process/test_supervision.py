@@ -113,6 +113,18 @@ def test_a_second_sigint_exits_at_once_and_the_next_start_cleans_up(mac, github)
     eventually(lambda: not mac.vms(), "the VM is removed", 20)
 
 
+def test_a_second_sigint_does_not_wait_for_a_worker_that_does_nothing(mac):
+    """A stopped process sees neither the end of its pipe nor SIGTERM; the next start must not find the lock held."""
+    mac.start()
+    pid = mac.worker_pid()
+    os.kill(pid, signal.SIGSTOP)
+    mac.send(signal.SIGINT)
+    eventually(lambda: mac.status()["mode"] == "stopping", "it stops", 5)
+    mac.send(signal.SIGINT)
+    assert mac.wait(5) == 130
+    assert gone(pid)
+
+
 @both_drivers
 def test_stop_in_the_middle_of_a_start_leaves_nothing(mac, github):
     """A stop between clone and job gives the job back."""

@@ -3,6 +3,7 @@
 import os
 import plistlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -224,3 +225,32 @@ def test_init_takes_a_person_who_gives_up(new_mac):
         assert child.exitstatus in (64, 130)
         assert "Traceback" not in child.before
     assert not (mac.folder / ".config").exists()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("to_file", [True, False])
+def test_a_supervisor_whose_caller_has_closed_its_streams(mac, github, closed, to_file):
+    """Their numbers must go to no file of ours: the log would be written into the lock, and no worker would start."""
+    if not to_file:
+        del mac.config["log"]
+    mac.write_config()
+    ids = queue(github, mac.job())
+    start = f'exec "{sys.executable}" -m anklet_supervisor start --config "{mac.config_path}" {closed}'
+    mac.run(["/bin/sh", "-c", start], mac.env())
+    eventually(mac.is_ready, "the supervisor is ready")
+    assert finish(mac, github, ids) == ["success"]
+    assert (mac.state_dir / "lock").read_text() == f"{mac.process.pid}\n"
+    assert mac.command("drain", "--wait", "20").returncode == 0
+    assert mac.wait() == 0
+    assert "Traceback" not in mac.said()
+
+
+def test_commands_whose_output_is_closed_answer_by_their_exit_code(mac):
+    """As when it goes to /dev/null."""
+    mac.write_config()
+    for words, code in (("job list", 0), ("check", 0), ("status", 3), ("agent print", 0)):
+        line = f'exec "{sys.executable}" -m anklet_supervisor {words} --config "{mac.config_path}" >&-'
+        done = subprocess.run(
+            ["/bin/sh", "-c", line], env=mac.env(), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (words, done.returncode, "Traceback" in done.stderr) == (words, code, False)

@@ -151,6 +151,9 @@ def test_the_bytes_on_the_wire_are_fixed(message, data):
         b'anklet/1 {"type":"Explode"}',
         b'anklet/2 {"type":"Drain"}',
         b"\x80\x04pickle",
+        b'anklet/1 {"type":"Failed","reason":"\xff"}',
+        b'anklet/1 {"type":"LogLevel","level":"\xff"}',
+        b'anklet/1 {"type":"Drain","x":' + b"[" * 5000,
     ],
 )
 def test_what_is_no_message_is_refused(data):

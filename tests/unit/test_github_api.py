@@ -221,7 +221,7 @@ def test_success_is_no_error(status):
     assert api_module._raise_for(reply(status), "GET", "/x") is None
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b'{"id": 1', b"[]", b'{"id": "x"}', b"null"])
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"id": 1', b"[]", b'{"id": "x"}', b"null", b'{"id": "\xff"}'])
 def test_a_reply_that_is_not_as_documented_is_trouble(body):
     """Never an exception of a parser."""
     with pytest.raises(ApiTrouble, match="documented"):

@@ -165,6 +165,14 @@ def test_answers_that_make_no_configuration_leave_nothing(path, changes):
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("changes", [{"token": "\udcff\udcfe"}, {"owner": "caf\udce9"}])
+def test_answers_that_are_no_text_leave_nothing(path, changes):
+    """As a token that an editor has saved as UTF-16."""
+    with pytest.raises(ConfigError, match="not all text in UTF-8"):
+        write(path, msgspec.structs.replace(ANSWERS, **changes))
+    assert list(path.parent.iterdir()) == []
+
+
 def test_a_dollar_brace_is_text(path):
     """Not a variable of the environment."""
     text = render(msgspec.structs.replace(ANSWERS, log_dir=Path("/a${HOME}b")), "token")

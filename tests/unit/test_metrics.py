@@ -358,6 +358,16 @@ def test_the_budget_of_an_api_is_for_the_status_too(metrics):
     assert metrics.budgets() == {"RUNNER1": ApiBudget(remaining=4321, limit=5000, reset="2023-11-14T22:13:20.000Z")}
 
 
+@pytest.mark.parametrize("figure", [Figure.API_CALLS_LEFT, Figure.API_CALLS_LIMIT, Figure.API_LIMIT_RESETS_AT])
+@pytest.mark.parametrize("nonsense", [-1.0, START * 1000, 1e300])
+def test_a_budget_that_cannot_be_is_none(metrics, figure, nonsense):
+    """An API, or a proxy before it, may give the time in milliseconds; no reader of the status may see what it cannot read."""
+    for one in (Figure.API_CALLS_LEFT, Figure.API_CALLS_LIMIT, Figure.API_LIMIT_RESETS_AT):
+        metrics.fact("RUNNER1", m.FigureReported(figure=one, value=nonsense if one is figure else START), START)
+    assert metrics.budgets() == {}
+    assert samples(metrics, f"anklet_{figure.value}")
+
+
 def test_a_degraded_host_is_told(metrics):
     """As long as the supervisor takes it for one."""
     for host, told in ((HostLimit(), 0), (HostLimit(ceiling=0, refusals=1), 0), (HostLimit(ceiling=0, refusals=2), 1)):

@@ -79,7 +79,18 @@ def test_a_record_that_cannot_be_read_is_left_alone(book, folder):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version":2}', b'{"version":"2"}', b"\xff\xfe\x00", b'{"vm":1}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"version":2}',
+        b'{"version":"2"}',
+        b"\xff\xfe\x00",
+        b'{"vm":1}',
+        b'{"vm":"\xff"}',
+        b'{"vm":' + b"[" * 5000,
+    ],
 )
 def test_a_damaged_record_is_kept_as_evidence(book, folder, content):
     """Beside earlier evidence, and told once; nobody takes its VM for looked after."""

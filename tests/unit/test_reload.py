@@ -375,6 +375,22 @@ def test_what_counts_as_a_change(config, changed):
     assert settings_of("A", "B").compare(config).changed == changed
 
 
+@pytest.mark.parametrize(
+    ("now", "changed"), [(("anka",), set()), (("anka", "tart"), set()), (("anka", "other", "tart"), {"A"}), ((), set())]
+)
+def test_a_driver_whose_last_vm_has_gone_is_no_change(now, changed):
+    """Those on record are looked up at each reload; only one that is new has to be listed from now on."""
+    in_use = ["anka", "tart"]
+    settings = Settings(
+        config_of("A"),
+        lambda config: {
+            name: msgspec.structs.replace(setup, drivers=tuple(in_use)) for name, setup in setups_of(config).items()
+        },
+    )
+    in_use[:] = now
+    assert settings.compare(config_of("A")).changed == changed
+
+
 def test_a_service_keeps_its_settings_until_it_is_renewed():
     """Also through a second reload; compared is with what was taken last."""
     settings = settings_of("A")

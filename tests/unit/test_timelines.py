@@ -209,7 +209,9 @@ def test_the_file_is_written_when_something_has_changed_and_read_back(tmp_path):
     assert (line["msg"], line["jobId"], line["ended"]) == ("timeline of a job", "1", "failure")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{}", b'[{"job_id": 1}]', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{}", b'[{"job_id": 1}]', b"\xff", b'[{"job_id": "\xff"}]', b'[{"x":' + b"[" * 5000]
+)
 def test_a_damaged_file_is_begun_anew(tmp_path, content):
     """It is history, and nothing is decided by it."""
     if content is not None:
@@ -227,11 +229,14 @@ def test_a_damaged_file_is_begun_anew(tmp_path, content):
 
 
 def test_a_disk_that_refuses_stops_nothing(tmp_path):
-    """As with the status."""
+    """As with the status; what it refused is written when it takes it, though nothing has happened since."""
     kept = JobHistory(tmp_path / "missing", open_log(lambda _: None, "INFO", (), {}, name="anklet.history-test"))
     kept.fact("A", claimed(), 1.0)
     kept.save()
     assert kept.failures() == []
+    (tmp_path / "missing").mkdir()
+    kept.save()
+    assert [line.job_id for line in history.read(tmp_path / "missing")] == ["1"]
 
 
 # ---- for people ----

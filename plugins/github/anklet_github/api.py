@@ -24,6 +24,7 @@ from anklet_github.limits import Budget
 from anklet_github.login import Login
 from anklet_github.refusals import Refusals
 from anklet_github.trouble import ApiTrouble, Conflict, LimitPause, NotFound, Refused, TimedOut, Unprocessable
+from anklet_worker.errors import UNREADABLE
 from anklet_worker.plugin import Context
 
 T = TypeVar("T")
@@ -295,5 +296,5 @@ def _message(reply: Reply) -> str:
 def _decode(body: bytes, kind: type[T], url: str) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ApiTrouble(f"{_path(url)}: GitHub's reply is not what is documented: {error}") from None

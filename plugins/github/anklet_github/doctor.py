@@ -19,7 +19,7 @@ from anklet_github.login import AppLogin, TokenLogin
 from anklet_github.scope import scope_of
 from anklet_worker.config import Secret, ServiceConfig
 from anklet_worker.doctor import Finding, Verdict
-from anklet_worker.errors import ServiceFatal
+from anklet_worker.errors import UNREADABLE, ServiceFatal
 
 _OK, _CREATED, _UNAUTHORIZED, _NOT_FOUND = 200, 201, 401, 404
 #: Seconds between GitHub's clock and ours: more than the first puts times in the log in doubt, more than the second ends logins.
@@ -171,7 +171,7 @@ class _Asker:
             return Answer(0, str(error))
         try:
             body = msgspec.json.decode(reply.body)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             body = None
         message = body.get("message", "") if isinstance(body, dict) else ""
         return Answer(reply.status, " ".join(str(message).split())[:200], reply.date(), body, self._clock())

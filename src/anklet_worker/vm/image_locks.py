@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from anklet_worker.errors import Detached
+from anklet_worker.errors import UNREADABLE, Detached
 from anklet_worker.files import make_private_dir, remove, write_atomically
 from anklet_worker.vm import PullBusy
 from anklet_worker.vm.command import InFlight, settle_in_flight
@@ -78,7 +78,7 @@ class ImageLocks:
         """A pull outlives the worker that started it; when it hangs then, nobody else would ever end it."""
         try:
             note = msgspec.json.decode(self._note_path.read_bytes(), type=InFlight)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *UNREADABLE):
             return
         if self._now() - note.created > _OVERDUE:
             settle_in_flight(note, 0.0)

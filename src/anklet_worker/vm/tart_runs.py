@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from anklet_worker.errors import UNREADABLE
 from anklet_worker.files import make_private_dir, remove, write_atomically
 from anklet_worker.vm.command import InFlight, launched_with, settle_in_flight
 from anklet_worker.vm.tart_output import last_lines
@@ -55,7 +56,7 @@ class TartRuns:
         """What is remembered of the VM's `tart run`."""
         try:
             return msgspec.json.decode(self._note(vm).read_bytes(), type=TartRun)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *UNREADABLE):
             return None
 
     def last_words(self, vm: str) -> str:

@@ -1,0 +1,27 @@
+"""Commands to a supervisor that runs elsewhere, at the moment at which it ends."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from anklet_supervisor import remote
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda config: remote.signal_and_wait(config, signal.SIGQUIT, 5.0),
+        lambda config: remote.signal_and_wait(config, signal.SIGINT, None),
+        lambda config: remote.reload(config, None),
+    ],
+)
+def test_a_supervisor_that_has_ended_since_it_was_seen(command, tmp_path, monkeypatch, capsys):
+    """No supervisor is running, then."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    monkeypatch.setattr(remote, "state_dir_of", lambda _config: tmp_path)
+    monkeypatch.setattr(remote, "running_supervisor", lambda _state_dir: ended.pid)
+    assert command(tmp_path / "config.yml") == 3
+    assert capsys.readouterr().err == f"no supervisor is running (state directory {tmp_path})\n"
