@@ -4,11 +4,16 @@ from datetime import UTC, datetime
 
 import jwt
 import pytest
+from anklet_github.api import Api
+from anklet_github.http import Reply
 from anklet_github.login import AppLogin, InstallationLogin, TokenLogin
-from anklet_github.payloads import Installation, InstallationToken
+from anklet_github.payloads import Installation, InstallationToken, Runs
+from anklet_github.plugin import _AppRoutes
 from anklet_github.scope import Scope
+from anklet_github.trouble import Refused
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from github_fakes import FakeContext
 
 from anklet_worker.config import Secret, ServiceConfig
 from anklet_worker.errors import RightsRefused, ServiceFatal
@@ -189,3 +194,26 @@ def test_what_an_organization_needs():
     """Its runners are another permission."""
     assert Scope(owner="acme", repo="").permissions == {"actions": "read", "organization_self_hosted_runners": "write"}
     assert Scope(owner="acme", repo="app").permissions == NEEDED
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_an_incident_of_the_tokens_ends_no_service(key, status):
+    """An installation that is suspended, or whose tokens GitHub refuses for a while, was granted to us before."""
+
+    class Server:
+        refusal = None
+
+        def exchange(self, method, path, headers, body=None):
+            if method == "POST":
+                return self.refusal or Reply(201, {}, b'{"token": "ghs_x", "expires_at": "2020-01-01T00:00:00Z"}')
+            return Reply(200, {}, b'{"total_count": 0, "workflow_runs": []}')
+
+    context = FakeContext(token=None, private_key=Secret(pem(key)), app_id="7", installation_id=42)
+    server, clock = Server(), Clock()
+    routes = _AppRoutes(Api(server, AppLogin("7", Secret(pem(key))), context), Scope(owner="acme", repo="app"))
+    api = Api(server, InstallationLogin(context.service, routes, {}, clock), context)
+    api.get("/repos/acme/app/actions/runs", Runs, configured=True)
+    clock.now += 3600
+    server.refusal = Reply(status, {}, b'{"message": "This installation has been suspended"}')
+    with pytest.raises(Refused, match="suspended"):
+        api.get("/repos/acme/app/actions/runs", Runs, configured=True)

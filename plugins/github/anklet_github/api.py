@@ -23,7 +23,7 @@ from anklet_github.known import KnownReplies
 from anklet_github.limits import Budget
 from anklet_github.login import Login
 from anklet_github.refusals import Refusals
-from anklet_github.trouble import ApiTrouble, Conflict, LimitPause, NotFound, Refused, TimedOut, Unprocessable
+from anklet_github.trouble import LOGIN, ApiTrouble, Conflict, LimitPause, NotFound, Refused, TimedOut, Unprocessable
 from anklet_worker.plugin import Context
 
 T = TypeVar("T")
@@ -37,8 +37,6 @@ _MOVED_FOR_READS, _MOVED = frozenset({301, 302, 307, 308}), frozenset({307, 308}
 _MOST_MOVES = 3
 #: A server that refuses for want of rate so often, after each pause that it asked for, is in trouble.
 _MOST_LIMITS = 5
-#: What a 401 refuses.
-_LOGIN = "login"
 _OK, _CREATED, _ACCEPTED, _NO_CONTENT, _NOT_MODIFIED = 200, 201, 202, 204, 304
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _UNPROCESSABLE = 401, 403, 404, 409, 422
 
@@ -168,7 +166,7 @@ class Api:
         self, method: str, path: str, attempt: Callable[[], T], *, only_refusals: bool = False, configured: bool = False
     ) -> T:
         """Try a few times what a passing fault may have spoiled. Raises the last try's error."""
-        causes = (_LOGIN, route_of(method, path), *([path] if configured else []))
+        causes = (LOGIN, route_of(method, path), *([path] if configured else []))
         self._refusals.check(causes)
         pause = _PAUSE_FIRST
         for left in range(_TRIES - 1, -1, -1):
@@ -273,7 +271,7 @@ def _raise_for(reply: Reply, method: str, url: str) -> None:
         return
     said = _message(reply)
     if status == _UNAUTHORIZED:
-        raise Refused(f"{what}: GitHub does not accept the token (401 {said}); is it expired or revoked?", _LOGIN)
+        raise Refused(f"{what}: GitHub does not accept the token (401 {said}); is it expired or revoked?", LOGIN)
     if status == _FORBIDDEN:
         needed = reply.headers.get("x-accepted-github-permissions")
         hint = f"; it needs {needed.replace('=', ': ')}" if needed else ""
