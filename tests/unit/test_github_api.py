@@ -343,6 +343,36 @@ def test_a_right_that_is_missing_stops_only_what_needs_it(monkeypatch):
         api.post(path, Runs, {}, repeatable=True)
 
 
+def test_a_repository_that_is_shut_spares_the_others(monkeypatch):
+    """GitHub blocks one (403): the same question about another is asked, and a right that this one never had is known as such."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    api, transport, _ = client(reply(200, NO_RUNS))
+    for repo in ("open", "blocked"):
+        api.get(f"/repos/a/{repo}/actions/runs", Runs)
+    transport.answers = [reply(403)]
+    with pytest.raises(Refused):
+        api.get("/repos/a/blocked/actions/runs", Runs)
+    transport.answers = [reply(200, NO_RUNS)]
+    assert api.get("/repos/a/open/actions/runs", Runs).items == []
+    with pytest.raises(Refused):
+        api.get("/repos/a/blocked/actions/runs", Runs)
+    stranger, _, _ = client(reply(200, NO_RUNS), reply(403))
+    stranger.get("/repos/a/open/actions/runs", Runs)
+    with pytest.raises(RightsRefused):
+        stranger.get("/repos/a/never/actions/runs", Runs)
+
+
+def test_a_refusal_of_a_renamed_repository_is_waited_for():
+    """What was granted is known by the name that is configured, not by the place to which GitHub sends us."""
+    moved = reply(301, location="/repositories/7/actions/runs")
+    api, transport, _ = client(moved, reply(200, NO_RUNS))
+    api.get("/repos/a/b/actions/runs", Runs)
+    transport.answers = [moved, reply(403)] * 4
+    with pytest.raises(Refused):
+        api.get("/repos/a/b/actions/runs", Runs)
+
+
 # ---- conditional requests ----
 
 

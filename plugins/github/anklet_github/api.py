@@ -166,7 +166,7 @@ class Api:
         self, method: str, path: str, attempt: Callable[[], T], *, only_refusals: bool = False, configured: bool = False
     ) -> T:
         """Try a few times what a passing fault may have spoiled. Raises the last try's error."""
-        causes = (LOGIN, route_of(method, path), *([path] if configured else []))
+        causes = (LOGIN, _right(method, path), *([path] if configured else []))
         self._refusals.check(causes)
         pause = _PAUSE_FIRST
         for left in range(_TRIES - 1, -1, -1):
@@ -200,11 +200,11 @@ class Api:
         urgent: bool = True,
     ) -> Reply:
         """Ask once, waiting out limits (a request that was refused by a limit had no effect)."""
-        renewed, moves, limits = False, 0, 0
+        place, renewed, moves, limits = url, False, 0, 0
         while True:
             self._context.check()
             self._budget.spend(method, urgent=urgent)
-            reply = self._send(method, url, body, more or {})
+            reply = self._send(method, place, body, more or {})
             if self._budget.account(reply):
                 limits += 1
                 if limits >= _MOST_LIMITS:
@@ -215,8 +215,9 @@ class Api:
                 continue
             elsewhere = self._moved_to(method, reply)
             if elsewhere is not None and moves < _MOST_MOVES:
-                url, moves = elsewhere, moves + 1
+                place, moves = elsewhere, moves + 1
                 continue
+            # By the name that was asked for, to which what was granted is known.
             _raise_for(reply, method, url)
             return reply
 
@@ -251,10 +252,18 @@ class Api:
 
 def route_of(method: str, url: str) -> str:
     """The call's route with its variable parts taken out: a label of few values."""
-    path = _path(url)
-    path = re.sub(r"^/repos/[^/]+/[^/]+", "/repos/{owner}/{repo}", path)
+    path = re.sub(r"^/repos/[^/]+/[^/]+", "/repos/{owner}/{repo}", _path(url))
     path = re.sub(r"^/orgs/[^/]+", "/orgs/{org}", path)
-    return f"{method} {re.sub(r'/[0-9]+(?=/|$)', '/{id}', path)}"
+    return f"{method} {_without_ids(path)}"
+
+
+def _right(method: str, url: str) -> str:
+    """What must be granted for such a call. One repository may be shut to us while others are open: each counts for itself."""
+    return f"{method} {_without_ids(_path(url))}"
+
+
+def _without_ids(path: str) -> str:
+    return re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
 
 
 def _path(url: str) -> str:
@@ -275,7 +284,7 @@ def _raise_for(reply: Reply, method: str, url: str) -> None:
     if status == _FORBIDDEN:
         needed = reply.headers.get("x-accepted-github-permissions")
         hint = f"; it needs {needed.replace('=', ': ')}" if needed else ""
-        raise Refused(f"{what}: GitHub refuses what the token may not do (403 {said}){hint}", route_of(method, url))
+        raise Refused(f"{what}: GitHub refuses what the token may not do (403 {said}){hint}", _right(method, url))
     kinds: dict[int, type[ApiTrouble]] = {_NOT_FOUND: NotFound, _CONFLICT: Conflict, _UNPROCESSABLE: Unprocessable}
     raise kinds.get(status, ApiTrouble)(f"{what}: GitHub answered {status} {said}".rstrip())
 

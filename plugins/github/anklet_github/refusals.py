@@ -22,7 +22,7 @@ _GRANTED_FOR = 7 * 86_400.0
 
 
 class Refusals:
-    """What is refused to one login, by cause: all (the login), a route, or a path that somebody configured."""
+    """What is refused to one login, by cause: all (the login), a route of a repository, or a path that somebody configured."""
 
     def __init__(self, identity: str, context: Context) -> None:
         self._prefix = f"anklet:{{{_hash(identity)}/granted}}:"

@@ -35,7 +35,7 @@ class Unprocessable(ApiTrouble):
 class Refused(ApiTrouble):
     """401, 403, and 404 for what was configured: who we are, or what we may do, is refused. For how long must show.
 
-    `cause` is what is refused: all (`LOGIN`), a route, or a path.
+    `cause` is what is refused: all (`LOGIN`), a route of a repository, or a path.
     """
 
     def __init__(self, text: str, cause: str) -> None:
