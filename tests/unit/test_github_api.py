@@ -309,6 +309,23 @@ def test_a_refusal_after_a_restart_is_waited_for_where_an_earlier_process_was_gr
         stranger.get_all("/r", Runs)
 
 
+def test_what_is_granted_is_told_anew_before_it_is_forgotten(monkeypatch):
+    """The note on the board ends; a service that has run for a month must survive a restart in an incident, too."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    api, _, context = client(reply(200, NO_RUNS))
+    posted = []
+    context.board.post = lambda key, _text, seconds: posted.append((key, now[0] + seconds))
+    for _ in range(30):
+        api.get("/repos/a/b/actions/runs", Runs, configured=True)
+        api.get("/repos/a/b/actions/runs", Runs, configured=True)
+        now[0] += 86_400
+    keys = {key for key, _ in posted}
+    assert len(keys) == 3
+    assert all(max(until for key, until in posted if key == one) > now[0] for one in keys)
+    assert len(posted) == 30 * 3
+
+
 @pytest.mark.parametrize("refusal", [reply(401), reply(403)])
 def test_in_an_incident_nothing_is_refused_for_good(refusal, monkeypatch):
     """While GitHub refuses what it granted, its refusal of what was never asked for says nothing; afterwards it does."""
