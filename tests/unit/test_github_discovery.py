@@ -59,11 +59,11 @@ class FakeApi:
         return sum(path.endswith(ending) for path, _ in self.asked)
 
 
-def discovery(runs=(), jobs=None, board=None, api=None, **service):
+def discovery(runs=(), jobs=None, board=None, api=None, clock=time.monotonic, **service):
     """A service's discovery."""
     context = FakeContext(board=board, **service)
     api = api or FakeApi(runs, jobs)
-    return Discovery(Repos(api, context), context), api, context
+    return Discovery(Repos(api, context, clock), context), api, context
 
 
 def look(runs, jobs, **service):
@@ -498,3 +498,24 @@ def test_a_repository_that_may_not_be_seen_is_left_out_and_told_once():
     for _ in range(3):
         assert [job.details["repo"] for job in looking.look()] == ["b"]
     assert context.logged("ERROR") == ["a repository is left out"]
+
+
+@pytest.mark.parametrize("repos", ["*", ["a", "b"]])
+def test_a_repository_that_is_left_out_is_asked_about_again_ever_more_seldom(repos):
+    """A new one may be refused for a moment; its jobs must not wait until somebody starts the service anew."""
+    now = [0.0]
+    looking, api, context = org(["a", "b"], clock=lambda: now[0], options={"repos": repos})
+    api.trouble["/repos/acme/a/actions/runs"] = RightsRefused("404")
+    for _ in range(7 * 24 * 60):
+        looking.look()
+        now[0] += 60
+    asked = sum(path == "/repos/acme/a/actions/runs" for path, _ in api.asked)
+    assert 7 <= asked <= 20
+    assert context.logged("ERROR") == ["a repository is left out"]
+    del api.trouble["/repos/acme/a/actions/runs"]
+    for _ in range(25 * 60):
+        looking.look()
+        now[0] += 60
+    api.asked.clear()
+    looking.look()
+    assert ("/repos/acme/a/actions/runs", "queued") in api.asked

@@ -138,11 +138,10 @@ class Discovery:
                 found.append((queue, queue.waiting()))
             except (ApiTrouble, RightsRefused) as error:
                 troubles.append(error)
-                if isinstance(error, RightsRefused) and len(queues) > 1:
+                if isinstance(error, RightsRefused) and len(queues) > 1 and self._repos.leave_out(queue.repo):
                     self._context.log.error(
                         "a repository is left out", extra={"repo": queue.repo.name, "err": str(error)}
                     )
-                    self._repos.forget(queue.repo)
         if troubles and not found:
             raise troubles[0]
         return found
