@@ -189,7 +189,8 @@ class GithubPlugin:
             if isinstance(error, Unprocessable):
                 raise RetryElsewhere(f"GitHub refuses a runner with the job's labels: {error}") from error
             if isinstance(error, NotFound):
-                raise JobLost(f"GitHub knows no place to register the runner: {error}") from error
+                # The job waits still, by GitHub's word of a moment ago: to take it again at once would burn one VM after the other.
+                raise RetryElsewhere(f"GitHub knows no place to register the runner: {error}") from error
             raise
         except (ApiTrouble, Interrupted):
             # Not sent at all, or broken off: whatever became of it has become of it.
