@@ -6,8 +6,10 @@ from email.utils import format_datetime
 
 import pytest
 from anklet_github import api as api_module
+from anklet_github import known as known_module
 from anklet_github.api import Api, route_of
 from anklet_github.http import NoAnswer, Reply, _proxy_for, _reason
+from anklet_github.known import KnownReplies
 from anklet_github.limits import MOST_POINTS, MOST_POINTS_TO_LOOK, Budget, limit_pause, points
 from anklet_github.login import TokenLogin
 from anklet_github.payloads import Run, Runs, WorkflowJob
@@ -433,6 +435,21 @@ def test_a_304_that_nobody_asked_for_is_trouble():
     """There is nothing that it could confirm."""
     with pytest.raises(ApiTrouble, match="304"):
         client(reply(304, b""))[0].get("/x", Runs)
+
+
+def test_what_is_kept_has_a_limit(monkeypatch):
+    """Pages of large matrices must not fill the memory; the latest are kept, and a reply of any size."""
+    known, page = KnownReplies("me", FakeContext()), 64 * 1024
+    monkeypatch.setattr(known_module, "_MOST_BYTES", 16 * page)
+    for number in range(40):
+        known.learn(f"/{number}", reply(200, bytes(page), etag=f'"{number}"'))
+        known.learn("/again", reply(200, bytes(page), etag=f'"{number}"'))
+    kept = [number for number in range(40) if f"/{number}" in known._last]
+    assert kept == list(range(25, 40))
+    known.learn("/again", reply(200, bytes(page)))
+    assert known._bytes == 15 * page
+    known.learn("/large", reply(200, bytes(30 * page), etag='"large"'))
+    assert list(known._last) == ["/large"]
 
 
 def test_a_list_that_should_be_empty_again_is_asked_so():
