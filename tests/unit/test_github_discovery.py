@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from anklet_github import discovery as discovery_module
 from anklet_github.discovery import Discovery
 from anklet_github.payloads import Jobs, Repository, Run, Runs, WorkflowJob
 from anklet_github.repos import Repos, wanted
@@ -419,6 +420,18 @@ def test_jobs_that_nobody_wants_are_reported():
     looking.look()
     assert context.figures[Figure.STALE_JOBS] == 1
     assert context.logged("WARNING") == ["a job has waited long and nobody has claimed it"]
+
+
+def test_what_was_told_is_not_remembered_for_ever(monkeypatch):
+    """A service runs for months, and jobs that wait for long come every day."""
+    monkeypatch.setattr(discovery_module, "_MOST_WARNED", 3)
+    old = datetime.fromtimestamp(time.time() - 1000, UTC).isoformat()
+    looking, api, context = discovery([Run(7, "queued", "CI")])
+    for number in range(10):
+        api.jobs[7] = [workflow_job(number, created_at=old), workflow_job(number + 1, created_at=old)]
+        looking.look()
+    assert len(looking._warned) == 3
+    assert len(context.logged("WARNING")) == 11
 
 
 # ---- organizations ----

@@ -29,6 +29,8 @@ _BACKLOG_GOOD_FOR = 120.0
 _FRESH = 2.0
 #: A job that has waited so long, and that nobody has claimed, is reported.
 STALE_AFTER = 600.0
+#: So many warnings about jobs are remembered, lest they be told again.
+_MOST_WARNED = 10_000
 
 
 class Discovery:
@@ -37,7 +39,7 @@ class Discovery:
     def __init__(self, repos: Repos, context: Context) -> None:
         self._repos = repos
         self._context = context
-        self._warned: set[tuple[str, int]] = set()
+        self._warned: dict[tuple[str, int], None] = {}
         self._just_worked = self._from_backlog = False
         self._taken: set[str] = set()
 
@@ -189,7 +191,9 @@ class Discovery:
 
     def _warn_once(self, message: str, job: WorkflowJob, more: dict[str, str | int]) -> None:
         if (message, job.id) not in self._warned:
-            self._warned.add((message, job.id))
+            self._warned[message, job.id] = None
+            if len(self._warned) > _MOST_WARNED:
+                del self._warned[next(iter(self._warned))]
             self._context.log.warning(message, extra={"workflowJobId": job.id, **more})
 
 
