@@ -3,6 +3,7 @@
 import json
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from anklet_github.payloads import Jobs, Repository, Run, Runs, WorkflowJob
 from anklet_github.repos import Repos, wanted
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, NotFound, Unprocessable
-from github_fakes import FakeBoard, FakeContext, workflow_job
+from github_fakes import MINE, FakeBoard, FakeContext, workflow_job
 
 from anklet_worker.config import ServiceConfig, WorkflowFilter
 from anklet_worker.errors import RightsRefused
@@ -407,6 +408,37 @@ def test_rivals_are_jobs_that_our_runner_could_get():
 
 
 # ---- figures ----
+
+
+def test_the_job_of_a_runner_is_found_where_another_service_has_looked():
+    """A runner that was made for one repository's job got the one of another repository; this service has only read of both."""
+    board = FakeBoard()
+    apis = []
+    for name in ("A", "B"):
+        api = FakeApi(jobs={7: [workflow_job(1)], 8: [workflow_job(2, run_id=8)]})
+        api.runs_of = {
+            "/repos/acme/a/actions/runs": [Run(7, "queued")],
+            "/repos/acme/b/actions/runs": [Run(8, "queued")],
+        }
+        apis.append((name, api))
+    (_, first), (_, second) = apis
+    for api in (first, second):
+        api.get_all = partial(_by_repository, api)
+    options = {"registration": "org", "repo": "", "options": {"repos": ["a", "b"]}}
+    discovery(api=first, board=board, name="A", **options)[0].look()
+    looking, _, _ = discovery(api=second, board=board, name="B", **options)
+    mine = next(job for job in looking.look() if job.id == "1")
+    assert second.asked == []
+    second.jobs[8] = [workflow_job(2, run_id=8, status="in_progress", runner_name=MINE)]
+    found = looking.find_by_runner(MINE, ended_too=False, near=mine)
+    assert found is not None
+    assert (found[0].id, found[2]) == (2, Repo("acme", "b"))
+
+
+def _by_repository(api, path, kind, **query):
+    """Of several repositories, each with runs of its own."""
+    api.runs = api.runs_of.get(path, [])
+    return FakeApi.get_all(api, path, kind, **query)
 
 
 def test_jobs_that_nobody_wants_are_reported():
