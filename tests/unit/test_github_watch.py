@@ -322,6 +322,18 @@ def test_a_job_that_stays_unknown_while_its_runner_is_busy_is_waited_for():
     assert bench.end().conclusion is Conclusion.SUCCESS
 
 
+@pytest.mark.parametrize("runner", [None, OFFLINE])
+def test_an_incident_that_hides_the_job_and_its_runner_does_not_end_what_the_guest_sees_at_work(runner):
+    """For half an hour GitHub knows neither: the VM must not go from under a job that runs. A job that is gone for good is."""
+    hidden = [running(), *[NotFound("404")] * 30]
+    bench = Bench([WORKING], [*hidden, running(), ended("success")], runner, rivals=True)
+    assert bench.end().conclusion is Conclusion.SUCCESS
+    bench = Bench([WORKING], [*hidden, NotFound("404")], runner, rivals=True)
+    with pytest.raises(JobLost, match="vanished"):
+        bench.end()
+    assert bench.context.now >= 3600
+
+
 def test_an_outage_on_top_of_a_missing_job_does_not_end_the_watch():
     """404 for the job and no answer about the runner prove nothing: the VM must not go from under a running job."""
     bench = Bench([UNSEEN], [running(), *[NotFound("404")] * 300, ended("success")], BUSY)

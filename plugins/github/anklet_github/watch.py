@@ -37,7 +37,8 @@ _LOOK_AT_BOARD, _SEEN_LATER = 30.0, 10.0
 #: Pauses between questions while only GitHub can tell, and while it has not yet noticed what the guest says.
 _POLL_FIRST, _POLL_LONGEST = 0.25, 5.0
 #: For so long a job must be unknown to GitHub before it counts as vanished: 404 has been seen for live jobs in outages.
-_VANISHED_AFTER = 120.0
+#: While the guest says that its runner works, an incident that hides both is likelier than a job that is no more.
+_VANISHED_AFTER, _VANISHED_AT_WORK = 120.0, 3600.0
 #: A runner that is over in the guest while GitHub shows its job as running, or cannot be asked; and the reverse.
 _DISAGREEMENT = 120.0
 #: A runner that ended well, by its own word, and ran nothing that GitHub knows of.
@@ -78,6 +79,8 @@ class Watch:
         self._poll = _POLL_FIRST
         self._since: dict[str, float] = {}
         self._blind_until = self._begun
+        #: The guest's last word is that the runner works.
+        self._at_work = False
         #: The runner itself named another job than ours, or somebody has seen ours waiting still.
         self._doubtful = False
         self._noted_at = 0.0
@@ -88,6 +91,7 @@ class Watch:
         """Wait for the end. Raises `JobLost` when our runner gets no job any more, `RetryHere` when it never came to work."""
         while True:
             sighting = self._look_into_guest()
+            self._at_work = self._witnessed and sighting.state in ("working", "waiting")
             outcome = self._judge(sighting)
             if outcome is not None:
                 return outcome
@@ -395,7 +399,7 @@ class Watch:
         """404 is ambiguous: it must last, and our runner must be gone too, before the job counts as vanished."""
         if "missing" not in self._since:
             self._w.context.log.warning("GitHub does not know the job (404); looking on")
-        if not self._lasts("missing", _VANISHED_AFTER):
+        if not self._lasts("missing", _VANISHED_AT_WORK if self._at_work else _VANISHED_AFTER):
             return
         try:
             runner = self._w.runners.find(self._guest.name)
