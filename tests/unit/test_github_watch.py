@@ -471,6 +471,23 @@ def test_a_runner_that_names_another_job_is_doubted_at_once():
     assert bench.discovery.asked >= 2
 
 
+@pytest.mark.parametrize("sighting", [WORKING, UNSEEN])
+def test_a_job_that_cannot_be_found_does_not_use_up_the_limit(sighting):
+    """An organization's runner may get a job of a repository that we do not look through; it may run for hours."""
+    bench = Bench([sighting], [workflow_job(1)], BUSY, rivals=True)
+    searched = []
+
+    def search(*_, **__):
+        searched.append(bench.context.now)
+        return (running(2), Run(8), REPO) if bench.context.now > 4 * 3600 else None
+
+    bench.discovery.find_by_runner = search
+    bench.discovery.job = lambda job_id: ended("success", 2) if job_id == 2 else workflow_job(1)
+    assert bench.end().job_id == "2"
+    assert len(searched) <= 60
+    assert len([at for at in searched if at < searched[0] + 60]) >= 5
+
+
 def test_a_job_that_others_see_waiting_still_is_asked_about():
     """Another service's look shows that our runner works on something else; ours goes back to the queue."""
     other = (running(2), Run(8), REPO)

@@ -34,6 +34,9 @@ _ASK_RIVALS = 10.0
 #: Where that is not known, another service may see our job waiting still: the board is looked at so often, and what was seen so
 #: long after the runner took up a job counts (hosts' clocks differ).
 _LOOK_AT_BOARD, _SEEN_LATER = 30.0, 10.0
+#: A job that our busy runner got is searched for in every run that is not over. One that cannot be found (in a repository that we
+#: do not look through, say) is searched for after pauses that grow from the first of these to the second.
+_SEARCH_FIRST, _SEARCH_LONGEST = 1.0, 300.0
 #: Pauses between questions while only GitHub can tell, and while it has not yet noticed what the guest says.
 _POLL_FIRST, _POLL_LONGEST = 0.25, 5.0
 #: For so long a job must be unknown to GitHub before it counts as vanished: 404 has been seen for live jobs in outages.
@@ -84,6 +87,7 @@ class Watch:
         #: The runner itself named another job than ours, or somebody has seen ours waiting still.
         self._doubtful = False
         self._noted_at = 0.0
+        self._search_at, self._search_pause = self._begun, _SEARCH_FIRST
         #: The guest's runner said that GitHub has removed its registration.
         self.removed = False
 
@@ -128,7 +132,7 @@ class Watch:
         if self._working_since is None or not self._witnessed:
             return min(_ASK_WAITING, self._w.context.service.deadlines.runner_online)
         if self._may_be_another():
-            return max(1.0, self._working_since + _ASK_RIVALS - now)
+            return min(_ASK_RUNNER, max(1.0, self._working_since + _ASK_RIVALS - now, self._search_at - now))
         longest = _ASK_RUNNER if self._confirmed else _LOOK_AT_BOARD
         return min(longest, max(1.0, self._runner_asked_at + _ASK_RUNNER - now))
 
@@ -165,7 +169,7 @@ class Watch:
         if self._working_since is None or not self._witnessed:
             return True
         if self._may_be_another() and (self._doubtful or now - self._working_since >= _ASK_RIVALS):
-            return True
+            return now >= self._search_at
         return now - self._asked_at >= _ASK_WORKING or (
             now - self._runner_asked_at >= _ASK_RUNNER and not self._is_seen_at_work()
         )
@@ -225,7 +229,7 @@ class Watch:
         try:
             runner = self._w.runners.find(self._guest.name)
             busy = runner is not None and runner.busy
-            found = self._w.discovery.find_by_runner(self._guest.name, ended_too=not busy, near=self._job)
+            found = self._search() if busy else self._find(ended_too=True)
         except ApiTrouble as error:
             self._lasting("github", "GitHub cannot be asked about the runner", error)
             return None
@@ -234,6 +238,19 @@ class Watch:
             return self._weigh(found[0])
         self._doubtful = True
         return None if busy else self._outcome(job)
+
+    def _search(self) -> tuple[WorkflowJob, Run, Repo] | None:
+        """The job that our busy runner got, searched for ever more seldom."""
+        if self._w.clock() < self._search_at:
+            return None
+        found = self._find(ended_too=False)
+        if found is None:
+            self._search_at = self._w.clock() + self._search_pause
+            self._search_pause = min(self._search_pause * 2, _SEARCH_LONGEST)
+        return found
+
+    def _find(self, *, ended_too: bool) -> tuple[WorkflowJob, Run, Repo] | None:
+        return self._w.discovery.find_by_runner(self._guest.name, ended_too=ended_too, near=self._job)
 
     def _confirm(self) -> None:
         self._confirmed = True
@@ -276,7 +293,7 @@ class Watch:
             over = mine is not None and mine.status == "completed"
             if mine is not None and over and self._surely_ours(mine):
                 return self._outcome(mine)
-            found = self._w.discovery.find_by_runner(self._guest.name, ended_too=True, near=self._job)
+            found = self._find(ended_too=True)
             if found is not None:
                 self._follow(*found)
                 return self._outcome(found[0]) if found[0].status == "completed" else None
@@ -354,7 +371,7 @@ class Watch:
 
     def _follow_the_other(self, *, gone: bool) -> Outcome | None:
         """Learn by the runner's name which job it got, and follow that one. A runner that is gone has run its one job."""
-        found = self._w.discovery.find_by_runner(self._guest.name, ended_too=gone, near=self._job)
+        found = self._find(ended_too=True) if gone else self._search()
         if found is None:
             if gone:
                 raise RetryHere(
