@@ -435,6 +435,18 @@ def test_the_job_of_a_runner_is_found_where_another_service_has_looked():
     assert (found[0].id, found[2]) == (2, Repo("acme", "b"))
 
 
+def test_the_job_of_a_runner_is_found_though_the_run_that_it_was_made_for_was_deleted():
+    """Somebody deleted it after it was cancelled; our runner works on."""
+    running = workflow_job(2, run_id=8, status="in_progress", runner_name=MINE)
+    looking, api, _ = discovery([Run(7, "queued"), Run(8, "in_progress")], {7: [workflow_job(1)], 8: [running]})
+    (job,) = looking.look()
+    del api.runs[0]
+    api.trouble["/repos/acme/app/actions/runs/7/jobs"] = NotFound("404")
+    found = looking.find_by_runner(MINE, ended_too=False, near=job)
+    assert found is not None
+    assert found[0].id == 2
+
+
 def _by_repository(api, path, kind, **query):
     """Of several repositories, each with runs of its own."""
     api.runs = api.runs_of.get(path, [])

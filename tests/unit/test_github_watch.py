@@ -271,12 +271,21 @@ def test_a_runner_that_says_that_all_is_well_is_given_a_little_longer():
     assert idle.context.now <= 30
 
 
-def test_a_run_that_was_started_anew_before_its_end_was_seen_does_not_hide_it():
-    """The list of its jobs is that of the new attempt; our job is asked for by itself."""
-    bench = Bench([WORKING, ENDED], [running(), ended("cancelled")], BUSY)
+@pytest.mark.parametrize("sightings", [[WORKING, ENDED], [ENDED]])
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_a_run_that_was_started_anew_before_its_end_was_seen_does_not_hide_it(sightings, confirmed):
+    """The list of its jobs is that of the new attempt; our job is asked for by itself, also one that was too quick to be seen."""
+    bench = Bench(sightings, [ended("cancelled")], None)
     bench.discovery.siblings = lambda _: [workflow_job(99)]
-    bench.watch._confirmed = True
+    bench.watch._confirmed = confirmed
     assert bench.end().conclusion is Conclusion.CANCELLED
+    assert bench.context.now <= 10
+
+
+def test_another_job_is_found_though_the_run_of_ours_was_deleted():
+    """Cancelled, and then deleted by somebody; our runner had got another one by then."""
+    bench = Bench([WORKING, ENDED], [NotFound("404")], None, found=(ended("success", 2), Run(8), REPO))
+    assert bench.end().job_id == "2"
     assert bench.context.now <= 10
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from anklet_github.payloads import Run, WorkflowJob
@@ -94,9 +95,11 @@ class Discovery:
     def find_by_runner(self, runner_name: str, *, ended_too: bool, near: Job) -> tuple[WorkflowJob, Run, Repo] | None:
         """The job that GitHub gave to the runner of this name, whatever it was made for; first among the jobs of `near`'s run."""
         home = self.queue_of(near)
-        for one in self.siblings(near):
-            if one.runner_name == runner_name:
-                return one, Run(id=one.run_id), home.repo
+        # The run may be deleted by now, and the runner at work on the job of another.
+        with suppress(NotFound):
+            for one in self.siblings(near):
+                if one.runner_name == runner_name:
+                    return one, Run(id=one.run_id), home.repo
         for queue in (home, *(other for other in self._repos.queues() if other is not home and other.active)):
             found = queue.find_by_runner(runner_name, ended_too=ended_too)
             if found is not None:

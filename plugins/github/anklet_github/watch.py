@@ -285,11 +285,7 @@ class Watch:
 
     def _what_it_ran(self) -> Outcome | None:
         try:
-            listed = self._w.discovery.siblings(self._job)
-            mine = next((job for job in listed if str(job.id) == self._job.id), None)
-            if mine is None and self._confirmed:
-                # The run was started anew meanwhile, and lists the jobs of that attempt.
-                mine = self._w.discovery.queue_of(self._job).job(int(self._job.id))
+            mine = self._ours()
             over = mine is not None and mine.status == "completed"
             if mine is not None and over and self._surely_ours(mine):
                 return self._outcome(mine)
@@ -303,6 +299,15 @@ class Watch:
         except ApiTrouble as error:
             self._lasting("github", "GitHub cannot be asked about the job", error)
         return None
+
+    def _ours(self) -> WorkflowJob | None:
+        """Our job, if GitHub knows it still. A run that was started anew meanwhile lists the jobs of that attempt."""
+        try:
+            listed = self._w.discovery.siblings(self._job)
+            mine = next((job for job in listed if str(job.id) == self._job.id), None)
+            return self._w.discovery.queue_of(self._job).job(int(self._job.id)) if mine is None else mine
+        except NotFound:
+            return None
 
     def _doubt_the_end(self, sighting: Sighting) -> None:
         """The guest says that the runner is over, and GitHub knows of no end. A run.sh may have left the runner in the background,
