@@ -289,6 +289,21 @@ def test_another_job_is_found_though_the_run_of_ours_was_deleted():
     assert bench.context.now <= 10
 
 
+def test_a_vm_that_could_not_be_found_for_a_moment_does_not_shorten_the_end():
+    """Hours later GitHub needs a moment to notice the end, and has it."""
+    bench = Bench([WORKING, VMNotFound("x"), *[WORKING] * 60, ENDED], [running()], BUSY, rivals=True)
+    ended_at = []
+
+    def job(_=None):
+        if len(bench.scripts.sightings) == 1 and not ended_at:
+            ended_at.append(bench.context.now)
+        return ended("failure") if ended_at and bench.context.now > ended_at[0] + 10 else running()
+
+    bench.discovery.job, bench.discovery.siblings = job, lambda _: [job()]
+    assert bench.end().conclusion is Conclusion.FAILURE
+    assert bench.context.logged("WARNING") == []
+
+
 # ---- without the guest's word ----
 
 

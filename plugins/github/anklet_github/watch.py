@@ -157,6 +157,10 @@ class Watch:
         """What the guest's word comes to; GitHub is asked where that is not enough."""
         if sighting.over:
             return self._confirm_end(sighting)
+        if sighting.state != "unseen":
+            # An end that the guest takes back was none; the real one shall have its time.
+            for what in ("idle", "end"):
+                self._since.pop(what, None)
         if sighting.state in ("working", "waiting") and not self._is_due():
             return None
         if sighting.state == "unseen":
