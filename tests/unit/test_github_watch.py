@@ -495,6 +495,38 @@ def test_a_runner_that_names_another_job_is_doubted_at_once():
     assert bench.discovery.asked >= 2
 
 
+@pytest.mark.parametrize("word", [workflow_job(1), ended("cancelled", runner_name=None)])
+@pytest.mark.parametrize("glimpse", [None, ONLINE, OFFLINE])
+def test_one_look_at_a_list_that_is_wrong_does_not_end_what_the_guest_sees_at_work(word, glimpse):
+    """GitHub shows our runner as gone or idle, once, and late which job it got: the VM must not go from under that job."""
+    bench = Bench([WORKING], [word], BUSY, rivals=True)
+    looks = []
+
+    def find(_):
+        looks.append(bench.context.now)
+        return glimpse if len(looks) in (1, 3) else BUSY
+
+    bench.runners.find = find
+    bench.discovery.find_by_runner = lambda *_, **__: (running(2), Run(8), REPO) if len(looks) > 6 else None
+    bench.discovery.job = lambda job_id: ended("success", 2) if job_id == 2 else word
+    assert bench.end().job_id == "2"
+
+
+def test_a_runner_that_hangs_after_a_job_that_cannot_be_found_is_not_kept_for_ever():
+    """GitHub has no such runner any more, and for an hour the guest does not say that it is over."""
+    bench = Bench([WORKING], [workflow_job(1)], None, rivals=True)
+    with pytest.raises(RetryHere, match="gone from GitHub"):
+        bench.end()
+    assert 3600 <= bench.context.now <= 4500
+
+
+def test_a_runner_that_hangs_after_its_job_was_cancelled_is_not_waited_for():
+    """The guest has its two minutes to notice the cancellation, too."""
+    bench = Bench([WORKING], [ended("cancelled", runner_name=None)], None, rivals=True)
+    assert bench.end().conclusion is Conclusion.CANCELLED
+    assert 120 <= bench.context.now <= 300
+
+
 @pytest.mark.parametrize("sighting", [WORKING, UNSEEN])
 def test_a_job_that_cannot_be_found_does_not_use_up_the_limit(sighting):
     """An organization's runner may get a job of a repository that we do not look through; it may run for hours."""

@@ -233,7 +233,7 @@ class Watch:
         try:
             runner = self._w.runners.find(self._guest.name)
             busy = runner is not None and runner.busy
-            found = self._search() if busy else self._find(ended_too=True)
+            found = self._search(ended_too=not busy)
         except ApiTrouble as error:
             self._lasting("github", "GitHub cannot be asked about the runner", error)
             return None
@@ -241,13 +241,17 @@ class Watch:
             self._follow(*found)
             return self._weigh(found[0])
         self._doubtful = True
-        return None if busy else self._outcome(job)
-
-    def _search(self) -> tuple[WorkflowJob, Run, Repo] | None:
-        """The job that our busy runner got, searched for ever more seldom."""
-        if self._w.clock() < self._search_at:
+        if busy:
+            self._since.pop("idle at work", None)
             return None
-        found = self._find(ended_too=False)
+        # What the guest sees at work is not ended by one look at a list that may be late; it ends by itself, as a rule.
+        return None if self._at_work and not self._lasts("idle at work", _DISAGREEMENT) else self._outcome(job)
+
+    def _search(self, *, ended_too: bool) -> tuple[WorkflowJob, Run, Repo] | None:
+        """The job that our runner got; while it is at work for somebody, searched for ever more seldom."""
+        if self._w.clock() < self._search_at and (self._at_work or not ended_too):
+            return None
+        found = self._find(ended_too=ended_too)
         if found is None:
             self._search_at = self._w.clock() + self._search_pause
             self._search_pause = min(self._search_pause * 2, _SEARCH_LONGEST)
@@ -380,9 +384,11 @@ class Watch:
 
     def _follow_the_other(self, *, gone: bool) -> Outcome | None:
         """Learn by the runner's name which job it got, and follow that one. A runner that is gone has run its one job."""
-        found = self._find(ended_too=True) if gone else self._search()
+        found = self._search(ended_too=gone)
+        if not gone:
+            self._since.pop("gone", None)
         if found is None:
-            if gone:
+            if gone and not (self._at_work and not self._lasts("gone", _VANISHED_AT_WORK)):
                 raise RetryHere(
                     f"job {self._job.id}: its runner is gone from GitHub, and ran nothing that can be found"
                 )
