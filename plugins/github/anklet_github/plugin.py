@@ -215,7 +215,7 @@ class GithubPlugin:
 
 
 class _AppRoutes:
-    """What an installation asks of GitHub as the App itself."""
+    """What an installation asks of GitHub as the App itself. Asked in the midst of other calls: no long limit is waited for."""
 
     def __init__(self, api: Api, scope: Scope) -> None:
         self._api = api
@@ -223,12 +223,14 @@ class _AppRoutes:
 
     def installation(self) -> Installation:
         """The App's installation on the scope."""
-        return self._api.get(f"{self._scope.path}/installation", Installation, configured=True)
+        with self._api.bounded(_LONGEST_PAUSE):
+            return self._api.get(f"{self._scope.path}/installation", Installation, configured=True)
 
     def token(self, installation_id: int) -> InstallationToken:
         """A new token; one too many does no harm."""
         path = f"/app/installations/{installation_id}/access_tokens"
-        return self._api.post(path, InstallationToken, {}, repeatable=True, configured=True)
+        with self._api.bounded(_LONGEST_PAUSE):
+            return self._api.post(path, InstallationToken, {}, repeatable=True, configured=True)
 
 
 def _login(transport: Transport, scope: Scope, context: Context) -> Login:
