@@ -39,6 +39,8 @@ from anklet_worker.vm_count import report_running_vms
 
 #: GitHub and its like forget a queued job after a day; so do our counters of attempts at it.
 _FORGET_JOB_AFTER = 86_400.0
+#: A job that failed too often is tried once in so many seconds: what hindered it (an outage at its origin, say) may be over.
+_GIVEN_UP_FOR = 3600.0
 #: A slot that came later than this after the look makes the look stale.
 _STALE_LOOK = 2.0
 #: Back-off of one job on this host: so that another host can have it, or so that a fault can pass.
@@ -296,9 +298,9 @@ class Runner:
         try:
             failures = self._store.count(job.key("failures"), _FORGET_JOB_AFTER)
             if failures > self._setup.service.job_retry_attempts:
-                self._store.claim(job.key("given-up"), self._setup.owner, _FORGET_JOB_AFTER)
+                self._store.claim(job.key("given-up"), self._setup.owner, _GIVEN_UP_FOR)
                 attempt.log.error(
-                    "the job could not be run and is left queued; no host tries it again",
+                    "the job could not be run and is left queued; no host tries it for an hour",
                     extra={"err": str(error), "attempts": failures},
                 )
         except StoreUnavailable as outage:

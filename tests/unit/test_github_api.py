@@ -6,8 +6,10 @@ from email.utils import format_datetime
 
 import pytest
 from anklet_github import api as api_module
+from anklet_github import known as known_module
 from anklet_github.api import Api, route_of
 from anklet_github.http import NoAnswer, Reply, _proxy_for, _reason
+from anklet_github.known import KnownReplies
 from anklet_github.limits import MOST_POINTS, MOST_POINTS_TO_LOOK, Budget, limit_pause, points
 from anklet_github.login import TokenLogin
 from anklet_github.payloads import Run, Runs, WorkflowJob
@@ -309,6 +311,23 @@ def test_a_refusal_after_a_restart_is_waited_for_where_an_earlier_process_was_gr
         stranger.get_all("/r", Runs)
 
 
+def test_what_is_granted_is_told_anew_before_it_is_forgotten(monkeypatch):
+    """The note on the board ends; a service that has run for a month must survive a restart in an incident, too."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    api, _, context = client(reply(200, NO_RUNS))
+    posted = []
+    context.board.post = lambda key, _text, seconds: posted.append((key, now[0] + seconds))
+    for _ in range(30):
+        api.get("/repos/a/b/actions/runs", Runs, configured=True)
+        api.get("/repos/a/b/actions/runs", Runs, configured=True)
+        now[0] += 86_400
+    keys = {key for key, _ in posted}
+    assert len(keys) == 3
+    assert all(max(until for key, until in posted if key == one) > now[0] for one in keys)
+    assert len(posted) == 30 * 3
+
+
 @pytest.mark.parametrize("refusal", [reply(401), reply(403)])
 def test_in_an_incident_nothing_is_refused_for_good(refusal, monkeypatch):
     """While GitHub refuses what it granted, its refusal of what was never asked for says nothing; afterwards it does."""
@@ -341,6 +360,36 @@ def test_a_right_that_is_missing_stops_only_what_needs_it(monkeypatch):
     assert api.get("/repos/a/b/actions/runs", Runs).items == []
     with pytest.raises(Refused):
         api.post(path, Runs, {}, repeatable=True)
+
+
+def test_a_repository_that_is_shut_spares_the_others(monkeypatch):
+    """GitHub blocks one (403): the same question about another is asked, and a right that this one never had is known as such."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    api, transport, _ = client(reply(200, NO_RUNS))
+    for repo in ("open", "blocked"):
+        api.get(f"/repos/a/{repo}/actions/runs", Runs)
+    transport.answers = [reply(403)]
+    with pytest.raises(Refused):
+        api.get("/repos/a/blocked/actions/runs", Runs)
+    transport.answers = [reply(200, NO_RUNS)]
+    assert api.get("/repos/a/open/actions/runs", Runs).items == []
+    with pytest.raises(Refused):
+        api.get("/repos/a/blocked/actions/runs", Runs)
+    stranger, _, _ = client(reply(200, NO_RUNS), reply(403))
+    stranger.get("/repos/a/open/actions/runs", Runs)
+    with pytest.raises(RightsRefused):
+        stranger.get("/repos/a/never/actions/runs", Runs)
+
+
+def test_a_refusal_of_a_renamed_repository_is_waited_for():
+    """What was granted is known by the name that is configured, not by the place to which GitHub sends us."""
+    moved = reply(301, location="/repositories/7/actions/runs")
+    api, transport, _ = client(moved, reply(200, NO_RUNS))
+    api.get("/repos/a/b/actions/runs", Runs)
+    transport.answers = [moved, reply(403)] * 4
+    with pytest.raises(Refused):
+        api.get("/repos/a/b/actions/runs", Runs)
 
 
 # ---- conditional requests ----
@@ -386,6 +435,21 @@ def test_a_304_that_nobody_asked_for_is_trouble():
     """There is nothing that it could confirm."""
     with pytest.raises(ApiTrouble, match="304"):
         client(reply(304, b""))[0].get("/x", Runs)
+
+
+def test_what_is_kept_has_a_limit(monkeypatch):
+    """Pages of large matrices must not fill the memory; the latest are kept, and a reply of any size."""
+    known, page = KnownReplies("me", FakeContext()), 64 * 1024
+    monkeypatch.setattr(known_module, "_MOST_BYTES", 16 * page)
+    for number in range(40):
+        known.learn(f"/{number}", reply(200, bytes(page), etag=f'"{number}"'))
+        known.learn("/again", reply(200, bytes(page), etag=f'"{number}"'))
+    kept = [number for number in range(40) if f"/{number}" in known._last]
+    assert kept == list(range(25, 40))
+    known.learn("/again", reply(200, bytes(page)))
+    assert known._bytes == 15 * page
+    known.learn("/large", reply(200, bytes(30 * page), etag='"large"'))
+    assert list(known._last) == ["/large"]
 
 
 def test_a_list_that_should_be_empty_again_is_asked_so():

@@ -3,16 +3,18 @@
 import json
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
+from anklet_github import discovery as discovery_module
 from anklet_github.discovery import Discovery
 from anklet_github.payloads import Jobs, Repository, Run, Runs, WorkflowJob
 from anklet_github.repos import Repos, wanted
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, NotFound, Unprocessable
-from github_fakes import FakeBoard, FakeContext, workflow_job
+from github_fakes import MINE, FakeBoard, FakeContext, workflow_job
 
 from anklet_worker.config import ServiceConfig, WorkflowFilter
 from anklet_worker.errors import RightsRefused
@@ -59,11 +61,11 @@ class FakeApi:
         return sum(path.endswith(ending) for path, _ in self.asked)
 
 
-def discovery(runs=(), jobs=None, board=None, api=None, **service):
+def discovery(runs=(), jobs=None, board=None, api=None, clock=time.monotonic, **service):
     """A service's discovery."""
     context = FakeContext(board=board, **service)
     api = api or FakeApi(runs, jobs)
-    return Discovery(Repos(api, context), context), api, context
+    return Discovery(Repos(api, context, clock), context), api, context
 
 
 def look(runs, jobs, **service):
@@ -408,6 +410,49 @@ def test_rivals_are_jobs_that_our_runner_could_get():
 # ---- figures ----
 
 
+def test_the_job_of_a_runner_is_found_where_another_service_has_looked():
+    """A runner that was made for one repository's job got the one of another repository; this service has only read of both."""
+    board = FakeBoard()
+    apis = []
+    for name in ("A", "B"):
+        api = FakeApi(jobs={7: [workflow_job(1)], 8: [workflow_job(2, run_id=8)]})
+        api.runs_of = {
+            "/repos/acme/a/actions/runs": [Run(7, "queued")],
+            "/repos/acme/b/actions/runs": [Run(8, "queued")],
+        }
+        apis.append((name, api))
+    (_, first), (_, second) = apis
+    for api in (first, second):
+        api.get_all = partial(_by_repository, api)
+    options = {"registration": "org", "repo": "", "options": {"repos": ["a", "b"]}}
+    discovery(api=first, board=board, name="A", **options)[0].look()
+    looking, _, _ = discovery(api=second, board=board, name="B", **options)
+    mine = next(job for job in looking.look() if job.id == "1")
+    assert second.asked == []
+    second.jobs[8] = [workflow_job(2, run_id=8, status="in_progress", runner_name=MINE)]
+    found = looking.find_by_runner(MINE, ended_too=False, near=mine)
+    assert found is not None
+    assert (found[0].id, found[2]) == (2, Repo("acme", "b"))
+
+
+def test_the_job_of_a_runner_is_found_though_the_run_that_it_was_made_for_was_deleted():
+    """Somebody deleted it after it was cancelled; our runner works on."""
+    running = workflow_job(2, run_id=8, status="in_progress", runner_name=MINE)
+    looking, api, _ = discovery([Run(7, "queued"), Run(8, "in_progress")], {7: [workflow_job(1)], 8: [running]})
+    (job,) = looking.look()
+    del api.runs[0]
+    api.trouble["/repos/acme/app/actions/runs/7/jobs"] = NotFound("404")
+    found = looking.find_by_runner(MINE, ended_too=False, near=job)
+    assert found is not None
+    assert found[0].id == 2
+
+
+def _by_repository(api, path, kind, **query):
+    """Of several repositories, each with runs of its own."""
+    api.runs = api.runs_of.get(path, [])
+    return FakeApi.get_all(api, path, kind, **query)
+
+
 def test_jobs_that_nobody_wants_are_reported():
     """Those that have waited for long without a claim: counted, and told once."""
     board = FakeBoard()
@@ -419,6 +464,18 @@ def test_jobs_that_nobody_wants_are_reported():
     looking.look()
     assert context.figures[Figure.STALE_JOBS] == 1
     assert context.logged("WARNING") == ["a job has waited long and nobody has claimed it"]
+
+
+def test_what_was_told_is_not_remembered_for_ever(monkeypatch):
+    """A service runs for months, and jobs that wait for long come every day."""
+    monkeypatch.setattr(discovery_module, "_MOST_WARNED", 3)
+    old = datetime.fromtimestamp(time.time() - 1000, UTC).isoformat()
+    looking, api, context = discovery([Run(7, "queued", "CI")])
+    for number in range(10):
+        api.jobs[7] = [workflow_job(number, created_at=old), workflow_job(number + 1, created_at=old)]
+        looking.look()
+    assert len(looking._warned) == 3
+    assert len(context.logged("WARNING")) == 11
 
 
 # ---- organizations ----
@@ -498,3 +555,24 @@ def test_a_repository_that_may_not_be_seen_is_left_out_and_told_once():
     for _ in range(3):
         assert [job.details["repo"] for job in looking.look()] == ["b"]
     assert context.logged("ERROR") == ["a repository is left out"]
+
+
+@pytest.mark.parametrize("repos", ["*", ["a", "b"]])
+def test_a_repository_that_is_left_out_is_asked_about_again_ever_more_seldom(repos):
+    """A new one may be refused for a moment; its jobs must not wait until somebody starts the service anew."""
+    now = [0.0]
+    looking, api, context = org(["a", "b"], clock=lambda: now[0], options={"repos": repos})
+    api.trouble["/repos/acme/a/actions/runs"] = RightsRefused("404")
+    for _ in range(7 * 24 * 60):
+        looking.look()
+        now[0] += 60
+    asked = sum(path == "/repos/acme/a/actions/runs" for path, _ in api.asked)
+    assert 7 <= asked <= 20
+    assert context.logged("ERROR") == ["a repository is left out"]
+    del api.trouble["/repos/acme/a/actions/runs"]
+    for _ in range(25 * 60):
+        looking.look()
+        now[0] += 60
+    api.asked.clear()
+    looking.look()
+    assert ("/repos/acme/a/actions/runs", "queued") in api.asked

@@ -144,6 +144,25 @@ def test_a_script_that_fails_tells_how(tmp_path):
         GuestScripts(FakeContext(tmp_path / "plugins")).install(LocalGuest(home))
 
 
+def test_a_script_that_traces_itself_tells_no_secret(tmp_path):
+    """What an operator's script prints of the token or the JIT configuration is in no error, and so in no log."""
+    home, theirs = tmp_path / "home", tmp_path / "plugins" / "github"
+    home.mkdir()
+    theirs.mkdir(parents=True)
+    for name, word in (("register-runner.bash", "TOKEN"), ("start-runner.bash", "JITCONFIG")):
+        (theirs / name).write_text(f'set -x\n: {"x" * 270} "$ACTIONS_RUNNER_INPUT_{word}"\nexit 3\n')
+    scripts = GuestScripts(FakeContext(tmp_path / "plugins", runner_mode="token"))
+    guest = LocalGuest(home)
+    for name in ("register-runner.bash", "start-runner.bash"):
+        guest.copy_in(theirs / name)
+    secret = "AABBCCDDEEFFGGHHIIJJKKLLMMNNO"
+    with pytest.raises(RetryHere, match=r"\*\*\*") as registering:
+        scripts.register(guest, "https://github.com/acme/app", secret, ["a"])
+    with pytest.raises(RetryHere, match=r"\*\*\*") as starting:
+        scripts.start(guest, secret)
+    assert "MMNNO" not in f"{registering.value} {starting.value}"
+
+
 def test_a_start_script_that_blocks_does_not_hold_us_up(tmp_path):
     """An operator's script may run for as long as the runner."""
     home, theirs = tmp_path / "home", tmp_path / "plugins" / "github"

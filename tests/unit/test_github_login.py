@@ -4,11 +4,16 @@ from datetime import UTC, datetime
 
 import jwt
 import pytest
+from anklet_github.api import Api
+from anklet_github.http import Reply
 from anklet_github.login import AppLogin, InstallationLogin, TokenLogin
-from anklet_github.payloads import Installation, InstallationToken
+from anklet_github.payloads import Installation, InstallationToken, Runs
+from anklet_github.plugin import _AppRoutes
 from anklet_github.scope import Scope
+from anklet_github.trouble import LimitPause, Refused
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from github_fakes import FakeContext
 
 from anklet_worker.config import Secret, ServiceConfig
 from anklet_worker.errors import RightsRefused, ServiceFatal
@@ -189,3 +194,44 @@ def test_what_an_organization_needs():
     """Its runners are another permission."""
     assert Scope(owner="acme", repo="").permissions == {"actions": "read", "organization_self_hosted_runners": "write"}
     assert Scope(owner="acme", repo="app").permissions == NEEDED
+
+
+class Server:
+    """GitHub: a token that has ended by our clock already, unless tokens are refused; and no runs."""
+
+    refusal = None
+
+    def exchange(self, method, path, headers, body=None):
+        if method == "POST":
+            return self.refusal or Reply(201, {}, b'{"token": "ghs_x", "expires_at": "2020-01-01T00:00:00Z"}')
+        return Reply(200, {}, b'{"total_count": 0, "workflow_runs": []}')
+
+
+@pytest.fixture
+def app(key):
+    """An App's client that has asked before, its server, clock and context."""
+    context = FakeContext(token=None, private_key=Secret(pem(key)), app_id="7", installation_id=42)
+    server, clock = Server(), Clock()
+    routes = _AppRoutes(Api(server, AppLogin("7", Secret(pem(key))), context), Scope(owner="acme", repo="app"))
+    api = Api(server, InstallationLogin(context.service, routes, {}, clock), context)
+    api.get("/repos/acme/app/actions/runs", Runs, configured=True)
+    clock.now += 3600
+    return api, server, context
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_an_incident_of_the_tokens_ends_no_service(app, status):
+    """An installation that is suspended, or whose tokens GitHub refuses for a while, was granted to us before."""
+    api, server, _ = app
+    server.refusal = Reply(status, {}, b'{"message": "This installation has been suspended"}')
+    with pytest.raises(Refused, match="suspended"):
+        api.get("/repos/acme/app/actions/runs", Runs, configured=True)
+
+
+def test_a_limit_of_the_tokens_does_not_keep_a_watch_from_its_guest(app):
+    """The App's own routes have a limit of their own; a VM does not wait for that either."""
+    api, server, context = app
+    server.refusal = Reply(429, {"retry-after": "3000"}, b"{}")
+    with api.bounded(5.0), pytest.raises(LimitPause):
+        api.get("/repos/acme/app/actions/runs", Runs, configured=True)
+    assert sum(context.waits) < 10

@@ -271,13 +271,37 @@ def test_a_runner_that_says_that_all_is_well_is_given_a_little_longer():
     assert idle.context.now <= 30
 
 
-def test_a_run_that_was_started_anew_before_its_end_was_seen_does_not_hide_it():
-    """The list of its jobs is that of the new attempt; our job is asked for by itself."""
-    bench = Bench([WORKING, ENDED], [running(), ended("cancelled")], BUSY)
+@pytest.mark.parametrize("sightings", [[WORKING, ENDED], [ENDED]])
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_a_run_that_was_started_anew_before_its_end_was_seen_does_not_hide_it(sightings, confirmed):
+    """The list of its jobs is that of the new attempt; our job is asked for by itself, also one that was too quick to be seen."""
+    bench = Bench(sightings, [ended("cancelled")], None)
     bench.discovery.siblings = lambda _: [workflow_job(99)]
-    bench.watch._confirmed = True
+    bench.watch._confirmed = confirmed
     assert bench.end().conclusion is Conclusion.CANCELLED
     assert bench.context.now <= 10
+
+
+def test_another_job_is_found_though_the_run_of_ours_was_deleted():
+    """Cancelled, and then deleted by somebody; our runner had got another one by then."""
+    bench = Bench([WORKING, ENDED], [NotFound("404")], None, found=(ended("success", 2), Run(8), REPO))
+    assert bench.end().job_id == "2"
+    assert bench.context.now <= 10
+
+
+def test_a_vm_that_could_not_be_found_for_a_moment_does_not_shorten_the_end():
+    """Hours later GitHub needs a moment to notice the end, and has it."""
+    bench = Bench([WORKING, VMNotFound("x"), *[WORKING] * 60, ENDED], [running()], BUSY, rivals=True)
+    ended_at = []
+
+    def job(_=None):
+        if len(bench.scripts.sightings) == 1 and not ended_at:
+            ended_at.append(bench.context.now)
+        return ended("failure") if ended_at and bench.context.now > ended_at[0] + 10 else running()
+
+    bench.discovery.job, bench.discovery.siblings = job, lambda _: [job()]
+    assert bench.end().conclusion is Conclusion.FAILURE
+    assert bench.context.logged("WARNING") == []
 
 
 # ---- without the guest's word ----
@@ -320,6 +344,18 @@ def test_a_job_that_stays_unknown_while_its_runner_is_busy_is_waited_for():
     """An outage answered 404 for live jobs: the runner's word counts, too."""
     bench = Bench([UNSEEN], [running(), *[NotFound("404")] * 300, ended("success")], BUSY)
     assert bench.end().conclusion is Conclusion.SUCCESS
+
+
+@pytest.mark.parametrize("runner", [None, OFFLINE])
+def test_an_incident_that_hides_the_job_and_its_runner_does_not_end_what_the_guest_sees_at_work(runner):
+    """For half an hour GitHub knows neither: the VM must not go from under a job that runs. A job that is gone for good is."""
+    hidden = [running(), *[NotFound("404")] * 30]
+    bench = Bench([WORKING], [*hidden, running(), ended("success")], runner, rivals=True)
+    assert bench.end().conclusion is Conclusion.SUCCESS
+    bench = Bench([WORKING], [*hidden, NotFound("404")], runner, rivals=True)
+    with pytest.raises(JobLost, match="vanished"):
+        bench.end()
+    assert bench.context.now >= 3600
 
 
 def test_an_outage_on_top_of_a_missing_job_does_not_end_the_watch():
@@ -457,6 +493,55 @@ def test_a_runner_that_names_another_job_is_doubted_at_once():
     bench = Bench([named, ENDED], [QUEUED], BUSY, other)
     assert bench.end().job_id == "2"
     assert bench.discovery.asked >= 2
+
+
+@pytest.mark.parametrize("word", [workflow_job(1), ended("cancelled", runner_name=None)])
+@pytest.mark.parametrize("glimpse", [None, ONLINE, OFFLINE])
+def test_one_look_at_a_list_that_is_wrong_does_not_end_what_the_guest_sees_at_work(word, glimpse):
+    """GitHub shows our runner as gone or idle, once, and late which job it got: the VM must not go from under that job."""
+    bench = Bench([WORKING], [word], BUSY, rivals=True)
+    looks = []
+
+    def find(_):
+        looks.append(bench.context.now)
+        return glimpse if len(looks) in (1, 3) else BUSY
+
+    bench.runners.find = find
+    bench.discovery.find_by_runner = lambda *_, **__: (running(2), Run(8), REPO) if len(looks) > 6 else None
+    bench.discovery.job = lambda job_id: ended("success", 2) if job_id == 2 else word
+    assert bench.end().job_id == "2"
+
+
+def test_a_runner_that_hangs_after_a_job_that_cannot_be_found_is_not_kept_for_ever():
+    """GitHub has no such runner any more, and for an hour the guest does not say that it is over."""
+    bench = Bench([WORKING], [workflow_job(1)], None, rivals=True)
+    with pytest.raises(RetryHere, match="gone from GitHub"):
+        bench.end()
+    assert 3600 <= bench.context.now <= 4500
+
+
+def test_a_runner_that_hangs_after_its_job_was_cancelled_is_not_waited_for():
+    """The guest has its two minutes to notice the cancellation, too."""
+    bench = Bench([WORKING], [ended("cancelled", runner_name=None)], None, rivals=True)
+    assert bench.end().conclusion is Conclusion.CANCELLED
+    assert 120 <= bench.context.now <= 300
+
+
+@pytest.mark.parametrize("sighting", [WORKING, UNSEEN])
+def test_a_job_that_cannot_be_found_does_not_use_up_the_limit(sighting):
+    """An organization's runner may get a job of a repository that we do not look through; it may run for hours."""
+    bench = Bench([sighting], [workflow_job(1)], BUSY, rivals=True)
+    searched = []
+
+    def search(*_, **__):
+        searched.append(bench.context.now)
+        return (running(2), Run(8), REPO) if bench.context.now > 4 * 3600 else None
+
+    bench.discovery.find_by_runner = search
+    bench.discovery.job = lambda job_id: ended("success", 2) if job_id == 2 else workflow_job(1)
+    assert bench.end().job_id == "2"
+    assert len(searched) <= 60
+    assert len([at for at in searched if at < searched[0] + 60]) >= 5
 
 
 def test_a_job_that_others_see_waiting_still_is_asked_about():

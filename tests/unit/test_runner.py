@@ -30,6 +30,7 @@ class FakeStore:
 
     def __init__(self):
         self.leases = {}
+        self.lifes = {}
         self.counters = {}
         self.away = False
 
@@ -40,6 +41,7 @@ class FakeStore:
 
     def claim(self, key, owner, ttl):
         self.leases[key] = owner
+        self.lifes[key] = ttl
         return True
 
     def count(self, key, ttl):
@@ -261,7 +263,8 @@ def test_a_service_whose_slots_are_held_back_says_that_it_pauses(bench):
 
 
 def test_a_job_that_fails_too_often_is_given_up_by_all_hosts(tmp_path):
-    """After job_retry_attempts it is left queued, with one ERROR; nobody claims it again."""
+    """After job_retry_attempts it is left queued, with one ERROR; nobody claims it for an hour. Then one tries
+    again: an outage that cost every job its attempts may be over."""
     bench = Bench(tmp_path, retries=0)
     bench.script.plan("start", RetryHere("did not boot"))
     bench.one_pass()
@@ -271,6 +274,11 @@ def test_a_job_that_fails_too_often_is_given_up_by_all_hosts(tmp_path):
     bench.one_pass()
     assert bench.script.trace.count("claim") == 1
     bench.assert_idle()
+    assert bench.store.lifes == {JOB.key("given-up"): 3600.0}
+    bench.store.leases.clear()
+    bench.runner._backoff = JobBackoff(lambda: 1e9)
+    bench.one_pass()
+    assert "JobFinished" in bench.link.kinds()
 
 
 def test_an_outage_of_the_store_takes_no_job(bench):

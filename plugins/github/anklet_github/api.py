@@ -23,7 +23,7 @@ from anklet_github.known import KnownReplies
 from anklet_github.limits import Budget
 from anklet_github.login import Login
 from anklet_github.refusals import Refusals
-from anklet_github.trouble import ApiTrouble, Conflict, LimitPause, NotFound, Refused, TimedOut, Unprocessable
+from anklet_github.trouble import LOGIN, ApiTrouble, Conflict, LimitPause, NotFound, Refused, TimedOut, Unprocessable
 from anklet_worker.errors import UNREADABLE
 from anklet_worker.plugin import Context
 
@@ -38,8 +38,6 @@ _MOVED_FOR_READS, _MOVED = frozenset({301, 302, 307, 308}), frozenset({307, 308}
 _MOST_MOVES = 3
 #: A server that refuses for want of rate so often, after each pause that it asked for, is in trouble.
 _MOST_LIMITS = 5
-#: What a 401 refuses.
-_LOGIN = "login"
 _OK, _CREATED, _ACCEPTED, _NO_CONTENT, _NOT_MODIFIED = 200, 201, 202, 204, 304
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _UNPROCESSABLE = 401, 403, 404, 409, 422
 
@@ -169,7 +167,7 @@ class Api:
         self, method: str, path: str, attempt: Callable[[], T], *, only_refusals: bool = False, configured: bool = False
     ) -> T:
         """Try a few times what a passing fault may have spoiled. Raises the last try's error."""
-        causes = (_LOGIN, route_of(method, path), *([path] if configured else []))
+        causes = (LOGIN, _right(method, path), *([path] if configured else []))
         self._refusals.check(causes)
         pause = _PAUSE_FIRST
         for left in range(_TRIES - 1, -1, -1):
@@ -203,11 +201,11 @@ class Api:
         urgent: bool = True,
     ) -> Reply:
         """Ask once, waiting out limits (a request that was refused by a limit had no effect)."""
-        renewed, moves, limits = False, 0, 0
+        place, renewed, moves, limits = url, False, 0, 0
         while True:
             self._context.check()
             self._budget.spend(method, urgent=urgent)
-            reply = self._send(method, url, body, more or {})
+            reply = self._send(method, place, body, more or {})
             if self._budget.account(reply):
                 limits += 1
                 if limits >= _MOST_LIMITS:
@@ -218,8 +216,9 @@ class Api:
                 continue
             elsewhere = self._moved_to(method, reply)
             if elsewhere is not None and moves < _MOST_MOVES:
-                url, moves = elsewhere, moves + 1
+                place, moves = elsewhere, moves + 1
                 continue
+            # By the name that was asked for, to which what was granted is known.
             _raise_for(reply, method, url)
             return reply
 
@@ -254,10 +253,18 @@ class Api:
 
 def route_of(method: str, url: str) -> str:
     """The call's route with its variable parts taken out: a label of few values."""
-    path = _path(url)
-    path = re.sub(r"^/repos/[^/]+/[^/]+", "/repos/{owner}/{repo}", path)
+    path = re.sub(r"^/repos/[^/]+/[^/]+", "/repos/{owner}/{repo}", _path(url))
     path = re.sub(r"^/orgs/[^/]+", "/orgs/{org}", path)
-    return f"{method} {re.sub(r'/[0-9]+(?=/|$)', '/{id}', path)}"
+    return f"{method} {_without_ids(path)}"
+
+
+def _right(method: str, url: str) -> str:
+    """What must be granted for such a call. One repository may be shut to us while others are open: each counts for itself."""
+    return f"{method} {_without_ids(_path(url))}"
+
+
+def _without_ids(path: str) -> str:
+    return re.sub(r"/[0-9]+(?=/|$)", "/{id}", path)
 
 
 def _path(url: str) -> str:
@@ -274,11 +281,11 @@ def _raise_for(reply: Reply, method: str, url: str) -> None:
         return
     said = _message(reply)
     if status == _UNAUTHORIZED:
-        raise Refused(f"{what}: GitHub does not accept the token (401 {said}); is it expired or revoked?", _LOGIN)
+        raise Refused(f"{what}: GitHub does not accept the token (401 {said}); is it expired or revoked?", LOGIN)
     if status == _FORBIDDEN:
         needed = reply.headers.get("x-accepted-github-permissions")
         hint = f"; it needs {needed.replace('=', ': ')}" if needed else ""
-        raise Refused(f"{what}: GitHub refuses what the token may not do (403 {said}){hint}", route_of(method, url))
+        raise Refused(f"{what}: GitHub refuses what the token may not do (403 {said}){hint}", _right(method, url))
     kinds: dict[int, type[ApiTrouble]] = {_NOT_FOUND: NotFound, _CONFLICT: Conflict, _UNPROCESSABLE: Unprocessable}
     raise kinds.get(status, ApiTrouble)(f"{what}: GitHub answered {status} {said}".rstrip())
 

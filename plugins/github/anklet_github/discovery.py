@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from anklet_github.payloads import Run, WorkflowJob
@@ -29,6 +30,8 @@ _BACKLOG_GOOD_FOR = 120.0
 _FRESH = 2.0
 #: A job that has waited so long, and that nobody has claimed, is reported.
 STALE_AFTER = 600.0
+#: So many warnings about jobs are remembered, lest they be told again.
+_MOST_WARNED = 10_000
 
 
 class Discovery:
@@ -37,7 +40,7 @@ class Discovery:
     def __init__(self, repos: Repos, context: Context) -> None:
         self._repos = repos
         self._context = context
-        self._warned: set[tuple[str, int]] = set()
+        self._warned: dict[tuple[str, int], None] = {}
         self._just_worked = self._from_backlog = False
         self._taken: set[str] = set()
 
@@ -92,9 +95,11 @@ class Discovery:
     def find_by_runner(self, runner_name: str, *, ended_too: bool, near: Job) -> tuple[WorkflowJob, Run, Repo] | None:
         """The job that GitHub gave to the runner of this name, whatever it was made for; first among the jobs of `near`'s run."""
         home = self.queue_of(near)
-        for one in self.siblings(near):
-            if one.runner_name == runner_name:
-                return one, Run(id=one.run_id), home.repo
+        # The run may be deleted by now, and the runner at work on the job of another.
+        with suppress(NotFound):
+            for one in self.siblings(near):
+                if one.runner_name == runner_name:
+                    return one, Run(id=one.run_id), home.repo
         for queue in (home, *(other for other in self._repos.queues() if other is not home and other.active)):
             found = queue.find_by_runner(runner_name, ended_too=ended_too)
             if found is not None:
@@ -138,11 +143,10 @@ class Discovery:
                 found.append((queue, queue.waiting()))
             except (ApiTrouble, RightsRefused) as error:
                 troubles.append(error)
-                if isinstance(error, RightsRefused) and len(queues) > 1:
+                if isinstance(error, RightsRefused) and len(queues) > 1 and self._repos.leave_out(queue.repo):
                     self._context.log.error(
                         "a repository is left out", extra={"repo": queue.repo.name, "err": str(error)}
                     )
-                    self._repos.forget(queue.repo)
         if troubles and not found:
             raise troubles[0]
         return found
@@ -190,7 +194,9 @@ class Discovery:
 
     def _warn_once(self, message: str, job: WorkflowJob, more: dict[str, str | int]) -> None:
         if (message, job.id) not in self._warned:
-            self._warned.add((message, job.id))
+            self._warned[message, job.id] = None
+            if len(self._warned) > _MOST_WARNED:
+                del self._warned[next(iter(self._warned))]
             self._context.log.warning(message, extra={"workflowJobId": job.id, **more})
 
 

@@ -149,7 +149,7 @@ class GuestScripts:
             )
             arguments = " " + shlex.join([guest.name, token, url, joined])
         result = guest.run(f"exec bash ./{REGISTER}{arguments}\n", env=env, timeout=_REGISTER_TIMEOUT)
-        _expect_success(result, "registering the runner")
+        _expect_success(result, "registering the runner", token)
 
     def start(self, guest: Guest, jit_config: str | None) -> None:
         """Start the runner, and leave it running."""
@@ -157,7 +157,7 @@ class GuestScripts:
         if jit_config is not None:
             env["ACTIONS_RUNNER_INPUT_JITCONFIG"] = jit_config
         result = guest.run(_START_IN_BACKGROUND.replace("{command}", START), env=env, timeout=_START_TIMEOUT)
-        _expect_success(result, "starting the runner")
+        _expect_success(result, "starting the runner", jit_config)
 
     def _script(self, name: str) -> Path:
         """The operator's script of this name, else ours."""
@@ -178,7 +178,9 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def _expect_success(result: GuestResult, what: str) -> None:
+def _expect_success(result: GuestResult, what: str, secret: str | None = None) -> None:
     if result.status != 0:
-        tail = " ".join(result.output[-_TAIL:].split())
+        # A script may trace itself, and the log knows no secret that lives for an hour only. Before it is cut, while it is whole.
+        output = result.output.replace(secret, "***") if secret else result.output
+        tail = " ".join(output[-_TAIL:].split())
         raise RetryHere(f"{what} failed in the guest with status {result.status}: {tail}")

@@ -15,7 +15,8 @@ import msgspec
 from anklet_github.http import Reply
 from anklet_worker.plugin import Context
 
-_KEPT = 512
+#: So many replies are kept in memory, of so many bytes in all: a page of a large matrix's jobs has nearly a million.
+_KEPT, _MOST_BYTES = 512, 64 * 1024 * 1024
 #: Replies of up to so many bytes are told on the board, for an hour: another service, or our successor, then need not ask.
 _LARGEST_TOLD, _TOLD_FOR = 512 * 1024, 3600.0
 
@@ -35,6 +36,7 @@ class KnownReplies:
         self._board = context.board
         self._last: OrderedDict[str, Known] = OrderedDict()
         self._empty: dict[str, Known] = {}
+        self._bytes = 0
 
     def of(self, url: str) -> Known | None:
         """What is known of this URL."""
@@ -51,7 +53,7 @@ class KnownReplies:
         """A new reply."""
         etag = reply.headers.get("etag")
         if not etag:
-            self._last.pop(url, None)
+            self._drop(url)
             return
         self._keep(url, Known(etag, reply.body))
         if len(reply.body) <= _LARGEST_TOLD:
@@ -66,13 +68,20 @@ class KnownReplies:
     def expect_empty(self, url: str) -> None:
         """Ask whether it is as it was when it was empty: an ETag stands for a content, whenever it was seen."""
         if url in self._empty:
-            self._last[url] = self._empty[url]
+            self._keep(url, self._empty[url])
 
     def _keep(self, url: str, known: Known) -> None:
+        self._drop(url)
         self._last[url] = known
-        self._last.move_to_end(url)
-        while len(self._last) > _KEPT:
-            self._empty.pop(self._last.popitem(last=False)[0], None)
+        self._bytes += len(known.body)
+        while len(self._last) > _KEPT or (self._bytes > _MOST_BYTES and len(self._last) > 1):
+            oldest = next(iter(self._last))
+            self._drop(oldest)
+            self._empty.pop(oldest, None)
+
+    def _drop(self, url: str) -> None:
+        known = self._last.pop(url, None)
+        self._bytes -= 0 if known is None else len(known.body)
 
     def _told(self, url: str) -> Known | None:
         text = self._board.read(self._key(url))

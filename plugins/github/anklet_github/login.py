@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from anklet_github.payloads import Installation, InstallationToken
-from anklet_github.trouble import Refused
+from anklet_github.trouble import LOGIN, Refused
 from anklet_worker.config import Secret, ServiceConfig
 from anklet_worker.errors import RightsRefused, ServiceFatal
 
@@ -144,14 +144,15 @@ class InstallationLogin:
         return not fresh
 
     def _make(self) -> None:
-        if self._id is None:
-            self._id = self._maker.installation().id
         try:
+            if self._id is None:
+                self._id = self._maker.installation().id
             made = self._maker.token(self._id)
-        except Refused:
+        except Refused as error:
             # An App that was installed anew has another id.
             self._id = self._given_id
-            raise
+            # Whatever route of the App's own was refused: to those who want a token it is the login, which was granted before.
+            raise Refused(str(error), LOGIN) from None
         missing = [
             f"{name}: {right}" for name, right in self._needed.items() if not _allows(made.permissions, name, right)
         ]

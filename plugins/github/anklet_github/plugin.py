@@ -191,7 +191,8 @@ class GithubPlugin:
             if isinstance(error, Unprocessable):
                 raise RetryElsewhere(f"GitHub refuses a runner with the job's labels: {error}") from error
             if isinstance(error, NotFound):
-                raise JobLost(f"GitHub knows no place to register the runner: {error}") from error
+                # The job waits still, by GitHub's word of a moment ago: to take it again at once would burn one VM after the other.
+                raise RetryElsewhere(f"GitHub knows no place to register the runner: {error}") from error
             raise
         except (ApiTrouble, Interrupted):
             # Not sent at all, or broken off: whatever became of it has become of it.
@@ -216,7 +217,7 @@ class GithubPlugin:
 
 
 class _AppRoutes:
-    """What an installation asks of GitHub as the App itself."""
+    """What an installation asks of GitHub as the App itself. Asked in the midst of other calls: no long limit is waited for."""
 
     def __init__(self, api: Api, scope: Scope) -> None:
         self._api = api
@@ -224,12 +225,14 @@ class _AppRoutes:
 
     def installation(self) -> Installation:
         """The App's installation on the scope."""
-        return self._api.get(f"{self._scope.path}/installation", Installation, configured=True)
+        with self._api.bounded(_LONGEST_PAUSE):
+            return self._api.get(f"{self._scope.path}/installation", Installation, configured=True)
 
     def token(self, installation_id: int) -> InstallationToken:
         """A new token; one too many does no harm."""
         path = f"/app/installations/{installation_id}/access_tokens"
-        return self._api.post(path, InstallationToken, {}, repeatable=True, configured=True)
+        with self._api.bounded(_LONGEST_PAUSE):
+            return self._api.post(path, InstallationToken, {}, repeatable=True, configured=True)
 
 
 def _login(transport: Transport, scope: Scope, context: Context) -> Login:

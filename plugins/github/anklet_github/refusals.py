@@ -17,17 +17,17 @@ from anklet_worker.plugin import Context
 #: A refusal of what was granted before is told after so many seconds (GitHub's own incidents look the same), and asked for again at
 #: growing intervals.
 _TELL_AFTER, _ASK_AGAIN_FIRST, _ASK_AGAIN_LONGEST = 30.0, 5.0, 300.0
-#: For so long it is remembered what was granted.
-_GRANTED_FOR = 7 * 86_400.0
+#: For so long it is remembered what was granted; while it is, that is told anew so often.
+_GRANTED_FOR, _TELL_GRANTED = 7 * 86_400.0, 86_400.0
 
 
 class Refusals:
-    """What is refused to one login, by cause: all (the login), a route, or a path that somebody configured."""
+    """What is refused to one login, by cause: all (the login), a route of a repository, or a path that somebody configured."""
 
     def __init__(self, identity: str, context: Context) -> None:
         self._prefix = f"anklet:{{{_hash(identity)}/granted}}:"
         self._context = context
-        self._granted: set[str] = set()
+        self._granted: dict[str, float] = {}
         self._pending: dict[str, _Refusal] = {}
 
     def check(self, causes: Iterable[str]) -> None:
@@ -37,9 +37,11 @@ class Refusals:
 
     def granted(self, causes: Iterable[str]) -> None:
         """We may do this (or what was asked for was at least judged on its merits)."""
-        for cause in set(causes) - self._granted:
-            self._granted.add(cause)
-            self._context.board.post(self._key(cause), "", _GRANTED_FOR)
+        now = time.monotonic()
+        for cause in causes:
+            if cause not in self._granted or now - self._granted[cause] >= _TELL_GRANTED:
+                self._granted[cause] = now
+                self._context.board.post(self._key(cause), "", _GRANTED_FOR)
         for cause in self._pending.keys() & set(causes):
             del self._pending[cause]
             self._context.log.info("GitHub grants again what it refused", extra={"what": cause})

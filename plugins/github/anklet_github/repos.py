@@ -24,6 +24,8 @@ from anklet_worker.plugin import Context
 _AT_A_TIME, _BY_RANK = 15, 10
 #: Seconds between two looks at the list of repositories.
 _LIST_AGAIN = 300.0
+#: A repository that GitHub does not let us see is left out for so many seconds, each time for longer: a new one may need a moment.
+_LEFT_OUT_FIRST, _LEFT_OUT_LONGEST = 600.0, 86_400.0
 _PER_PAGE = 100
 _PATTERN = frozenset("*?[")
 
@@ -44,19 +46,22 @@ class Repos:
         self._pushed: dict[Repo, str] = {}
         self._pushed_since: set[Repo] = set()
         self._listed_at: float | None = None
-        self._forgotten: set[Repo] = set()
+        #: Until when a repository is left out, and for how long that was.
+        self._left_out: dict[Repo, tuple[float, float]] = {}
         self._named = [Repo(service.owner, name) for name in self._patterns if not _PATTERN.intersection(name)]
-        for repo in self._named:
-            self.queue(repo)
+        self._take_named()
 
     def queues(self) -> Sequence[RunQueue]:
         """All that are known."""
         return list(self._queues.values())
 
-    def forget(self, repo: Repo) -> None:
-        """GitHub does not let us see this one: do without it until the service starts anew."""
+    def leave_out(self, repo: Repo) -> bool:
+        """GitHub does not let us see this one: do without it for a while. True the first time."""
         self._queues.pop(repo, None)
-        self._forgotten.add(repo)
+        _, before = self._left_out.get(repo, (0.0, 0.0))
+        seconds = min(before * 2, _LEFT_OUT_LONGEST) or _LEFT_OUT_FIRST
+        self._left_out[repo] = (self._clock() + seconds, seconds)
+        return not before
 
     def queue(self, repo: Repo) -> RunQueue:
         """The queue of one repository."""
@@ -66,6 +71,7 @@ class Repos:
 
     def due(self) -> Sequence[RunQueue]:
         """Those to look at now. Raises `ApiTrouble`."""
+        self._take_named()
         self._list()
         ranked = sorted(self._queues, key=self._rank)
         chosen, rest = ranked[:_BY_RANK], ranked[_BY_RANK:]
@@ -82,6 +88,14 @@ class Repos:
 
     def _last_looked_at(self, repo: Repo) -> float:
         return self._looked_at.get(repo, float("-inf"))
+
+    def _take_named(self) -> None:
+        for repo in self._named:
+            if not self._is_left_out(repo):
+                self.queue(repo)
+
+    def _is_left_out(self, repo: Repo) -> bool:
+        return repo in self._left_out and self._clock() < self._left_out[repo][0]
 
     def _list(self) -> None:
         """Bring the list up to date, now and then."""
@@ -113,9 +127,9 @@ class Repos:
         wanted_now = {Repo(owner, one.name): one.pushed_at or "" for one in found if self._wants(one)}
         for repo in set(self._queues) - set(wanted_now) - set(self._named):
             del self._queues[repo]
-        for repo in self._forgotten:
-            wanted_now.pop(repo, None)
         for repo, pushed_at in wanted_now.items():
+            if self._is_left_out(repo):
+                continue
             self.queue(repo)
             if self._pushed.get(repo) not in (None, pushed_at):
                 self._pushed_since.add(repo)

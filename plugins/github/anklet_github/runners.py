@@ -5,7 +5,7 @@ from __future__ import annotations
 from anklet_github.api import Api
 from anklet_github.payloads import Groups, JitConfig, RegistrationToken, Runner, Runners
 from anklet_github.scope import Scope
-from anklet_github.trouble import ApiTrouble, Conflict, Unprocessable
+from anklet_github.trouble import ApiTrouble, Conflict, NotFound, Unprocessable
 from anklet_worker.errors import RetryHere, ServiceFatal
 
 #: The group that every organization and repository has (GitHub REST docs: `runner_group_id`, 1 is Default).
@@ -29,8 +29,19 @@ class RunnerRegistry:
     def register_jit(self, name: str, labels: list[str]) -> JitConfig:
         """Register a runner for one job, with exactly these labels. A registration of this name is ours from a lost reply (the
         name is that of one VM, for ever): it is removed and made anew, unless something runs under it; ours cannot yet. Raises
-        `Unprocessable` for labels that GitHub refuses."""
-        body = {"name": name, "runner_group_id": self._group_id(), "labels": labels, "work_folder": _WORK_FOLDER}
+        `Unprocessable` for labels that GitHub refuses, `NotFound`, `ServiceFatal` for a group that is not there."""
+        group = self._group_id()
+        try:
+            return self._register_in(group, name, labels)
+        except NotFound:
+            # The group may have been made anew meanwhile, under another id.
+            self._group = None
+            if self._group_id() == group:
+                raise
+            return self._register_in(self._group_id(), name, labels)
+
+    def _register_in(self, group: int, name: str, labels: list[str]) -> JitConfig:
+        body = {"name": name, "runner_group_id": group, "labels": labels, "work_folder": _WORK_FOLDER}
         try:
             return self._api.post(f"{self._path}/generate-jitconfig", JitConfig, body, repeatable=False)
         except Conflict:

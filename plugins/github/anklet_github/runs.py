@@ -141,8 +141,8 @@ class RunQueue:
 
     @property
     def active(self) -> bool:
-        """Whether it had any run that was not over, as last seen."""
-        return bool(self._seen)
+        """Whether it had any run that was not over, as last seen, or told by whoever looked."""
+        return bool(self._seen) or bool(self.last(float("inf")))
 
     def leaves(self, state: str) -> None:
         """A job of ours leaves this state: the list of it may be empty again, as whoever looks next will expect."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from anklet_worker.errors import RetryHere
 
+#: The cause of a refusal of the login itself: of all that is asked with it.
+LOGIN = "login"
+
 
 class ApiTrouble(RetryHere):
     """GitHub could not be asked, or did not answer as documented; it may the next time."""
@@ -32,7 +35,7 @@ class Unprocessable(ApiTrouble):
 class Refused(ApiTrouble):
     """401, 403, and 404 for what was configured: who we are, or what we may do, is refused. For how long must show.
 
-    `cause` is what is refused: all (the login), a route, or a path.
+    `cause` is what is refused: all (`LOGIN`), a route of a repository, or a path.
     """
 
     def __init__(self, text: str, cause: str) -> None:

@@ -34,10 +34,14 @@ _ASK_RIVALS = 10.0
 #: Where that is not known, another service may see our job waiting still: the board is looked at so often, and what was seen so
 #: long after the runner took up a job counts (hosts' clocks differ).
 _LOOK_AT_BOARD, _SEEN_LATER = 30.0, 10.0
+#: A job that our busy runner got is searched for in every run that is not over. One that cannot be found (in a repository that we
+#: do not look through, say) is searched for after pauses that grow from the first of these to the second.
+_SEARCH_FIRST, _SEARCH_LONGEST = 1.0, 300.0
 #: Pauses between questions while only GitHub can tell, and while it has not yet noticed what the guest says.
 _POLL_FIRST, _POLL_LONGEST = 0.25, 5.0
 #: For so long a job must be unknown to GitHub before it counts as vanished: 404 has been seen for live jobs in outages.
-_VANISHED_AFTER = 120.0
+#: While the guest says that its runner works, an incident that hides both is likelier than a job that is no more.
+_VANISHED_AFTER, _VANISHED_AT_WORK = 120.0, 3600.0
 #: A runner that is over in the guest while GitHub shows its job as running, or cannot be asked; and the reverse.
 _DISAGREEMENT = 120.0
 #: A runner that ended well, by its own word, and ran nothing that GitHub knows of.
@@ -78,9 +82,12 @@ class Watch:
         self._poll = _POLL_FIRST
         self._since: dict[str, float] = {}
         self._blind_until = self._begun
+        #: The guest's last word is that the runner works.
+        self._at_work = False
         #: The runner itself named another job than ours, or somebody has seen ours waiting still.
         self._doubtful = False
         self._noted_at = 0.0
+        self._search_at, self._search_pause = self._begun, _SEARCH_FIRST
         #: The guest's runner said that GitHub has removed its registration.
         self.removed = False
 
@@ -88,6 +95,7 @@ class Watch:
         """Wait for the end. Raises `JobLost` when our runner gets no job any more, `RetryHere` when it never came to work."""
         while True:
             sighting = self._look_into_guest()
+            self._at_work = self._witnessed and sighting.state in ("working", "waiting")
             outcome = self._judge(sighting)
             if outcome is not None:
                 return outcome
@@ -124,7 +132,7 @@ class Watch:
         if self._working_since is None or not self._witnessed:
             return min(_ASK_WAITING, self._w.context.service.deadlines.runner_online)
         if self._may_be_another():
-            return max(1.0, self._working_since + _ASK_RIVALS - now)
+            return min(_ASK_RUNNER, max(1.0, self._working_since + _ASK_RIVALS - now, self._search_at - now))
         longest = _ASK_RUNNER if self._confirmed else _LOOK_AT_BOARD
         return min(longest, max(1.0, self._runner_asked_at + _ASK_RUNNER - now))
 
@@ -149,6 +157,10 @@ class Watch:
         """What the guest's word comes to; GitHub is asked where that is not enough."""
         if sighting.over:
             return self._confirm_end(sighting)
+        if sighting.state != "unseen":
+            # An end that the guest takes back was none; the real one shall have its time.
+            for what in ("idle", "end"):
+                self._since.pop(what, None)
         if sighting.state in ("working", "waiting") and not self._is_due():
             return None
         if sighting.state == "unseen":
@@ -161,7 +173,7 @@ class Watch:
         if self._working_since is None or not self._witnessed:
             return True
         if self._may_be_another() and (self._doubtful or now - self._working_since >= _ASK_RIVALS):
-            return True
+            return now >= self._search_at
         return now - self._asked_at >= _ASK_WORKING or (
             now - self._runner_asked_at >= _ASK_RUNNER and not self._is_seen_at_work()
         )
@@ -221,7 +233,7 @@ class Watch:
         try:
             runner = self._w.runners.find(self._guest.name)
             busy = runner is not None and runner.busy
-            found = self._w.discovery.find_by_runner(self._guest.name, ended_too=not busy, near=self._job)
+            found = self._search(ended_too=not busy)
         except ApiTrouble as error:
             self._lasting("github", "GitHub cannot be asked about the runner", error)
             return None
@@ -229,7 +241,24 @@ class Watch:
             self._follow(*found)
             return self._weigh(found[0])
         self._doubtful = True
-        return None if busy else self._outcome(job)
+        if busy:
+            self._since.pop("idle at work", None)
+            return None
+        # What the guest sees at work is not ended by one look at a list that may be late; it ends by itself, as a rule.
+        return None if self._at_work and not self._lasts("idle at work", _DISAGREEMENT) else self._outcome(job)
+
+    def _search(self, *, ended_too: bool) -> tuple[WorkflowJob, Run, Repo] | None:
+        """The job that our runner got; while it is at work for somebody, searched for ever more seldom."""
+        if self._w.clock() < self._search_at and (self._at_work or not ended_too):
+            return None
+        found = self._find(ended_too=ended_too)
+        if found is None:
+            self._search_at = self._w.clock() + self._search_pause
+            self._search_pause = min(self._search_pause * 2, _SEARCH_LONGEST)
+        return found
+
+    def _find(self, *, ended_too: bool) -> tuple[WorkflowJob, Run, Repo] | None:
+        return self._w.discovery.find_by_runner(self._guest.name, ended_too=ended_too, near=self._job)
 
     def _confirm(self) -> None:
         self._confirmed = True
@@ -264,15 +293,11 @@ class Watch:
 
     def _what_it_ran(self) -> Outcome | None:
         try:
-            listed = self._w.discovery.siblings(self._job)
-            mine = next((job for job in listed if str(job.id) == self._job.id), None)
-            if mine is None and self._confirmed:
-                # The run was started anew meanwhile, and lists the jobs of that attempt.
-                mine = self._w.discovery.queue_of(self._job).job(int(self._job.id))
+            mine = self._ours()
             over = mine is not None and mine.status == "completed"
             if mine is not None and over and self._surely_ours(mine):
                 return self._outcome(mine)
-            found = self._w.discovery.find_by_runner(self._guest.name, ended_too=True, near=self._job)
+            found = self._find(ended_too=True)
             if found is not None:
                 self._follow(*found)
                 return self._outcome(found[0]) if found[0].status == "completed" else None
@@ -282,6 +307,15 @@ class Watch:
         except ApiTrouble as error:
             self._lasting("github", "GitHub cannot be asked about the job", error)
         return None
+
+    def _ours(self) -> WorkflowJob | None:
+        """Our job, if GitHub knows it still. A run that was started anew meanwhile lists the jobs of that attempt."""
+        try:
+            listed = self._w.discovery.siblings(self._job)
+            mine = next((job for job in listed if str(job.id) == self._job.id), None)
+            return self._w.discovery.queue_of(self._job).job(int(self._job.id)) if mine is None else mine
+        except NotFound:
+            return None
 
     def _doubt_the_end(self, sighting: Sighting) -> None:
         """The guest says that the runner is over, and GitHub knows of no end. A run.sh may have left the runner in the background,
@@ -350,9 +384,11 @@ class Watch:
 
     def _follow_the_other(self, *, gone: bool) -> Outcome | None:
         """Learn by the runner's name which job it got, and follow that one. A runner that is gone has run its one job."""
-        found = self._w.discovery.find_by_runner(self._guest.name, ended_too=gone, near=self._job)
+        found = self._search(ended_too=gone)
+        if not gone:
+            self._since.pop("gone", None)
         if found is None:
-            if gone:
+            if gone and not (self._at_work and not self._lasts("gone", _VANISHED_AT_WORK)):
                 raise RetryHere(
                     f"job {self._job.id}: its runner is gone from GitHub, and ran nothing that can be found"
                 )
@@ -395,7 +431,7 @@ class Watch:
         """404 is ambiguous: it must last, and our runner must be gone too, before the job counts as vanished."""
         if "missing" not in self._since:
             self._w.context.log.warning("GitHub does not know the job (404); looking on")
-        if not self._lasts("missing", _VANISHED_AFTER):
+        if not self._lasts("missing", _VANISHED_AT_WORK if self._at_work else _VANISHED_AFTER):
             return
         try:
             runner = self._w.runners.find(self._guest.name)
