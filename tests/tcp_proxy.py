@@ -49,6 +49,10 @@ class TcpProxy:
         """Connections are taken, and nothing comes through any more: packets are lost."""
         self._open_line.clear()
 
+    def lead_to(self, behind):
+        """New connections lead to another address; the old ones stay."""
+        self._behind = behind
+
     def mend(self):
         """The line is as it was."""
         with self._lock:

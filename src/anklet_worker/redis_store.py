@@ -134,6 +134,9 @@ class RedisStore:
         try:
             return question()
         except RedisError as error:
+            # The next question goes by a new connection: this one may lead to a Redis that has become a replica and refuses for
+            # ever, while the name leads to its successor.
+            self._client.connection_pool.disconnect(inuse_connections=False)
             # Not `from error`: its text is not ours to vouch for.
             raise StoreUnavailable(self._tell(error)) from None
 

@@ -4,6 +4,7 @@ import logging
 import time
 
 import pytest
+from redis_server import RedisServer
 from tcp_proxy import TcpProxy
 
 from anklet_worker.config import Database
@@ -149,3 +150,26 @@ def test_a_slow_line_costs_no_claim(hosts):
         time.sleep(0.05)
     assert not one.leases.lost(KEY)
     assert AWAY not in one.lines
+
+
+def test_a_redis_that_became_a_replica_is_left_for_its_successor(tmp_path):
+    """A fail-over keeps the connections to the Redis that was; the name leads to the new one."""
+    servers = []
+    for name in ("former", "successor"):
+        (tmp_path / name).mkdir()
+        servers.append(RedisServer(tmp_path / name).start())
+    former, successor = servers
+    host = Host("one", former)
+    try:
+        assert host.take()
+        host.line.lead_to((successor.host, successor.port))
+        with former.client() as admin:
+            admin.replicaof(successor.host, successor.port)
+        eventually(lambda: former.client().info("replication")["role"] == "slave", "it is a replica")
+        eventually(host.take, "the successor is asked")
+        with successor.client() as admin:
+            assert admin.get(KEY) == "one:S"
+    finally:
+        host.close()
+        for server in servers:
+            server.stop()
