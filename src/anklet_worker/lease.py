@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
-from anklet_worker.errors import StoreUnavailable
+from anklet_worker.errors import ServiceFatal, StoreUnavailable
 from anklet_worker.store import Store
 
 #: Renewals in the time that a lease lives: two may fail before it ends.
@@ -137,7 +137,8 @@ class LeaseKeeper:
                 return False
             try:
                 return self._store.release(key, self._owner)
-            except StoreUnavailable:
+            except (StoreUnavailable, ServiceFatal):
+                # Also of one that refuses us: whoever cleans up has more to remove than this.
                 with self._changed:
                     self._leases[key] = _Standing.RETURNED
                     self._schedule.failed(self._now())
@@ -177,7 +178,7 @@ class LeaseKeeper:
             try:
                 for key in held:
                     self._renew(key)
-            except StoreUnavailable:
+            except (StoreUnavailable, ServiceFatal):
                 self._failed()
             except Exception as error:  # noqa: BLE001  a thread that dies in silence would cost every claim of the service
                 self._log.exception("a bug hindered the renewal of claims", extra={"err": type(error).__name__})

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from anklet_worker.errors import StoreUnavailable
+from anklet_worker.errors import RightsRefused, StoreUnavailable
 from anklet_worker.lease import LeaseKeeper, RenewalSchedule
 
 HERE, THERE = "host-a:builds", "host-b:builds"
@@ -231,6 +231,18 @@ def test_a_lease_given_back_during_an_outage_is_released_when_it_is_over(store, 
     assert store.renewals == []
     keeper.take("job")
     eventually(lambda: store.renewals)
+
+
+def test_a_store_that_refuses_us_does_not_hinder_giving_back(store, keeper, caplog):
+    """Whoever cleans up has more to remove; the lease goes when the store takes us again, and nobody calls that a bug."""
+    keeper.take("job")
+    store.broken = RightsRefused("wrong password")
+    assert keeper.give_back("job") is False
+    asked = store.questions
+    eventually(lambda: store.questions > asked)
+    store.broken = None
+    eventually(lambda: store.leases == {})
+    assert lines(caplog, logging.ERROR) == []
 
 
 def test_a_lease_of_an_earlier_process_is_released_late_too(store, keeper):

@@ -10,8 +10,10 @@ from attempt_fakes import JOB, OUTCOME
 from test_runner import REF, Bench
 
 from anklet_worker import recovery
-from anklet_worker.errors import RecordsUnreadable
+from anklet_worker.errors import RecordsUnreadable, RightsRefused
 from anklet_worker.job import Phase
+from anklet_worker.lazy_store import LazyStore
+from anklet_worker.lease import LeaseKeeper
 from anklet_worker.messages import OrphanReaped, VMGone
 from anklet_worker.records import Holder, Record, RecordBook
 from anklet_worker.slots import Slot, SlotState
@@ -93,6 +95,24 @@ def test_what_runs_no_job_goes(bench, change):
     assert bench.runner.recover() == []
     bench.assert_idle()
     assert bench.link.told.count(OrphanReaped()) == 1
+
+
+def test_a_store_that_refuses_us_leaves_no_vm_behind(bench):
+    """A password that was changed while the worker was dead: what it left goes all the same, though the service cannot go on."""
+
+    def refuse():
+        raise RightsRefused("wrong password")
+
+    log = bench.tools.log
+    store = LazyStore(refuse, 60.0, log)
+    bench.runner._reconciler._tools = msgspec.structs.replace(bench.tools, leases=LeaseKeeper(store, "o", 60.0, log))
+    vms = [vm_name("00000001", "S", "77", number) for number in (1, 2)]
+    for vm in vms:
+        put(bench, record(vm, phase=Phase.VM_STARTING))
+    bench.driver.vms = dict.fromkeys(vms, True)
+    assert bench.runner.recover() == []
+    bench.assert_idle()
+    bench.runner._reconciler._tools.leases.close()
 
 
 def test_a_vm_that_cannot_be_removed_is_no_orphan_reaped(bench):
