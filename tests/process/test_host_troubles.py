@@ -47,6 +47,21 @@ def test_stopped_processes_are_not_dead(mac, github):
     assert mac.drain() == 0
 
 
+def test_an_upgrade_of_the_vm_tool_costs_no_job(mac, github):
+    """Its command is missing for some seconds while a job runs: it is followed to its end, and the service goes on."""
+    job_id = running_job(mac, github)
+    tool = mac.anka.bin_dir / "anka"
+    aside = tool.with_name("anka.replaced")
+    tool.rename(aside)
+    away = "the guest does not tell of its runner; asking GitHub instead"
+    eventually(lambda: mac.log_lines(level="WARN", msg=away), "it is missed", 20)
+    aside.rename(tool)
+    assert finish(mac, github, [job_id]) == ["success"]
+    assert mac.service_status()["restarts"] == 0
+    assert mac.log_lines(level="ERROR") == []
+    assert mac.drain() == 0
+
+
 def test_a_disk_that_fills_up_loses_no_job(mac, github, tiny_disk):
     """The running job goes on to its end and is cleaned up; no other is claimed; with room again all goes on by itself."""
     mac.state_dir = tiny_disk / "state"

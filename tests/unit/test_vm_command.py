@@ -210,6 +210,26 @@ def test_missing_tool_is_unavailable(bench):
         bench.runner().run(["no-such-tool"], timeout=5)
 
 
+def test_a_tool_that_has_run_may_be_missing_for_a_moment(bench, monkeypatch):
+    """It is being replaced by another version, as often as that may be. For longer, and the service is unfit."""
+    tool, aside, runner = bench.folder / "tool", bench.folder / "aside", bench.runner()
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    for _ in range(2):
+        assert runner.run([str(tool)], timeout=5).status == 0
+        tool.rename(aside)
+        with pytest.raises(VMTransient, match="tool is not on PATH"):
+            runner.run([str(tool)], timeout=5)
+        with pytest.raises(VMTransient, match="tool is not on PATH"):
+            runner.launch([str(tool)], bench.folder / "output")
+        aside.rename(tool)
+    assert runner.run([str(tool)], timeout=5).status == 0
+    tool.unlink()
+    monkeypatch.setattr(module, "_REPLACED_WITHIN", 0.0)
+    with pytest.raises(CliUnavailable, match="tool is not on PATH"):
+        runner.run([str(tool)], timeout=5)
+
+
 @pytest.mark.parametrize(("mode", "content"), [(0o644, "#!/bin/sh\n"), (0o755, "no program at all\n")])
 def test_unfit_tool_is_unavailable(bench, mode, content):
     """A file that may not be executed, or is no program, makes the service unfit."""

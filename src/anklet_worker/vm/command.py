@@ -49,6 +49,8 @@ _SHORT_SECRET = 6
 _SAME_TIME = 1.0
 #: Seconds within which a command that is about to be started has its process.
 _STARTED_WITHIN = 30.0
+#: Seconds for which a tool that has run may be missing or unfit: it is being replaced by another version.
+_REPLACED_WITHIN = 60.0
 #: errno of an executable for another processor (macOS).
 _EBADARCH = 86
 _UNFIT = frozenset(
@@ -134,6 +136,8 @@ class CommandRunner:
         self._orders = orders
         self._settings = settings
         self._env = {name: value for name, value in settings.env.items() if not _betrays(value, settings.secrets)}
+        #: Tools that have run, and since when they do not any more, monotonic seconds.
+        self._missing_since: dict[str, float | None] = {}
 
     def with_env(self, more: Mapping[str, str]) -> CommandRunner:
         """A runner like this one, whose commands have these variables besides. None of them is a secret."""
@@ -152,7 +156,8 @@ class CommandRunner:
         except OSError as error:
             raise VMTransient(f"{output} cannot be written: {error.strerror}") from None
         try:
-            process = _popen(argv, self._env, self._settings.cwd, (), (subprocess.DEVNULL, fd, fd))
+            with self._perhaps_replaced(argv[0]):
+                process = _popen(argv, self._env, self._settings.cwd, (), (subprocess.DEVNULL, fd, fd))
         finally:
             os.close(fd)
         return Launched(process, _verb(argv))
@@ -170,9 +175,9 @@ class CommandRunner:
         """Run `argv` (a list, never a shell line) for at most `timeout` seconds.
 
         `keep_open` are file descriptors that the child inherits (a lock that shall live as long as it does); `note` is told of
-        the process instead of the usual hook. Raises `CliUnavailable` when the tool cannot be executed, `VMTransient` when the
-        host is short of something or the output has no end, `Interrupted` after a stop (all but `OnStop.FINISH`), `Detached` after
-        a detach (the command goes on, unless it is `OnStop.DISCARD`).
+        the process instead of the usual hook. Raises `CliUnavailable` when the tool cannot be executed (one that has run before:
+        when that lasts for a minute), `VMTransient` when the host is short of something or the output has no end, `Interrupted`
+        after a stop (all but `OnStop.FINISH`), `Detached` after a detach (the command goes on, unless it is `OnStop.DISCARD`).
         """
         self._orders.check()
         began = time.monotonic()
@@ -181,7 +186,7 @@ class CommandRunner:
         intent = InFlight(
             pid=None, created=time.time(), verb=_verb(argv), expendable=on_stop is OnStop.DISCARD, argv=tuple(argv)
         )
-        with self._announced(intent, note):
+        with self._announced(intent, note), self._perhaps_replaced(argv[0]):
             child = _Child(argv, stdin, self._env, self._settings.cwd, keep_open)
         with self._noted(child, intent, note):
             if not self._follow(child, began + timeout, on_stop):
@@ -194,6 +199,22 @@ class CommandRunner:
                 seconds=time.monotonic() - began,
                 timed_out=timed_out,
             )
+
+    @contextlib.contextmanager
+    def _perhaps_replaced(self, tool: str) -> Iterator[None]:
+        """An upgrade takes a tool away for a moment: no reason to give up the service, with a job that runs perhaps."""
+        try:
+            yield
+        except CliUnavailable as error:
+            if tool not in self._missing_since:
+                raise
+            since, now = self._missing_since[tool], time.monotonic()
+            if since is None:
+                self._missing_since[tool] = since = now
+            if now - since >= _REPLACED_WITHIN:
+                raise
+            raise VMTransient(str(error)) from None
+        self._missing_since[tool] = None
 
     @contextlib.contextmanager
     def _announced(self, intent: InFlight, note: Note) -> Iterator[None]:
