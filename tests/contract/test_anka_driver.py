@@ -510,6 +510,13 @@ def test_host_without_vms(tmp_path, shape):
     rig.close()
 
 
+def test_a_listing_that_is_silent_once_is_asked_for_again(rig, driver):
+    """A job would be given up for a listing without its VM."""
+    vm = rig.started(driver)
+    rig.host.fault("list", when="before", stdout="", exit_status=0, match="list$")
+    assert vm in [row.name for row in driver.listing()]
+
+
 def test_silent_listing_proves_nothing(rig, driver):
     """A listing that prints nothing is not believed when a VM is to be gone."""
     vm = rig.started(driver)

@@ -405,6 +405,16 @@ def test_a_worker_that_keeps_dying_is_given_up_alone(new_mac, github):
     assert len(mac.log_lines(level="ERROR", serviceName="RUNNER1", msg=mac.log_lines(level="ERROR")[-1]["msg"])) == 1
 
 
+def test_a_listing_that_prints_nothing_costs_no_job(new_mac, github):
+    """The successor of a worker that died meets it when it looks for what runs: the job's VM stays."""
+    mac = new_mac()
+    job_id = running_job(mac, github)
+    mac.anka.fault("list", times=1, when="after", stdout="")
+    os.kill(mac.worker_pid(), signal.SIGKILL)
+    assert finish(mac, github, [job_id]) == ["success"]
+    assert github.job(job_id)["starts"] == 1
+
+
 def test_sigterm_to_a_worker_means_detach(mac, github):
     """The VM and its job stay for the successor."""
     job_id = running_job(mac, github)

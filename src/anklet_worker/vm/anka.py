@@ -60,6 +60,9 @@ _PULL = 2 * 3600.0
 _READY_TRY = 30.0
 _READY_PAUSE_FIRST, _READY_PAUSE_LONGEST = 0.1, 2.0
 
+#: A listing that printed nothing is asked for again after these pauses, before it counts as empty.
+_SILENCES = (0.5, 2.0)
+
 #: Licences that cannot do this work: one VM only, no registry (Anka documentation).
 _REFUSED_LICENCES = frozenset({"com.veertu.anka.run", "com.veertu.anka.develop"})
 #: A template's name or uuid, or a tag, as the command line can take it.
@@ -156,8 +159,15 @@ class AnkaDriver:
         return None if template is None else VMSpec(template=template, tag=_value_of(_TAG_LABEL, labels) or None)
 
     def listing(self) -> Sequence[VMInfo]:
-        """Everything on this host."""
-        return self._list()
+        """Everything on this host. Silence may mean that there is nothing; but a job is given up for a listing without its VM, so
+        a silence counts only when it lasts."""
+        answer = self._ask(["list"], _LIST, may_be_silent=True)
+        for pause in _SILENCES:
+            if answer is not _SILENCE:
+                break
+            self._orders.wait(pause)
+            answer = self._ask(["list"], _LIST, may_be_silent=True)
+        return list(vms(answer.body))
 
     # ---- templates ----
 
