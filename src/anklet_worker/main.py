@@ -12,7 +12,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from itertools import chain, repeat
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 import setproctitle
 
@@ -26,9 +28,11 @@ from anklet_worker.errors import (
     AnkletError,
     Detached,
     ExitCode,
+    InfrastructureError,
     Interrupted,
     ServiceFatal,
     StoreUnavailable,
+    TemporaryError,
 )
 from anklet_worker.lazy_store import LazyStore
 from anklet_worker.lease import LeaseKeeper
@@ -47,6 +51,10 @@ from anklet_worker.vm.drivers import open_among
 
 #: Seconds that a predecessor has to let go of the service's state before it is killed.
 _PREDECESSOR_PATIENCE = 10.0
+#: Between two tries to begin, while the host is in trouble.
+_TROUBLE_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+_T = TypeVar("_T")
 
 
 def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> None:
@@ -117,7 +125,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
             settle_in_flight(left, COMMAND_PATIENCE, orders.wait)
             book.note_in_flight(None)
         driver = _driver(setup, orders, link, book, log)
-        product = driver.probe()
+        product = _outlasting(driver.probe, orders, log)
         log.info(
             "VM driver found", extra={"driver": driver.name, "product": product.product, "version": product.version}
         )
@@ -147,7 +155,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         )
         runner = Runner(setup, tools, context, store)
         with orders.shield():
-            left_running = runner.recover()
+            left_running = _outlasting(runner.recover, orders, log)
         # A store that is away is missed when a job is to be claimed; one that refuses us is told at once.
         with contextlib.suppress(StoreUnavailable):
             store.open()
@@ -156,6 +164,22 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         leases.close()
         plugin.close()
         store.close()
+
+
+def _outlasting(effort: Callable[[], _T], orders: Orders, log: ServiceLog) -> _T:
+    """Make an effort that trouble of the host may hinder, until it succeeds or the service is to end. To be started again for each
+    try would use up in half a minute what a service may fail, and leave it down when the trouble is over."""
+    pauses = chain(_TROUBLE_PAUSES, repeat(_TROUBLE_PAUSES[-1]))
+    tell = log.warning
+    while True:
+        try:
+            return effort()
+        except (InfrastructureError, TemporaryError) as error:
+            if orders.draining:
+                raise
+            tell("the service cannot begin now; trying again", extra={"err": str(error)})
+            tell = log.debug
+        orders.wait_for(lambda: orders.draining, next(pauses))
 
 
 def _driver(setup: WorkerSetup, orders: Orders, link: SupervisorLink, book: RecordBook, log: ServiceLog) -> VMDriver:

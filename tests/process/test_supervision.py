@@ -415,6 +415,30 @@ def test_a_listing_that_prints_nothing_costs_no_job(new_mac, github):
     assert github.job(job_id)["starts"] == 1
 
 
+def test_a_vm_tool_that_cannot_list_yet_is_waited_for(new_mac, github):
+    """After a boot its daemon may need a minute: the service begins then, by itself, and has lost none of its restarts."""
+    mac = new_mac()
+    mac.anka.fault("list", times=None, message="cannot connect to the daemon", code=1)
+    mac.start(wait=False)
+    waiting = "the service cannot begin now; trying again"
+    eventually(lambda: mac.log_lines(level="WARN", msg=waiting), "it is told", 20)
+    eventually(lambda: sum("list" in str(call) for call in mac.calls()) > 3, "it is tried again", 20)
+    assert (mac.service_status()["state"], mac.service_status()["restarts"]) == ("starting", 0)
+    mac.anka.clear_faults()
+    (job_id,) = queue(github, job("late"))
+    assert finish(mac, github, [job_id]) == ["success"]
+    assert len(mac.log_lines(level="WARN", msg=waiting)) == 1
+
+
+def test_a_drain_does_not_wait_for_a_vm_tool_that_cannot_list(new_mac):
+    """The service has not begun, and ends."""
+    mac = new_mac()
+    mac.anka.fault("list", times=None, message="cannot connect to the daemon", code=1)
+    mac.start(wait=False)
+    eventually(lambda: mac.log_lines(level="WARN", msg="the service cannot begin now; trying again"), "it is told", 20)
+    assert mac.drain(20) == 0
+
+
 def test_sigterm_to_a_worker_means_detach(mac, github):
     """The VM and its job stay for the successor."""
     job_id = running_job(mac, github)
