@@ -370,6 +370,20 @@ def test_an_archive_that_is_none_is_told(tmp_path, content):
         guest_logs.unpack(tmp_path / "p.tgz", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"GNU.sparse.map": "a,b", "GNU.sparse.size": "3"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}],
+)
+def test_an_archive_made_up_by_a_job_is_no_archive(tmp_path, headers):
+    """The guest ran a stranger's job, which may pack what `tarfile` was not made for."""
+    packed, member = tmp_path / "p.tgz", tarfile.TarInfo("run.log")
+    member.size, member.pax_headers = 600, headers
+    with tarfile.open(packed, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(b"zz\n" * 200))
+    with pytest.raises(RetryHere, match="cannot be read"):
+        guest_logs.unpack(packed, tmp_path)
+
+
 # ---- guests and runners that are not as ours ----
 
 
