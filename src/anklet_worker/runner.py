@@ -45,6 +45,8 @@ _GIVEN_UP_FOR = 3600.0
 _STALE_LOOK = 2.0
 #: Back-off of one job on this host: so that another host can have it, or so that a fault can pass.
 _ELSEWHERE_FIRST, _HERE_FIRST, _LONGEST = 30.0, 2.0, 600.0
+#: A job may wait for weeks, and a float ends at two to the 1024th.
+_MOST_DOUBLINGS = 30
 #: How often debts (runners that could not be removed) are tried again.
 _DEBT_PAUSE = 30.0
 
@@ -364,6 +366,6 @@ class JobBackoff:
         now = self._clock()
         self._until = {job: entry for job, entry in self._until.items() if now - entry[0] < _FORGET_JOB_AFTER}
         _, times = self._until.get(job_id, (0.0, 0))
-        pause = min(first * 2.0**times, _LONGEST) * (1 + 0.25 * self._jitter())
+        pause = min(first * 2.0 ** min(times, _MOST_DOUBLINGS), _LONGEST) * (1 + 0.25 * self._jitter())
         self._until[job_id] = (now + pause, times + 1)
         return pause

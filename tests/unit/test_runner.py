@@ -341,6 +341,15 @@ def test_debts_are_settled_before_the_next_look(bench):
     bench.assert_idle()
 
 
+def test_a_job_may_be_put_off_for_weeks():
+    """Origins other than GitHub may keep a job waiting for ever."""
+    now = [0.0]
+    backoff = JobBackoff(lambda: now[0], jitter=lambda: 0.0)
+    for _ in range(1100):
+        now[0] += backoff.put_off("77", 30.0)
+    assert backoff.put_off("77", 30.0) == 600.0
+
+
 def test_backoff_doubles_and_ends():
     """A job is left alone for longer with each time, at most ten minutes and a quarter, and then eligible again."""
     now = [0.0]
