@@ -1,6 +1,7 @@
 """The anka driver on its own ground: probe, labels, templates and their registry, and the exact words of its commands."""
 
 import json
+import shutil
 import threading
 import time
 
@@ -515,6 +516,19 @@ def test_a_listing_that_is_silent_once_is_asked_for_again(rig, driver):
     vm = rig.started(driver)
     rig.host.fault("list", when="before", stdout="", exit_status=0, match="list$")
     assert vm in [row.name for row in driver.listing()]
+
+
+def test_a_full_disk_is_no_bug_of_a_copy(rig, driver, tmp_path, monkeypatch):
+    """A script that must be copied aside first, on a disk that has no room for it."""
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(VMTransient, match="cannot be copied aside: No space"):
+        driver.copy_in("anklet-vm-x", tmp_path / "link")
 
 
 def test_silent_listing_proves_nothing(rig, driver):

@@ -1,6 +1,7 @@
 """Who may pull and who may clone: locks between processes of one host, and a pull that nobody watches."""
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from anklet_worker.errors import Detached
 from anklet_worker.orders import Orders
-from anklet_worker.vm import PullBusy
+from anklet_worker.vm import PullBusy, VMTransient
 from anklet_worker.vm.command import InFlight
 from anklet_worker.vm.image_locks import ImageLocks
 
@@ -55,6 +56,28 @@ def test_no_pull_during_a_clone_of_the_same_image(one, other):
             pass
         with other.pulling("b"):
             pass
+
+
+@pytest.mark.parametrize("name", ["pull.lock", "image-ca978112ca1bbdca.lock"])
+def test_a_lock_that_the_disk_refuses_is_trouble_that_may_pass(one, tmp_path, name):
+    """And no bug that ends the worker."""
+    (tmp_path / "locks" / name).mkdir()
+    with pytest.raises(VMTransient, match=f"{name} cannot be opened: Is a directory"), one.pulling("a"):
+        pass
+
+
+def test_a_pull_that_cannot_be_counted_is_not_begun(one, other, monkeypatch):
+    """On a full disk; the locks are free again."""
+
+    def full(_fd, _data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(VMTransient, match="cannot be written: No space"), one.pulling("a"):
+            pass
+    with other.pulling("a"):
+        pass
 
 
 def test_begun_pulls_are_counted(one, other):

@@ -302,8 +302,11 @@ class AnkaDriver:
         with contextlib.ExitStack() as stack:
             if resolved.name != source.name or ":" in str(resolved):
                 # Copied under another name it would not be found; a colon in a path separates VM from path.
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="anklet-"))
-                resolved = Path(shutil.copy2(resolved, Path(folder) / source.name))
+                try:
+                    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="anklet-"))
+                    resolved = Path(shutil.copy2(resolved, Path(folder) / source.name))
+                except OSError as error:
+                    raise VMTransient(f"{source} cannot be copied aside: {error.strerror}") from None
             self._ask(["cp", "-a", str(resolved), f"{vm}:"], _COPY, OnStop.FINISH)
 
     def copy_out(self, vm: str, path: str, target: Path) -> None:

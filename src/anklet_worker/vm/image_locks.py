@@ -19,7 +19,7 @@ import msgspec
 
 from anklet_worker.errors import UNREADABLE, Detached
 from anklet_worker.files import make_private_dir, remove, write_atomically
-from anklet_worker.vm import PullBusy
+from anklet_worker.vm import PullBusy, VMTransient
 from anklet_worker.vm.command import InFlight, settle_in_flight
 
 #: Seconds after which a pull that nobody watches any more is taken to hang; its watcher would have ended it long before.
@@ -59,19 +59,23 @@ class ImageLocks:
 
     @contextmanager
     def cloning(self, *images: str) -> Iterator[None]:
-        """Nobody pulls the image while this is held. Raises `PullBusy` when somebody does."""
+        """Nobody pulls the image while this is held. Raises `PullBusy` when somebody does, `VMTransient` where the disk refuses."""
         with self._locked_images(images, fcntl.LOCK_SH, "is being pulled"):
             yield
 
     @contextmanager
     def pulling(self, *images: str) -> Iterator[PullHold]:
-        """Nobody else pulls anything, and nobody clones the image. Raises `PullBusy`."""
+        """Nobody else pulls anything, and nobody clones the image. Raises `PullBusy`, `VMTransient` where the disk refuses."""
         self._end_overdue_pull()
         with (
             self._locked(self._pull_path, fcntl.LOCK_EX, "another pull runs on this host") as pull,
             self._locked_images(images, fcntl.LOCK_EX, "is being cloned") as own,
         ):
-            os.write(pull, b".")
+            try:
+                os.write(pull, b".")
+            except OSError as error:
+                # Uncounted, others would take what they listed before it for fresh.
+                raise VMTransient(f"{self._pull_path} cannot be written: {error.strerror}") from None
             yield PullHold([pull, *own], self._note_path)
 
     def _end_overdue_pull(self) -> None:
@@ -98,7 +102,10 @@ class ImageLocks:
 
     @contextmanager
     def _locked(self, path: Path, how: int, busy: str) -> Iterator[int]:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise VMTransient(f"{path} cannot be opened: {error.strerror}") from None
         goes_on = False
         try:
             try:
