@@ -70,7 +70,8 @@ class RedisStore:
     def __init__(self, database: Database, client_name: str) -> None:
         """Connect and see whether this Redis will do. `client_name` shows in its CLIENT LIST.
 
-        Raises `StoreUnavailable`, `RightsRefused` (user, password or their rights), `ServiceFatal` (older than 6.2).
+        Raises `StoreUnavailable`, `RightsRefused` (user, password or their rights), `ServiceFatal` (older than 6.2, or no host's
+        name).
         """
         self._address = f"{database.host}:{database.port}"
         # What no line of ours may show, also where Redis' own words hold it (it names the user whom it refuses).
@@ -152,6 +153,9 @@ class RedisStore:
             self._rehearse()
         except _REFUSALS as error:
             raise RightsRefused(self._tell(error)) from None
+        except UnicodeError:
+            # Python's words for a name with an empty or too long part, before anybody is asked.
+            raise ServiceFatal(f"Redis at {self._address}: that can be no host's name") from None
         except RedisError as error:
             if _LACKS_RIGHT_IN_SCRIPT.search(str(error)):
                 raise RightsRefused(self._tell(error)) from None

@@ -382,3 +382,10 @@ def test_tls_with_another_hosts_certificate(connect, tls_front, tmp_path, monkey
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate.public))
     with pytest.raises(StoreUnavailable, match="certificate"):
         connect(port=tls_front(certificate), tls=True)
+
+
+@pytest.mark.parametrize("host", ["redis..example", f"{'x' * 70}.example"])
+def test_what_can_be_no_hosts_name_is_told_as_that(host):
+    """Python says it in an exception of its own."""
+    with pytest.raises(ServiceFatal, match=r"Redis at .*:6379: that can be no host's name"):
+        RedisStore(Database(enabled=True, host=host), "x")
