@@ -37,6 +37,14 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, durable: boo
         _sync_directory(path.parent)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file; one that may not be looked for is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def remove(path: Path) -> None:
     """Remove a file; one that is not there is removed."""
     path.unlink(missing_ok=True)

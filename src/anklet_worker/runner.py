@@ -18,6 +18,7 @@ from anklet_worker.errors import (
     RetryElsewhere,
     StoreUnavailable,
 )
+from anklet_worker.files import is_there
 from anklet_worker.job import Job, Phase
 from anklet_worker.messages import (
     AttemptOver,
@@ -106,7 +107,7 @@ class Runner:
 
     def _paused(self) -> bool:
         """True while an operator wants no job taken: on this host, or by this service."""
-        return self._setup.drain_file.exists() or self._setup.pause_file.exists()
+        return is_there(self._setup.drain_file) or is_there(self._setup.pause_file)
 
     def _look_and_run(self) -> bool:
         self._tools.book.check()

@@ -1,6 +1,7 @@
 """One service's passes: what is asked of whom, in which order, and what becomes of a job that cannot be run."""
 
 import logging
+import pathlib
 
 import msgspec
 import pytest
@@ -209,6 +210,20 @@ def test_a_mark_on_the_disk_pauses_the_service(bench, mark):
     getattr(bench.setup, mark).touch()
     bench.one_pass()
     assert bench.script.trace == []
+
+
+def test_a_mark_that_may_not_be_looked_for_is_none(bench, monkeypatch):
+    """The folder that it would be in is somebody else's, after a `sudo mkdir`, say: that ends no worker."""
+    exists = pathlib.Path.exists
+
+    def refuse(path):
+        if path == bench.setup.drain_file:
+            raise PermissionError(13, "Permission denied")
+        return exists(path)
+
+    monkeypatch.setattr(pathlib.Path, "exists", refuse)
+    bench.one_pass()
+    assert "JobFinished" in bench.link.kinds()
 
 
 def test_a_pause_during_the_look_takes_no_job(bench, monkeypatch):
