@@ -30,7 +30,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     queued_at: float = 0.0
 
     def key(self, kind: str) -> str:
-        """The job's key in the store: `claim` (its lease), `attempts`, `failures` (counters), `given-up` (a lease, too)."""
+        """The job's key in the store: `claim` (its lease), `attempts` (a counter), and what `retries.py` keeps of its failures."""
         return f"{self.keyspace}:{kind}:{self.id}"
 
 

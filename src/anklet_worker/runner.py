@@ -6,7 +6,6 @@ Owns the order of these steps, and what becomes of a job that could not be run h
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 
@@ -33,23 +32,20 @@ from anklet_worker.messages import (
 from anklet_worker.plugin import Status
 from anklet_worker.records import Record
 from anklet_worker.recovery import Reconciler
+from anklet_worker.retries import FORGET_JOB_AFTER, LONGEST, JobBackoff, Tries
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.store import Store
 from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached, VMNotFound, vm_name
 from anklet_worker.vm_count import report_running_vms
 
-#: GitHub and its like forget a queued job after a day; so do our counters of attempts at it.
-_FORGET_JOB_AFTER = 86_400.0
-#: A job that failed too often is tried once in so many seconds: what hindered it (an outage at its origin, say) may be over.
-_GIVEN_UP_FOR = 3600.0
 #: A slot that came later than this after the look makes the look stale.
 _STALE_LOOK = 2.0
 #: Back-off of one job on this host: so that another host can have it, or so that a fault can pass.
-_ELSEWHERE_FIRST, _HERE_FIRST, _LONGEST = 30.0, 2.0, 600.0
-#: A job may wait for weeks, and a float ends at two to the 1024th.
-_MOST_DOUBLINGS = 30
-#: How often debts (runners that could not be removed) are tried again.
+_ELSEWHERE_FIRST, _HERE_FIRST = 30.0, 2.0
+#: How often debts (VMs and runners that could not be removed) are tried again.
 _DEBT_PAUSE = 30.0
+#: For so many seconds no job is taken while a VM of ours would not go: a job may take days, and the slot would be lost as long.
+_DEBT_PATIENCE = 300.0
 
 
 class Runner:
@@ -61,8 +57,11 @@ class Runner:
         self._context = context
         self._store = store
         self._backoff = JobBackoff(time.monotonic)
+        self._tries = Tries(store, setup)
         self._reconciler = Reconciler(setup, tools, context)
         self._debts_due = 0.0
+        #: Since when a VM that should be gone would not go.
+        self._stuck_since: float | None = None
         self._trouble: str | None = None
         self._queue_seen: QueueSeen | None = None
 
@@ -96,6 +95,8 @@ class Runner:
             return False
         if self._paused():
             self._status(Status.PAUSED)
+            return False
+        if self._stuck_since is not None and time.monotonic() - self._stuck_since < _DEBT_PATIENCE:
             return False
         try:
             took_job = self._look_and_run()
@@ -198,9 +199,9 @@ class Runner:
         """Take the job's lease, ask the plugin whether it is still to be had, and put the attempt on record."""
         began = time.monotonic()
         key = job.key("claim")
-        if self._store.holder(job.key("given-up")) is not None:
+        if self._tries.over(job):
             # No slot and no listing need be asked for it again for a while.
-            self._backoff.put_off(job.id, _LONGEST)
+            self._backoff.put_off(job.id, LONGEST)
             return None
         if not self._tools.leases.take(key):
             return None
@@ -208,7 +209,7 @@ class Runner:
             if not self._tools.plugin.claim(job):
                 self._tools.leases.give_back(key)
                 return None
-            number = self._store.count(job.key("attempts"), _FORGET_JOB_AFTER)
+            number = self._store.count(job.key("attempts"), FORGET_JOB_AFTER)
             attempt = Attempt.of(self._new_record(job, slot, number), self._tools)
             self._tools.book.save(attempt.record)
         except BaseException:
@@ -281,6 +282,9 @@ class Runner:
             self._put_off(attempt, error)
         finally:
             self._context.attempt = None
+        if attempt.record.phase is Phase.ENDED:
+            # Its VM is still there; that is looked after before another job is taken.
+            self._debts_due = 0.0
         self._tools.link.tell(AttemptOver())
         self._status(Status.IDLE)
 
@@ -299,15 +303,16 @@ class Runner:
         if isinstance(error, PullBusy):
             return
         try:
-            failures = self._store.count(job.key("failures"), _FORGET_JOB_AFTER)
-            if failures > self._setup.service.job_retry_attempts:
-                self._store.claim(job.key("given-up"), self._setup.owner, _GIVEN_UP_FOR)
-                attempt.log.error(
-                    "the job could not be run and is left queued; no host tries it for an hour",
-                    extra={"err": str(error), "attempts": failures},
-                )
+            given_up = self._tries.failed(job)
         except StoreUnavailable as outage:
             attempt.log.info("the failed attempt could not be counted", extra={"err": str(outage)})
+            return
+        if given_up is not None:
+            tell = attempt.log.error if given_up.first else attempt.log.warning
+            tell(
+                "the job could not be run on this host and is left queued; it is tried again later",
+                extra={"err": str(error), "attempts": given_up.failures, "retrySeconds": round(given_up.seconds)},
+            )
 
     # ---- debts ----
 
@@ -319,6 +324,7 @@ class Runner:
         self._debts_due = time.monotonic() + _DEBT_PAUSE
         records, problems = self._tools.book.load()
         self._reconciler.tell_problems(problems)
+        stuck = False
         for record in records:
             if record.phase not in (Phase.ENDED, Phase.VM_GONE) or not self._reconciler.is_ours(record):
                 continue
@@ -328,6 +334,11 @@ class Runner:
                 attempt.retry_cleanup()
             finally:
                 self._context.attempt = None
+            stuck = stuck or attempt.record.phase is Phase.ENDED
+        if not stuck:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = time.monotonic()
 
     # ---- reporting ----
 
@@ -347,26 +358,3 @@ class Runner:
         if self._trouble is not None:
             self._tools.log.info("looking for jobs again")
         self._trouble = None
-
-
-class JobBackoff:
-    """Which jobs this host leaves alone for a while. Kept in memory: a restart may try again at once."""
-
-    def __init__(self, clock: Callable[[], float], jitter: Callable[[], float] = random.random) -> None:
-        self._clock = clock
-        self._jitter = jitter
-        self._until: dict[str, tuple[float, int]] = {}
-
-    def holds(self, job_id: str) -> bool:
-        """True while the job is to be left alone."""
-        until, _ = self._until.get(job_id, (0.0, 0))
-        return self._clock() < until
-
-    def put_off(self, job_id: str, first: float) -> float:
-        """Leave the job alone for `first` seconds, doubled with each time, up to a quarter more at random."""
-        now = self._clock()
-        self._until = {job: entry for job, entry in self._until.items() if now - entry[0] < _FORGET_JOB_AFTER}
-        _, times = self._until.get(job_id, (0.0, 0))
-        pause = min(first * 2.0 ** min(times, _MOST_DOUBLINGS), _LONGEST) * (1 + 0.25 * self._jitter())
-        self._until[job_id] = (now + pause, times + 1)
-        return pause

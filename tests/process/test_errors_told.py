@@ -122,7 +122,7 @@ def test_a_job_that_no_host_can_run_is_told(mac, github):
     mac.anka.fault("clone", times=None, message="no space left", code=28)
     (job_id,) = queue(github, job("hopeless"))
     mac.start()
-    line = the_error(mac, "the job could not be run and is left queued; no host tries it for an hour")
+    line = the_error(mac, "the job could not be run on this host and is left queued; it is tried again later")
     assert "no space left" in line["err"]
     assert line["workflowJobId"] == job_id
     assert github.job(job_id)["status"] == "queued"

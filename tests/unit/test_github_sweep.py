@@ -7,6 +7,7 @@ from anklet_github.sweep import Sweeper, chosen
 from anklet_github.trouble import ApiTrouble
 from github_fakes import FakeBoard, FakeContext
 
+from anklet_worker.errors import RightsRefused
 from anklet_worker.plugin import Figure
 
 OURS, THEIRS = "anklet-vm-00000001-", "anklet-vm-00000002-"
@@ -137,15 +138,16 @@ def test_one_service_of_a_host_sweeps_and_one_list_serves_all_hosts():
     assert three.figures[Figure.LEFT_RUNNERS] == 0
 
 
-def test_trouble_is_for_the_next_time():
-    """A sweep is nobody's errand."""
+@pytest.mark.parametrize("trouble", [ApiTrouble("502"), RightsRefused("403")])
+def test_trouble_is_for_the_next_time(trouble):
+    """A sweep is nobody's errand, and ends no service."""
+
+    def no_answer():
+        raise trouble
+
     runners = FakeRunners(runner(1))
     sweeping, context = sweeper(runners)
-    runners.all = _no_answer
+    runners.all = no_answer
     pass_time(sweeping, context, 3600)
     assert context.logged("WARNING") == []
     assert context.logged("ERROR") == []
-
-
-def _no_answer():
-    raise ApiTrouble("502")

@@ -16,6 +16,7 @@ from anklet_github.api import Api
 from anklet_github.payloads import Jobs, Run, Runs, WorkflowJob
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, LimitPause, NotFound, Refused
+from anklet_worker.errors import UNREADABLE
 from anklet_worker.plugin import Context
 
 #: A run in progress can still hold queued jobs (matrix, needs), so both are looked through each time. Runs in the other states
@@ -176,7 +177,7 @@ class RunQueue:
             return None
         try:
             return msgspec.json.decode(text, type=Snapshot)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             # Of another version of this program; it is about to be replaced.
             return None
 

@@ -16,7 +16,7 @@ import msgspec
 from anklet_github.payloads import Runner
 from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.trouble import ApiTrouble
-from anklet_worker.errors import InfrastructureError
+from anklet_worker.errors import UNREADABLE, InfrastructureError, ServiceFatal
 from anklet_worker.plugin import Context, Figure
 from anklet_worker.vm import NAME_PREFIX
 
@@ -62,7 +62,8 @@ class Sweeper:
             return
         try:
             self._sweep(now)
-        except (ApiTrouble, InfrastructureError) as error:
+        except (ApiTrouble, InfrastructureError, ServiceFatal) as error:
+            # Also where we may not ask for runners: no service ends for want of a broom.
             self._context.log.debug("runners could not be swept", extra={"err": str(error)})
 
     def _sweep(self, now: float) -> None:
@@ -90,7 +91,7 @@ class Sweeper:
         if told is not None:
             try:
                 return msgspec.json.decode(told, type=list[Runner])
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 pass
         runners = self._runners.all()
         self._context.board.post(self._key, msgspec.json.encode(runners).decode(), _TOLD_FOR)

@@ -1,0 +1,106 @@
+"""Which jobs are left alone, by which host, and for how long."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from attempt_fakes import JOB
+
+from anklet_worker.config import ServiceConfig
+from anklet_worker.retries import JobBackoff, Tries
+from anklet_worker.setup import WorkerSetup
+from anklet_worker.store import SqliteStore
+
+
+class Fleet:
+    """Hosts with one store, whose clock is set by hand."""
+
+    def __init__(self, folder):
+        self.now = 1000.0
+        self.store = SqliteStore(folder / "leases.db", "boot", clock=lambda: self.now)
+
+    def host(self, install_id, retries=5):
+        """What one host knows of its tries."""
+        service = ServiceConfig(name="S", plugin="fake", job_retry_attempts=retries)
+        here = Path("/nonexistent")
+        setup = WorkerSetup(
+            service=service,
+            services=("S",),
+            sweeps_strays=True,
+            once=False,
+            install_id=install_id,
+            host_id="h",
+            boot_id="b",
+            state_dir=here,
+            work_dir=here,
+            plugins_path=here,
+            drain_file=here,
+            log_level="INFO",
+        )
+        return Tries(self.store, setup)
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """No host has tried anything."""
+    made = Fleet(tmp_path)
+    yield made
+    made.store.close()
+
+
+def test_an_unfit_host_gives_up_for_itself_alone(fleet):
+    """Its disk is full, say: it is always the free one, and fails at every job. Others have them."""
+    unfit, fit = fleet.host("bad"), fleet.host("good")
+    jobs = [msgspec.structs.replace(JOB, id=str(number)) for number in range(20)]
+    for job in jobs:
+        assert [unfit.failed(job) for _ in range(5)] == [None] * 5
+        assert unfit.failed(job).first
+    assert all(unfit.over(job) for job in jobs)
+    assert not any(fit.over(job) for job in jobs)
+
+
+def test_a_job_that_no_host_can_run_is_left_alone_by_all(fleet):
+    """Three hosts have tried; the others of two hundred need not. One ERROR for all of them."""
+    hosts = [fleet.host(name, retries=1) for name in ("a", "b", "c", "d")]
+    told = []
+    for host in hosts[:3]:
+        assert not host.over(JOB)
+        assert host.failed(JOB) is None
+        told.append(host.failed(JOB).first)
+    assert told == [True, False, False]
+    assert hosts[3].over(JOB)
+    fleet.now += 7201
+    assert not hosts[3].over(JOB)
+
+
+def test_an_outage_costs_a_job_ten_minutes(fleet):
+    """A registry that was away has used up its tries; then it is tried again, ever more seldom, and not told as an ERROR again."""
+    host = fleet.host("a", retries=0)
+    for seconds in (600.0, 1200.0, 2400.0, 4800.0, 7200.0, 7200.0):
+        given_up = host.failed(JOB)
+        assert (given_up.seconds, given_up.first) == (seconds, seconds == 600.0)
+        fleet.now += seconds - 1
+        assert host.over(JOB)
+        fleet.now += 2
+        assert not host.over(JOB)
+
+
+def test_a_job_may_be_put_off_for_weeks():
+    """Origins other than GitHub may keep a job waiting for ever."""
+    now = [0.0]
+    backoff = JobBackoff(lambda: now[0], jitter=lambda: 0.0)
+    for _ in range(1100):
+        now[0] += backoff.put_off("77", 30.0)
+    assert backoff.put_off("77", 30.0) == 600.0
+
+
+def test_backoff_doubles_and_ends():
+    """A job is left alone for longer with each time, at most ten minutes and a quarter, and then eligible again."""
+    now = [0.0]
+    backoff = JobBackoff(lambda: now[0], jitter=lambda: 1.0)
+    assert [backoff.put_off("a", 2.0) for _ in range(3)] == [2.5, 5.0, 10.0]
+    assert backoff.holds("a")
+    assert not backoff.holds("b")
+    now[0] = 10.0
+    assert not backoff.holds("a")
+    assert max(backoff.put_off("a", 2.0) for _ in range(20)) == 750.0
