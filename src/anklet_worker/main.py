@@ -125,7 +125,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
             settle_in_flight(left, COMMAND_PATIENCE, orders.wait)
             book.note_in_flight(None)
         driver = _driver(setup, orders, link, book, log)
-        product = _outlasting(driver.probe, orders, log)
+        product = _outlasting(driver.probe, setup, orders, log)
         log.info(
             "VM driver found", extra={"driver": driver.name, "product": product.product, "version": product.version}
         )
@@ -155,7 +155,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         )
         runner = Runner(setup, tools, context, store)
         with orders.shield():
-            left_running = _outlasting(runner.recover, orders, log)
+            left_running = _outlasting(runner.recover, setup, orders, log)
         # A store that is away is missed when a job is to be claimed; one that refuses us is told at once.
         with contextlib.suppress(StoreUnavailable):
             store.open()
@@ -166,16 +166,17 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         store.close()
 
 
-def _outlasting(effort: Callable[[], _T], orders: Orders, log: ServiceLog) -> _T:
+def _outlasting(effort: Callable[[], _T], setup: WorkerSetup, orders: Orders, log: ServiceLog) -> _T:
     """Make an effort that trouble of the host may hinder, until it succeeds or the service is to end. To be started again for each
-    try would use up in half a minute what a service may fail, and leave it down when the trouble is over."""
+    try would use up in half a minute what a service may fail, and leave it down when the trouble is over. One pass (--once) is one
+    try."""
     pauses = chain(_TROUBLE_PAUSES, repeat(_TROUBLE_PAUSES[-1]))
     tell = log.warning
     while True:
         try:
             return effort()
         except (InfrastructureError, TemporaryError) as error:
-            if orders.draining:
+            if orders.draining or setup.once:
                 raise
             tell("the service cannot begin now; trying again", extra={"err": str(error)})
             tell = log.debug
