@@ -131,6 +131,8 @@ def _job(options: argparse.Namespace, find_config: FindConfig) -> int:
     from anklet_worker.errors import UsageError
 
     if options.action == "list":
+        if options.id is not None:
+            raise UsageError(f"job list takes no id; did you mean: job show {options.id}?")
         return list_jobs(find_config(options), as_json=options.json)
     if options.id is None:
         raise UsageError("job show takes the id of a job (see anklet-supervisor job --help)")

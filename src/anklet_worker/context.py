@@ -5,6 +5,7 @@ Implements `anklet_worker.plugin.Context`. Knows the attempt in hand; decides no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,8 +105,9 @@ class WorkerContext:
         self._link.tell(ApiCalled(route=route, outcome=outcome, seconds=seconds))
 
     def report(self, figure: Figure, value: float) -> None:
-        """Report a figure that the plugin alone can know."""
-        self._link.tell(FigureReported(figure=figure, value=value))
+        """Report a figure that the plugin alone can know. What is no number (NaN, infinity) is not told: no message can hold it."""
+        if math.isfinite(value):
+            self._link.tell(FigureReported(figure=figure, value=value))
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
         """What these labels ask of this service's VM driver."""

@@ -328,6 +328,11 @@ def test_a_job_that_is_not_known_is_said_so(mac):
     assert done.returncode == 1
     assert "no job 12345" in done.stderr
     assert mac.command("job", "show").returncode == 64
+    done = mac.command("job", "list", "5")
+    assert (done.returncode, done.stderr) == (
+        64,
+        "anklet-supervisor: job list takes no id; did you mean: job show 5?\n",
+    )
 
 
 def test_a_job_that_survives_a_restart_keeps_its_timeline(mac, github):

@@ -15,7 +15,7 @@ from anklet_worker.errors import Detached, Interrupted, RetryElsewhere, RetryHer
 from anklet_worker.logs import ServiceLog
 from anklet_worker.messages import STAGES, QueueSeen, SlotRef, StageTook, StatusChanged
 from anklet_worker.orders import Orders
-from anklet_worker.plugin import Status
+from anklet_worker.plugin import Figure, Status
 from anklet_worker.records import RecordBook
 from anklet_worker.retries import JobBackoff
 from anklet_worker.runner import Runner
@@ -410,3 +410,10 @@ def test_the_stages_of_a_job_are_told(tmp_path):
     told = [fact.stage for fact in bench.link.told if isinstance(fact, StageTook)]
     assert sorted(told) == sorted(STAGES)
     assert [stage for stage in told if stage in ("register", "wait", "run")] == ["register", "wait", "run"]
+
+
+def test_a_figure_that_is_no_number_is_not_told(bench):
+    """A plugin's slip is no reason to kill its worker: no message of ours can hold NaN."""
+    for value in (float("nan"), float("inf"), 3.0):
+        bench.context.report(Figure.LEFT_RUNNERS, value)
+    assert [fact.value for fact in bench.link.told] == [3.0]
