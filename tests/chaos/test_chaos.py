@@ -52,10 +52,10 @@ def reboot(fleet, number):
 @pytest.mark.timeout(300)
 def test_a_chaotic_run_breaks_no_rule(tmp_path):
     """Three hosts of two services, one seed, one minute."""
-    shape = plans.Shape(seconds=60, rate=60, jobs=40, longest=3.0, hangs=False)
+    shape = plans.Shape(seconds=60, longest=3.0, hangs=False)
     plan = plans.make(1, shape)
     report, evidence = carry_out(plan, tmp_path / "fleet", longest_stall=LONGEST_STALL)
     evidence.save(tmp_path / "evidence.json")
     assert report.violations == [], f"{report.text()}\n{plan}"
-    assert report.faults > 30
-    assert report.figures["jobs done"] > 20
+    assert report.faults > 20
+    assert report.figures["jobs done"] > 10

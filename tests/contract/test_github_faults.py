@@ -196,7 +196,10 @@ def site():
     server.stop()
     assert anomalies == []
     assert runners == []
-    assert {(one["status"], one["conclusion"], one["starts"]) for one in jobs} <= {("completed", "success", 1)}
+    assert {(one["status"], one["conclusion"], one["starts"]) for one in jobs} <= {
+        ("completed", "success", 1),
+        ("completed", "cancelled", 0),
+    }
     for request in requests:
         if not request["path"].startswith(("/actions/runner", "/_download/")):
             check_request(request["method"], request["path"], request["query"], request["body"])
@@ -265,12 +268,31 @@ def remove(plugin, job, guest):
     eventually(lambda: plugin.settle(job, guest.name), "the debt is paid", 20)
 
 
-def no_spoil(_number):
-    """Nothing happens."""
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("route", [name for name, where in ROUTES.items() if where.early])
+def test_a_fault_hides_no_job(site, serving, route, fault):
+    """It strikes twice where jobs are looked for: the job is found, and may be had; nothing has ended the service, one ERROR at
+    most."""
+    where = ROUTES[route]
+    plugin, context = serving(**where.service)
+    run = site.queue_run(context.service.owner, REPO, [{"name": "build", "labels": LABELS, "steps": ["true"]}])
+    site.fault(where.method, where.pattern, times=2, **FAULTS[fault])
+
+    def found():
+        try:
+            jobs = plugin.look()
+            return bool(jobs) and plugin.claim(jobs[0])
+        except InfrastructureError:
+            return False
+
+    eventually(found, "the job may be had", 20)
+    assert not any(one["times"] == 2 for one in site.faults()), "the fault has not struck"
+    assert len(context.logged("ERROR")) <= 1
+    site.cancel_run(run["id"])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", [name for name, where in ROUTES.items() if not where.early])
 def test_a_fault_loses_nothing(site, serving, tmp_path, route, fault):
     """It strikes twice: the job is done, once, nothing is left, nothing has ended the service, one ERROR at most."""
     where = ROUTES[route]
@@ -281,13 +303,11 @@ def test_a_fault_loses_nothing(site, serving, tmp_path, route, fault):
         owner, REPO, [{"name": "build", "labels": LABELS, "steps": ["sleep 0.5" if where.blind else "true"]}]
     )
 
-    def spoil(number=0):
+    def spoil(number):
         if number == 0:
             site.fault(where.method, where.pattern, times=2, **FAULTS[fault])
 
-    if where.early:
-        spoil()
-    outcome = carry_out(plugin, context, site, tmp_path, blind=where.blind, spoil=no_spoil if where.early else spoil)
+    outcome = carry_out(plugin, context, site, tmp_path, blind=where.blind, spoil=spoil)
     assert not any(one["times"] == 2 for one in site.faults()), "the fault has not struck"
     assert outcome.conclusion is Conclusion.SUCCESS
     assert site.run(run["id"])["conclusion"] == "success"
