@@ -27,7 +27,7 @@ demo: $(STAMP)  ## eight jobs, two services, emulated Anka (DRIVER=tart: Tart) a
 
 .PHONY: test
 test: $(STAMP)  ## every test, a real Redis included
-	@$(BIN)/python -m pytest -n 4 --dist worksteal
+	@$(BIN)/python -m pytest -n 5 --dist worksteal
 
 .PHONY: lint
 lint: $(STAMP)  ## linters, formatting and types

@@ -382,7 +382,8 @@ def test_churn_keeps_the_state_whole(host):
 
     def life(number):
         name = f"vm{number}"
-        host.tart("clone", "tpl", name)
+        cloned = host.tart("clone", "tpl", name)
+        assert cloned.returncode == 0, cloned.stderr
         run = host.begin("run", name)
         eventually(lambda: run.poll() is not None or name in host.running())
         if number % 2:

@@ -7,6 +7,7 @@ uuid of the folder under guests/ that holds the home of the guest. Knows no comm
 from __future__ import annotations
 
 import binascii
+import contextlib
 import json
 import os
 import time
@@ -183,6 +184,16 @@ def temporary(store):
     path = store.tart_path("tmp", new_uuid())
     os.makedirs(path)
     return path
+
+
+@contextlib.contextmanager
+def workplace(store):
+    """A new folder under tmp/ whose flock is held, from the first moment at which somebody could collect it."""
+    with contextlib.ExitStack() as held:
+        with store.transaction():
+            path = temporary(store)
+            held.enter_context(locks.folder(path))
+        yield path
 
 
 def copy(store, source, target, config):

@@ -33,8 +33,7 @@ def clone(call, source_name, name, prune_limit=100):
     """Copy a VM or a pulled image to the local name `name`, whatever was there before; makes `prune_limit` GB room at most."""
     store = call.store
     source = library.open_any(store, source_name)
-    folder = library.temporary(store)
-    with locks.folder(folder), locks.folder(store.tart_home):
+    with library.workplace(store) as folder, locks.folder(store.tart_home):
         config = source.config()
         macs = [vm.config()["macAddress"] for vm in library.local(store)]
         if config["macAddress"] in macs and not source.is_suspended:

@@ -77,8 +77,7 @@ def _download(call, remote, entry, path):
         available = reclaim(tx, entry["disk_gb"] * 10**9, keep=None)
     if entry["disk_gb"] * 10**9 > available:
         raise TartError("You can't save the file because the volume is out of space.", foreign=True)
-    folder = library.temporary(store)
-    with locks.folder(folder):
+    with library.workplace(store) as folder:
         disk = _new_disk(entry)
         with store.transaction() as tx:
             op = tx.begin_op("pull", image=str(remote), digest=entry["digest"])
