@@ -6,6 +6,8 @@ beginning again; more than `MAX_CRASHES` deaths within `PERIOD` are one too many
 
 from __future__ import annotations
 
+from anklet_worker.doubling import doubled
+
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
 FORGIVE_AFTER = 60.0
@@ -15,7 +17,7 @@ PERIOD = 600.0
 
 def delay(crashes_in_a_row: int) -> float:
     """Seconds to wait after the n-th death in a row (n from 1)."""
-    return float(min(FIRST_DELAY * 2 ** min(crashes_in_a_row - 1, 30), LONGEST_DELAY))
+    return doubled(FIRST_DELAY, crashes_in_a_row - 1, LONGEST_DELAY)
 
 
 def remember(crashes: tuple[float, ...], now: float, ready_since: float | None) -> tuple[float, ...]:

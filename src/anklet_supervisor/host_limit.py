@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from anklet_worker.doubling import doubled
+
 #: Seconds until the next try: after the first refusal, after the second, and at most (doubled in between).
 _FIRST, _SECOND, _LONGEST = 2.0, 15.0, 600.0
 
@@ -35,7 +37,7 @@ def refused(limit: HostLimit, others: int, slots: int, now: float) -> HostLimit:
     if limit.refusals and now < limit.retry_at:
         # Begun before the first refusal was known: the same news.
         return msgspec.structs.replace(limit, ceiling=ceiling)
-    pause = _FIRST if limit.refusals == 0 else min(_SECOND * 2.0 ** (limit.refusals - 1), _LONGEST)
+    pause = _FIRST if limit.refusals == 0 else doubled(_SECOND, limit.refusals - 1, _LONGEST)
     return HostLimit(ceiling=ceiling, refusals=limit.refusals + 1, retry_at=now + pause)
 
 

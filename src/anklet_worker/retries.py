@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from anklet_worker.doubling import doubled
 from anklet_worker.job import Job
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.store import Store
@@ -19,8 +20,6 @@ from anklet_worker.store import Store
 FORGET_JOB_AFTER = 86_400.0
 #: Longest back-off of one job.
 LONGEST = 600.0
-#: A job may wait for weeks, and a float ends at two to the 1024th.
-_MOST_DOUBLINGS = 30
 #: A job that failed too often here is tried again after so many seconds, then ever more seldom: what hindered it (a registry that
 #: was away, say) may be over.
 _GIVEN_UP_FIRST, _GIVEN_UP_LONGEST = 600.0, 7200.0
@@ -46,7 +45,7 @@ class JobBackoff:
         now = self._clock()
         self._until = {job: entry for job, entry in self._until.items() if now - entry[0] < FORGET_JOB_AFTER}
         _, times = self._until.get(job_id, (0.0, 0))
-        pause = min(first * 2.0 ** min(times, _MOST_DOUBLINGS), LONGEST) * (1 + 0.25 * self._jitter())
+        pause = doubled(first, times, LONGEST) * (1 + 0.25 * self._jitter())
         self._until[job_id] = (now + pause, times + 1)
         return pause
 
@@ -79,7 +78,7 @@ class Tries:
         beyond = failures - self._most - 1
         if beyond < 0:
             return None
-        seconds = min(_GIVEN_UP_FIRST * 2.0 ** min(beyond, _MOST_DOUBLINGS), _GIVEN_UP_LONGEST)
+        seconds = doubled(_GIVEN_UP_FIRST, beyond, _GIVEN_UP_LONGEST)
         self._store.claim(self._here(job, "given-up"), self._owner, seconds)
         hosts = self._store.count(job.key("hosts-given-up"), FORGET_JOB_AFTER) if beyond == 0 else 0
         if hosts >= _HOSTS:

@@ -31,6 +31,7 @@ PURE = {
     "state.py",
     "allocator.py",
     "backoff.py",
+    "doubling.py",
     "job.py",
     "tally.py",
     "timelines.py",

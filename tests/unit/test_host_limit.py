@@ -35,6 +35,16 @@ def test_the_pauses_double_up_to_ten_minutes():
     assert pauses == [2, 15, 30, 60, 120, 240, 480, 600, 600, 600]
 
 
+def test_a_host_may_refuse_for_months():
+    """Nobody reboots it; it is tried every ten minutes."""
+    limit, now = HostLimit(), 0.0
+    for _ in range(1100):
+        limit = refused(limit, 0, 2, now)
+        pause, now = limit.retry_at - now, limit.retry_at
+    assert pause == 600.0
+    assert limit.refusals == 1100
+
+
 def test_refusals_of_starts_that_were_under_way_are_one():
     """Two services start at the same moment; the place that both did not get counts once, and the lower ceiling holds."""
     limit = refused(refused(HostLimit(), 1, 2, 0.0), 0, 2, 0.5)
