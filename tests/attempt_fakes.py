@@ -5,11 +5,30 @@ import contextlib
 from anklet_worker.errors import AnkletError
 from anklet_worker.job import Conclusion, Job, Outcome
 from anklet_worker.plugin import Withdrawal
+from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotState
 from anklet_worker.vm import DriverInfo, VMInfo, VMNotFound, VMSpec, VMState
 
 JOB = Job(id="77", name="build", url="https://example.test/77", keyspace="anklet:{a/b}", vm=VMSpec(template="t"))
 OUTCOME = Outcome(conclusion=Conclusion.SUCCESS, job_id="77", job_name="build", job_url="https://example.test/77")
+
+
+def worker_setup(service, folder, *, install_id="00000001", once=False):
+    """What a worker of a host's only service is given; everything of the host is in `folder`."""
+    return WorkerSetup(
+        service=service,
+        services=(service.name,),
+        sweeps_strays=True,
+        once=once,
+        install_id=install_id,
+        host_id="h",
+        boot_id="b",
+        state_dir=folder,
+        work_dir=folder,
+        plugins_path=folder,
+        drain_file=folder / ".drain",
+        log_level="INFO",
+    )
 
 
 class Script:

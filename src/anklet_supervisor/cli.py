@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from anklet_supervisor import operator_commands
-from anklet_supervisor.operator_commands import seconds
 from anklet_worker import __version__
 from anklet_worker.errors import AnkletError, ConfigError, ExitCode, UsageError
 
@@ -136,12 +135,12 @@ def parser() -> argparse.ArgumentParser:
         ("stop", _stop, "interrupt jobs, clean up, give unstarted claims back, exit"),
     ):
         command(name, run, summary).add_argument(
-            "--wait", type=seconds, metavar="SECONDS", help="wait for the exit, else return 75"
+            "--wait", type=operator_commands.seconds, metavar="SECONDS", help="wait for the exit, else return 75"
         )
     command("restart", _restart, "let go of VMs and jobs and exit 75; the next start (launchd's) goes on with them")
     command("reload", _reload, "read the configuration again; touch only the services that changed").add_argument(
         "--wait",
-        type=seconds,
+        type=operator_commands.seconds,
         metavar="SECONDS",
         help="wait until it is done, and say what is wrong with the configuration",
     )

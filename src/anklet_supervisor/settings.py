@@ -7,7 +7,6 @@ the next start of the supervisor is named, and left as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from anklet_supervisor.config import SupervisorConfig
 from anklet_supervisor.events import ConfigRead
 from anklet_worker.config import ServiceConfig
+from anklet_worker.files import is_there
 from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import room_for
 
@@ -57,7 +57,7 @@ class Settings:
 
     def paused(self) -> set[str]:
         """The services that an operator has paused; looks at the disk."""
-        return {name for name, setup in self._in_force.items() if _is_there(setup.pause_file)}
+        return {name for name, setup in self._in_force.items() if is_there(setup.pause_file)}
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret value, of old settings that are still in force, too."""
@@ -121,11 +121,3 @@ class Settings:
             log=msgspec.structs.replace(started.log, level=config.log.level),
             vm_limit=min(config.vm_limit, self._room),
         )
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        # A disk that does not answer is no reason to end; the worker, which decides by it, looks for itself.
-        return False

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from attempt_fakes import JOB
+from attempt_fakes import JOB, worker_setup
 
 from anklet_worker.config import ServiceConfig
 from anklet_worker.retries import JobBackoff, Tries
-from anklet_worker.setup import WorkerSetup
 from anklet_worker.store import SqliteStore
 
 
@@ -22,22 +21,7 @@ class Fleet:
     def host(self, install_id, retries=5):
         """What one host knows of its tries."""
         service = ServiceConfig(name="S", plugin="fake", job_retry_attempts=retries)
-        here = Path("/nonexistent")
-        setup = WorkerSetup(
-            service=service,
-            services=("S",),
-            sweeps_strays=True,
-            once=False,
-            install_id=install_id,
-            host_id="h",
-            boot_id="b",
-            state_dir=here,
-            work_dir=here,
-            plugins_path=here,
-            drain_file=here,
-            log_level="INFO",
-        )
-        return Tries(self.store, setup)
+        return Tries(self.store, worker_setup(service, Path("/nonexistent"), install_id=install_id))
 
 
 @pytest.fixture

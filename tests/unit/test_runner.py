@@ -5,7 +5,7 @@ import pathlib
 
 import msgspec
 import pytest
-from attempt_fakes import JOB, FakeDriver, FakeLeases, FakeLink, FakePlugin, FakeSlots, Script
+from attempt_fakes import JOB, FakeDriver, FakeLeases, FakeLink, FakePlugin, FakeSlots, Script, worker_setup
 
 from anklet_worker.archive import Archive
 from anklet_worker.attempt import Tools
@@ -19,7 +19,6 @@ from anklet_worker.plugin import Figure, Status
 from anklet_worker.records import RecordBook
 from anklet_worker.retries import JobBackoff
 from anklet_worker.runner import Runner
-from anklet_worker.setup import WorkerSetup
 from anklet_worker.slots import SlotState
 from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached, VMTransient
 
@@ -65,20 +64,7 @@ class Bench:
         self.store = FakeStore()
         self.records = []
         service = ServiceConfig(name="S", plugin="fake", sleep_interval=0.01, job_retry_attempts=retries)
-        self.setup = WorkerSetup(
-            service=service,
-            services=("S",),
-            sweeps_strays=True,
-            once=True,
-            install_id="00000001",
-            host_id="h",
-            boot_id="b",
-            state_dir=folder,
-            work_dir=folder,
-            plugins_path=folder,
-            drain_file=folder / ".drain",
-            log_level="INFO",
-        )
+        self.setup = worker_setup(service, folder, once=True)
         logger = logging.getLogger(f"test-{id(self)}")
         logger.addHandler(_Keep(self.records))
         logger.propagate = False

@@ -36,9 +36,10 @@ class RunnerRegistry:
         except NotFound:
             # The group may have been made anew meanwhile, under another id.
             self._group = None
-            if self._group_id() == group:
+            anew = self._group_id()
+            if anew == group:
                 raise
-            return self._register_in(self._group_id(), name, labels)
+            return self._register_in(anew, name, labels)
 
     def _register_in(self, group: int, name: str, labels: list[str]) -> JitConfig:
         body = {"name": name, "runner_group_id": group, "labels": labels, "work_folder": _WORK_FOLDER}

@@ -161,13 +161,12 @@ class AnkaDriver:
     def listing(self) -> Sequence[VMInfo]:
         """Everything on this host. Silence may mean that there is nothing; but a job is given up for a listing without its VM, so
         a silence counts only when it lasts."""
-        answer = self._ask(["list"], _LIST, may_be_silent=True)
         for pause in _SILENCES:
-            if answer is not _SILENCE:
-                break
-            self._orders.wait(pause)
             answer = self._ask(["list"], _LIST, may_be_silent=True)
-        return list(vms(answer.body))
+            if answer is not _SILENCE:
+                return list(vms(answer.body))
+            self._orders.wait(pause)
+        return self._list()
 
     # ---- templates ----
 
