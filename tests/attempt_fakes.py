@@ -2,12 +2,12 @@
 
 import contextlib
 
-from anklet_worker.errors import AnkletError
-from anklet_worker.job import Conclusion, Job, Outcome
-from anklet_worker.plugin import Withdrawal
-from anklet_worker.setup import WorkerSetup
-from anklet_worker.slots import SlotState
-from anklet_worker.vm import DriverInfo, VMInfo, VMNotFound, VMSpec, VMState
+from anklet_worker.contract.driver import Withdrawal
+from anklet_worker.contract.errors import AnkletError, VMNotFound
+from anklet_worker.contract.job import Conclusion, Job, Outcome, VMSpec
+from anklet_worker.link.setup import WorkerSetup
+from anklet_worker.link.slots import SlotState
+from anklet_worker.vm.driver import DriverInfo, VMInfo, VMState
 
 JOB = Job(id="77", name="build", url="https://example.test/77", keyspace="anklet:{a/b}", vm=VMSpec(template="t"))
 OUTCOME = Outcome(conclusion=Conclusion.SUCCESS, job_id="77", job_name="build", job_url="https://example.test/77")

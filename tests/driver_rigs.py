@@ -8,11 +8,15 @@ from emulators.anka.control import AnkaHost
 from emulators.tart.control import TartHost
 from emulators.vmhost.bench import eventually
 
-from anklet_worker.config import Deadlines, ServiceConfig
-from anklet_worker.orders import Orders
-from anklet_worker.vm import VMSpec, anka, tart, tart_guest, vm_name
-from anklet_worker.vm.command import CommandRunner, CommandSettings
+from anklet_worker.contract.job import VMSpec
+from anklet_worker.contract.service import Deadlines, ServiceConfig
+from anklet_worker.process.command import CommandRunner, CommandSettings
+from anklet_worker.process.orders import Orders
+from anklet_worker.vm.anka import driver as anka
 from anklet_worker.vm.drivers import open_driver
+from anklet_worker.vm.names import vm_name
+from anklet_worker.vm.tart import driver as tart
+from anklet_worker.vm.tart import guest as tart_guest
 
 
 class Records(logging.Handler):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from anklet_github.payloads import WorkflowJob
 
-from anklet_worker.config import Secret, ServiceConfig
-from anklet_worker.logs import ServiceLog
-from anklet_worker.vm import VMSpec
+from anklet_worker.contract.job import VMSpec
+from anklet_worker.contract.service import Secret, ServiceConfig
+from anklet_worker.log.service_log import ServiceLog
 
 MINE = "anklet-vm-00000001-aaaaaa-1-1"
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from anklet_supervisor import operator_commands
+from anklet_supervisor.console import operator_commands
 from anklet_worker import __version__
-from anklet_worker.errors import AnkletError, ConfigError, ExitCode, UsageError
+from anklet_worker.contract.errors import AnkletError, ConfigError, ExitCode, UsageError
 
 _PROGRAM = "anklet-supervisor"
 
@@ -166,14 +166,14 @@ def _config_path(options: argparse.Namespace) -> Path:
 
 
 def _start(options: argparse.Namespace) -> int:
-    from anklet_supervisor.start import start, start_for_launchd
+    from anklet_supervisor.daemon.start import start, start_for_launchd
 
     run = start_for_launchd if options.agent else start
     return run(_config_path(options), once=options.once)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from anklet_supervisor.start import load_config
+    from anklet_supervisor.daemon.start import load_config
 
     config, warnings = load_config(_config_path(options))
     for warning in warnings:
@@ -183,43 +183,43 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _drain(options: argparse.Namespace) -> int:
-    from anklet_supervisor.remote import signal_and_wait
+    from anklet_supervisor.console.remote import signal_and_wait
 
     # SIGQUIT, not SIGTERM: a second `drain` must not become a stop.
     return signal_and_wait(_config_path(options), signal.SIGQUIT, options.wait)
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from anklet_supervisor.remote import signal_and_wait
+    from anklet_supervisor.console.remote import signal_and_wait
 
     return signal_and_wait(_config_path(options), signal.SIGINT, options.wait)
 
 
 def _restart(options: argparse.Namespace) -> int:
-    from anklet_supervisor.remote import signal_and_wait
+    from anklet_supervisor.console.remote import signal_and_wait
 
     return signal_and_wait(_config_path(options), signal.SIGUSR2, None)
 
 
 def _reload(options: argparse.Namespace) -> int:
-    from anklet_supervisor.remote import reload
+    from anklet_supervisor.console.remote import reload
 
     return reload(_config_path(options), options.wait)
 
 
 def _pause(options: argparse.Namespace) -> int:
-    from anklet_supervisor.remote import set_paused
+    from anklet_supervisor.console.remote import set_paused
 
     return set_paused(_config_path(options), options.service, paused=True)
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from anklet_supervisor.remote import set_paused
+    from anklet_supervisor.console.remote import set_paused
 
     return set_paused(_config_path(options), options.service, paused=False)
 
 
 def _status(options: argparse.Namespace) -> int:
-    from anklet_supervisor.remote import show_status
+    from anklet_supervisor.console.remote import show_status
 
     return show_status(_config_path(options), as_json=options.json, watch=options.watch)

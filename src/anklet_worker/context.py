@@ -12,16 +12,18 @@ from pathlib import Path
 
 import msgspec
 
-from anklet_worker.attempt import Attempt
-from anklet_worker.channel import SupervisorLink
-from anklet_worker.config import ServiceConfig
-from anklet_worker.job import Job
-from anklet_worker.logs import ServiceLog
-from anklet_worker.messages import ApiCalled, FigureReported, StatusChanged
-from anklet_worker.orders import Orders
-from anklet_worker.plugin import Board, Figure, Status
-from anklet_worker.setup import WorkerSetup
-from anklet_worker.vm import NAME_PREFIX, VMDriver, VMSpec
+from anklet_worker.attempt.attempt import Attempt
+from anklet_worker.contract.board import Board
+from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.guest import NAME_PREFIX
+from anklet_worker.contract.job import Job, VMSpec
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.link.channel import SupervisorLink
+from anklet_worker.link.messages import ApiCalled, FigureReported, Status, StatusChanged
+from anklet_worker.link.setup import WorkerSetup
+from anklet_worker.log.service_log import ServiceLog
+from anklet_worker.process.orders import Orders
+from anklet_worker.vm.driver import VMDriver
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):

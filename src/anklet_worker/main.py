@@ -18,13 +18,13 @@ from typing import TypeVar
 
 import setproctitle
 
-from anklet_worker import plugin as plugins
-from anklet_worker.archive import Archive
-from anklet_worker.attempt import Tools
-from anklet_worker.board import StoreBoard
-from anklet_worker.channel import Channel, SupervisorLink
+from anklet_worker import plugins
+from anklet_worker.attempt.archive import Archive
+from anklet_worker.attempt.attempt import Tools
+from anklet_worker.attempt.reconcile import COMMAND_PATIENCE
+from anklet_worker.attempt.records import Holder, RecordBook
 from anklet_worker.context import Surroundings, WorkerContext
-from anklet_worker.errors import (
+from anklet_worker.contract.errors import (
     AnkletError,
     Detached,
     ExitCode,
@@ -34,19 +34,19 @@ from anklet_worker.errors import (
     StoreUnavailable,
     TemporaryError,
 )
-from anklet_worker.lazy_store import LazyStore
-from anklet_worker.lease import LeaseKeeper
-from anklet_worker.logs import ServiceLog, open_log
-from anklet_worker.messages import DriverCommandEnded, Failed, LeaseLost
-from anklet_worker.orders import Orders
-from anklet_worker.records import Holder, RecordBook
-from anklet_worker.recovery import COMMAND_PATIENCE
-from anklet_worker.runner import Runner
-from anklet_worker.setup import WorkerSetup
-from anklet_worker.slots import SlotReader
-from anklet_worker.store import open_store
-from anklet_worker.vm import VMDriver
-from anklet_worker.vm.command import CommandRunner, CommandSettings, settle_in_flight
+from anklet_worker.link.channel import Channel, SupervisorLink
+from anklet_worker.link.messages import DriverCommandEnded, Failed, LeaseLost
+from anklet_worker.link.setup import WorkerSetup
+from anklet_worker.link.slots import SlotReader
+from anklet_worker.log.service_log import ServiceLog, open_log
+from anklet_worker.loop import Runner
+from anklet_worker.process.command import CommandRunner, CommandSettings, settle_in_flight
+from anklet_worker.process.orders import Orders
+from anklet_worker.store.board import StoreBoard
+from anklet_worker.store.lazy_store import LazyStore
+from anklet_worker.store.lease import LeaseKeeper
+from anklet_worker.store.store import open_store
+from anklet_worker.vm.driver import VMDriver
 from anklet_worker.vm.drivers import open_among
 
 #: Seconds that a predecessor has to let go of the service's state before it is killed.

@@ -20,9 +20,9 @@ from anklet_github.plugin import GithubPlugin  # noqa: E402  the path comes firs
 from github_fakes import FakeContext  # noqa: E402  the path comes first
 from stage import OWNER, REPO, TOKEN, Mac, eventually, job, new_github  # noqa: E402  the path comes first
 
-from anklet_worker.board import StoreBoard  # noqa: E402  the path comes first
-from anklet_worker.config import Secret  # noqa: E402  the path comes first
-from anklet_worker.store import SqliteStore  # noqa: E402  the path comes first
+from anklet_worker.contract.service import Secret  # noqa: E402  the path comes first
+from anklet_worker.store.board import StoreBoard  # noqa: E402  the path comes first
+from anklet_worker.store.store import SqliteStore  # noqa: E402  the path comes first
 
 #: Looks at 0.2 s instead of 10 s: so many seconds stand for an hour.
 LOOK, HOUR = 0.2, 72.0

@@ -9,7 +9,8 @@ from pathlib import Path
 
 def main():
     """The command line of the supervisor, with another source of the boot id than this machine's kernel."""
-    from anklet_supervisor import cli, host  # noqa: PLC0415  each worker's interpreter runs this file again
+    from anklet_supervisor import cli  # noqa: PLC0415  each worker's interpreter runs this file again
+    from anklet_supervisor.daemon import host  # noqa: PLC0415  each worker's interpreter runs this file again
 
     host._BOOT_ID_FILE = Path(sys.argv[1])
     sys.exit(cli.main(sys.argv[2:]))

@@ -9,11 +9,23 @@ import pytest
 from driver_rigs import AnkaRig, executable
 from emulators.anka.bench import eventually
 
-from anklet_worker.config import ServiceConfig
-from anklet_worker.errors import CliUnavailable, ConfigError, Detached, Interrupted, RightsRefused, TemporaryError
-from anklet_worker.orders import Orders
-from anklet_worker.vm import PullBusy, VMFatal, VMNotFound, VMSpec, VMState, VMTransient
-from anklet_worker.vm import anka as module
+from anklet_worker.contract.errors import (
+    CliUnavailable,
+    ConfigError,
+    Detached,
+    Interrupted,
+    PullBusy,
+    RightsRefused,
+    TemporaryError,
+    VMFatal,
+    VMNotFound,
+    VMTransient,
+)
+from anklet_worker.contract.job import VMSpec
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.process.orders import Orders
+from anklet_worker.vm.anka import driver as module
+from anklet_worker.vm.driver import VMState
 from anklet_worker.vm.drivers import names, open_driver
 
 UNTAGGED = VMSpec(template="macos")

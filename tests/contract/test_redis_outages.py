@@ -7,11 +7,11 @@ import pytest
 from redis_server import RedisServer
 from tcp_proxy import TcpProxy
 
-from anklet_worker.config import Database
-from anklet_worker.errors import StoreUnavailable
-from anklet_worker.lazy_store import LazyStore
-from anklet_worker.lease import LeaseKeeper
-from anklet_worker.redis_store import RedisStore
+from anklet_worker.contract.errors import StoreUnavailable
+from anklet_worker.contract.service import Database
+from anklet_worker.store.lazy_store import LazyStore
+from anklet_worker.store.lease import LeaseKeeper
+from anklet_worker.store.redis_store import RedisStore
 
 KEY = "anklet:{octo/app}:claim:4711"
 #: Of the leases: long enough for a busy machine, short enough to wait for.

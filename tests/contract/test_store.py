@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from anklet_worker.config import Database, Secret
-from anklet_worker.errors import StoreUnavailable
-from anklet_worker.store import open_store as open_as_configured
+from anklet_worker.contract.errors import StoreUnavailable
+from anklet_worker.contract.service import Database, Secret
+from anklet_worker.store.store import open_store as open_as_configured
 
 KEY = "anklet:{octo/app}:claim:4711"
 TRIES = "anklet:{octo/app}:attempts:4711"

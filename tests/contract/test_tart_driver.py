@@ -11,20 +11,24 @@ import pytest
 from driver_rigs import TartRig, executable
 from emulators.vmhost.bench import eventually
 
-from anklet_worker.config import Deadlines, Tart
-from anklet_worker.errors import CliUnavailable, Detached, Interrupted, RightsRefused, TemporaryError
-from anklet_worker.orders import Orders
-from anklet_worker.vm import (
+from anklet_worker.contract.errors import (
+    CliUnavailable,
+    Detached,
+    Interrupted,
     PullBusy,
+    RightsRefused,
+    TemporaryError,
     VMFatal,
     VMLimitReached,
     VMNameExists,
     VMNotFound,
-    VMSpec,
-    VMState,
     VMTransient,
 )
-from anklet_worker.vm.tart_runs import Access
+from anklet_worker.contract.job import VMSpec
+from anklet_worker.contract.service import Deadlines, Tart
+from anklet_worker.process.orders import Orders
+from anklet_worker.vm.driver import VMState
+from anklet_worker.vm.tart.runs import Access
 
 REMOTE = "ghcr.io/acme/macos:15"
 LOCAL = VMSpec(template="macos")

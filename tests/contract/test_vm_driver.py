@@ -9,21 +9,22 @@ import pytest
 from driver_rigs import AnkaRig, TartRig
 from emulators.vmhost.bench import eventually
 
-from anklet_worker.attempt import exports
-from anklet_worker.config import Deadlines
-from anklet_worker.errors import Detached, Interrupted
-from anklet_worker.orders import Orders
-from anklet_worker.vm import (
+from anklet_worker.attempt.attempt import exports
+from anklet_worker.contract.errors import (
+    Detached,
+    Interrupted,
     VMError,
     VMFatal,
     VMLimitReached,
     VMNameExists,
     VMNotFound,
-    VMSpec,
-    VMState,
     VMTransient,
 )
-from anklet_worker.vm.command import settle_in_flight
+from anklet_worker.contract.job import VMSpec
+from anklet_worker.contract.service import Deadlines
+from anklet_worker.process.command import settle_in_flight
+from anklet_worker.process.orders import Orders
+from anklet_worker.vm.driver import VMState
 from anklet_worker.vm.guest_script import wrapped
 
 

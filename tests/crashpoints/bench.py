@@ -20,20 +20,21 @@ import msgspec
 import seams
 from emulators.anka.control import AnkaHost
 
-from anklet_supervisor import allocator, events, machine
-from anklet_supervisor.model import Moment
-from anklet_supervisor.state import ServiceState
-from anklet_supervisor.tally import Tally
-from anklet_worker import messages as m
-from anklet_worker.channel import Channel, ChannelClosed
-from anklet_worker.config import Deadlines, Secret, ServiceConfig
-from anklet_worker.errors import ExitCode
-from anklet_worker.job import Phase, may_have_vm
+from anklet_supervisor.machine import allocator, events
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.model import Moment
+from anklet_supervisor.machine.state import ServiceState
+from anklet_supervisor.report.tally import Tally
+from anklet_worker.attempt.phases import Phase, may_have_vm
+from anklet_worker.attempt.records import RecordBook
+from anklet_worker.contract.errors import ExitCode
+from anklet_worker.contract.service import Deadlines, Secret, ServiceConfig
+from anklet_worker.link import messages as m
+from anklet_worker.link.channel import Channel, ChannelClosed
+from anklet_worker.link.setup import WorkerSetup
+from anklet_worker.link.slots import SlotReader, SlotState, SlotWriter
 from anklet_worker.main import run_worker
-from anklet_worker.records import RecordBook
-from anklet_worker.setup import WorkerSetup
-from anklet_worker.slots import SlotReader, SlotState, SlotWriter
-from anklet_worker.store import uptime
+from anklet_worker.store.store import uptime
 
 OWNER, TOKEN, TEMPLATE = "acme", "github_pat_11CRASHCRASHCRASH_bait", "macos-15"
 SERVICE = "RUNNER1"

@@ -30,14 +30,14 @@ from anklet_github.api import route_of
 from anklet_github.http import NoAnswer, Transport
 from anklet_github.plugin import GithubPlugin
 
-from anklet_worker.archive import Archive
-from anklet_worker.channel import Channel, SupervisorLink
-from anklet_worker.errors import RecordNotWritten, StoreUnavailable
-from anklet_worker.messages import FigureReported, StageTook, StatusChanged
-from anklet_worker.records import Holder, RecordBook
-from anklet_worker.slots import SlotWriter
-from anklet_worker.store import SqliteStore
-from anklet_worker.vm.command import CommandResult, CommandRunner
+from anklet_worker.attempt.archive import Archive
+from anklet_worker.attempt.records import Holder, RecordBook
+from anklet_worker.contract.errors import RecordNotWritten, StoreUnavailable
+from anklet_worker.link.channel import Channel, SupervisorLink
+from anklet_worker.link.messages import FigureReported, StageTook, StatusChanged
+from anklet_worker.link.slots import SlotWriter
+from anklet_worker.process.command import CommandResult, CommandRunner
+from anklet_worker.store.store import SqliteStore
 from anklet_worker.vm.image_locks import PullHold
 
 #: Seconds into an effect that is held for longer.
@@ -313,7 +313,8 @@ def _wrap_supervisor(ledger):
     """The supervisor's own; not imported by a worker, which does not have them."""
     if ledger.role == WORKER:
         return
-    from anklet_supervisor import history, host, process, start, status  # noqa: PLC0415  see above
+    from anklet_supervisor.daemon import host, process, start  # noqa: PLC0415  see above
+    from anklet_supervisor.report import history, status  # noqa: PLC0415  see above
 
     for owner, method, name in (
         (host.InstanceLock, "acquire", "lock"),

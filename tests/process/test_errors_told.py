@@ -10,8 +10,9 @@ from stage import eventually, job
 from test_job_life import queue
 from test_supervision import running_job
 
-from anklet_supervisor import allocator, machine
-from anklet_supervisor.machine import STOP_PATIENCE, Moment, Report
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.step import STOP_PATIENCE, Moment, Report
 
 
 def the_error(mac, message, deadline=30):
@@ -28,7 +29,7 @@ def the_error(mac, message, deadline=30):
 #: The program with a bug in it, which shows at the first reload.
 WITH_A_BUG = """
 import sys
-from anklet_supervisor import cli, loop
+from anklet_supervisor import cli; from anklet_supervisor.daemon import loop
 loop.Loop._take_config = lambda self: 1 / 0
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -12,8 +12,8 @@ from fake_launchctl import FakeLaunchctl
 from stage import OWNER, REPO, TEMPLATE, TOKEN, eventually, job
 from test_job_life import finish, queue
 
-from anklet_supervisor.config import load
-from anklet_supervisor.doctor_facts import mac_facts
+from anklet_supervisor.config.load import load
+from anklet_supervisor.doctor.facts import mac_facts
 
 
 def findings(mac, code):

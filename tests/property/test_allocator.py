@@ -4,8 +4,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from anklet_supervisor import allocator
-from anklet_worker.slots import SlotState, decode, encode
+from anklet_supervisor.machine import allocator
+from anklet_worker.link.slots import SlotState, decode, encode
 
 SERVICES = ["a", "b", "c", "d"]
 service = st.sampled_from(SERVICES)

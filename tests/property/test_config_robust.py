@@ -9,9 +9,9 @@ import yaml
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from anklet_supervisor.config import ConfigErrors, SupervisorConfig, load
-from anklet_supervisor.config_schema import HOST, SERVICE, Kind, spellings
-from anklet_worker.errors import ConfigError
+from anklet_supervisor.config.load import ConfigErrors, SupervisorConfig, load
+from anklet_supervisor.config.schema import HOST, SERVICE, Kind, spellings
+from anklet_worker.contract.errors import ConfigError
 
 MARK = "s3cr3tmark"
 

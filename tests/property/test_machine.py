@@ -4,11 +4,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from anklet_supervisor import allocator, backoff, machine
-from anklet_supervisor.model import Fate
-from anklet_supervisor.state import ALIVE, FINAL, Mode, ServiceState
-from anklet_worker import messages as m
-from anklet_worker.slots import SlotState
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import restarts as backoff
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.model import Fate
+from anklet_supervisor.machine.state import ALIVE, FINAL, Mode, ServiceState
+from anklet_worker.link import messages as m
+from anklet_worker.link.slots import SlotState
 
 SERVICES = ["alpha", "beta", "gamma"]
 name_of = st.sampled_from([*SERVICES, "delta"])

@@ -6,8 +6,8 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anklet_worker.logs import LineFormatter
-from anklet_worker.redaction import Redactor
+from anklet_worker.log.redaction import Redactor
+from anklet_worker.log.service_log import LineFormatter
 
 SECRETS = st.lists(st.text(min_size=4, max_size=40).filter(lambda text: not text.startswith("-----")), max_size=3)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40) | st.binary(max_size=40)

@@ -11,7 +11,10 @@ import msgspec
 import pytest
 from fake_launchctl import FakeLaunchctl
 
-from anklet_supervisor.agent import (
+from anklet_supervisor.config.load import SupervisorConfig
+from anklet_supervisor.config.schema import LogConfig
+from anklet_supervisor.doctor.facts import agent_is_current, commands
+from anklet_supervisor.launchd.agent import (
     LABEL,
     Agent,
     Installation,
@@ -21,10 +24,7 @@ from anklet_supervisor.agent import (
     property_list,
     target,
 )
-from anklet_supervisor.config import SupervisorConfig
-from anklet_supervisor.config_schema import LogConfig
-from anklet_supervisor.doctor_facts import agent_is_current, commands
-from anklet_worker.errors import CliUnavailable, ConfigError, TemporaryError
+from anklet_worker.contract.errors import CliUnavailable, ConfigError, TemporaryError
 
 ROOT = Path(__file__).resolve().parents[2]
 ME = Installation(

@@ -6,17 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anklet_worker.vm import (
-    VMError,
-    VMFatal,
-    VMInfo,
-    VMLimitReached,
-    VMNameExists,
-    VMNotFound,
-    VMState,
-    VMTransient,
-)
-from anklet_worker.vm.anka_output import (
+from anklet_worker.contract.errors import VMError, VMFatal, VMLimitReached, VMNameExists, VMNotFound, VMTransient
+from anklet_worker.vm.anka.output import (
     Envelope,
     classify,
     error_of,
@@ -26,6 +17,7 @@ from anklet_worker.vm.anka_output import (
     parse_envelope,
     vms,
 )
+from anklet_worker.vm.driver import VMInfo, VMState
 
 # ---- envelopes ----
 

@@ -2,8 +2,8 @@
 
 import os
 
-from anklet_worker.archive import Archive
-from anklet_worker.vm import vm_name
+from anklet_worker.attempt.archive import Archive
+from anklet_worker.vm.names import vm_name
 
 DAY = 86_400.0
 

@@ -8,21 +8,30 @@ import msgspec
 import pytest
 from attempt_fakes import JOB, OUTCOME, FakeDriver, FakeLeases, FakeLink, FakePlugin, FakeSlots, Script
 
-from anklet_supervisor.tally import Tally
-from anklet_worker.archive import Archive
-from anklet_worker.attempt import Attempt, Tools, exports
-from anklet_worker.config import ServiceConfig
+from anklet_supervisor.report.tally import Tally
+from anklet_worker.attempt.archive import Archive
+from anklet_worker.attempt.attempt import Attempt, Tools, exports
+from anklet_worker.attempt.phases import Phase
+from anklet_worker.attempt.records import Record, RecordBook
 from anklet_worker.context import Surroundings, WorkerContext
-from anklet_worker.errors import Detached, Interrupted, JobLost, RetryElsewhere, RetryHere, RightsRefused
+from anklet_worker.contract.driver import Withdrawal
+from anklet_worker.contract.errors import (
+    Detached,
+    Interrupted,
+    JobLost,
+    RetryElsewhere,
+    RetryHere,
+    RightsRefused,
+    VMLimitReached,
+    VMNotFound,
+    VMTransient,
+)
+from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.files import write_atomically
-from anklet_worker.job import Phase
-from anklet_worker.logs import ServiceLog
-from anklet_worker.messages import SlotRef
-from anklet_worker.orders import Orders
-from anklet_worker.plugin import Withdrawal
-from anklet_worker.records import Record, RecordBook
-from anklet_worker.slots import SlotState
-from anklet_worker.vm import VMLimitReached, VMNotFound, VMTransient
+from anklet_worker.link.messages import SlotRef
+from anklet_worker.link.slots import SlotState
+from anklet_worker.log.service_log import ServiceLog
+from anklet_worker.process.orders import Orders
 
 VM = "anklet-vm-00000001-0000aa-77-1"
 REF = SlotRef(index=0, generation=1, nonce=7)
@@ -380,7 +389,7 @@ def _die(_fact):
 
 def test_an_outcome_that_nobody_heard_stays_on_record(bench, monkeypatch):
     """A supervisor that hangs and dies has counted nothing: the next process tells it again. VM and slot do not wait for it."""
-    monkeypatch.setattr("anklet_worker.attempt._HEARD_PATIENCE", 0.01)
+    monkeypatch.setattr("anklet_worker.attempt.attempt._HEARD_PATIENCE", 0.01)
     bench.link.deaf = True
     bench.begin().run()
     assert (bench.driver.vms, bench.slots.state, bench.leases.held) == ({}, SlotState.FREE, set())
@@ -522,7 +531,7 @@ def test_a_job_that_cannot_be_followed_is_tried_ever_more_seldom(bench, monkeypa
 
 def test_a_disk_that_fills_up_costs_no_job_that_has_started(bench, monkeypatch):
     """The record cannot say so; a later process asks the origin by the older one."""
-    monkeypatch.setattr("anklet_worker.records.write_atomically", _full_from_start(bench))
+    monkeypatch.setattr("anklet_worker.attempt.records.write_atomically", _full_from_start(bench))
     bench.script.plan("registered", lambda: bench.script.trace.append("disk full"))
     assert bench.begin().run() == OUTCOME
     bench.assert_nothing_left()
@@ -552,7 +561,7 @@ def test_a_vm_that_will_not_go_does_not_hold_the_claim(bench):
 def test_a_full_disk_stops_the_job_before_any_effect(bench, monkeypatch):
     """A record that cannot be written means that its effect does not happen; clean-up goes on without records."""
     attempt = bench.begin()
-    monkeypatch.setattr("anklet_worker.records.write_atomically", _disk_full)
+    monkeypatch.setattr("anklet_worker.attempt.records.write_atomically", _disk_full)
     with pytest.raises(RetryElsewhere, match="No space left"):
         attempt.run()
     assert "clone" not in bench.script.trace

@@ -1,8 +1,8 @@
 """What services tell each other through a store, and the silence when it is away."""
 
-from anklet_worker.board import StoreBoard
-from anklet_worker.errors import StoreUnavailable
-from anklet_worker.store import SqliteStore
+from anklet_worker.contract.errors import StoreUnavailable
+from anklet_worker.store.board import StoreBoard
+from anklet_worker.store.store import SqliteStore
 
 KEY = "anklet:{octo/app}:queue:turn"
 

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from anklet_worker import messages as m
-from anklet_worker.channel import Channel, ChannelClosed, SupervisorLink
-from anklet_worker.errors import Detached, Interrupted, ProtocolError
-from anklet_worker.orders import Orders
+from anklet_worker.contract.errors import Detached, Interrupted, ProtocolError
+from anklet_worker.link import messages as m
+from anklet_worker.link.channel import Channel, ChannelClosed, SupervisorLink
+from anklet_worker.process.orders import Orders
 
 SLOT = m.SlotRef(index=1, generation=4, nonce=99)
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from anklet_supervisor import allocator, machine
-from anklet_supervisor.clock import AwakeClock
-from anklet_supervisor.machine import Moment
+from anklet_supervisor.daemon.clock import AwakeClock
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.step import Moment
 
 
 class Source:

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anklet_supervisor.config import load
-from anklet_supervisor.config_schema import DRIVERS, HOST, SERVICE, Kind, Section, default_of, markdown, rows, spellings
-from anklet_supervisor.config_values import _CONVERTERS
-from anklet_worker.config import Database, Secret, ServiceConfig
+from anklet_supervisor.config.load import load
+from anklet_supervisor.config.schema import DRIVERS, HOST, SERVICE, Kind, Section, default_of, markdown, rows, spellings
+from anklet_supervisor.config.values import _CONVERTERS
+from anklet_worker.contract.service import Database, Secret, ServiceConfig
 from anklet_worker.vm import drivers
 
 TMP = Path("/tmp")  # noqa: S108  where the original says

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from anklet_supervisor.config import ConfigErrors, Severity, load, load_host
-from anklet_worker.errors import ConfigError, ExitCode
+from anklet_supervisor.config.load import ConfigErrors, Severity, load, load_host
+from anklet_worker.contract.errors import ConfigError, ExitCode
 
 GOOD = """\
 services:

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anklet_supervisor import config_services
-from anklet_supervisor.config import (
+from anklet_supervisor.config import services as config_services
+from anklet_supervisor.config.load import (
     ConfigErrors,
     LogConfig,
     MetricsConfig,
@@ -20,9 +20,10 @@ from anklet_supervisor.config import (
     load,
     service_names,
 )
-from anklet_supervisor.config_values import RedisAddress, Unfit, parse_redis
-from anklet_worker.config import Complaint, Database, Secret, ServiceConfig, ServiceRules, Tart
-from anklet_worker.errors import ConfigError
+from anklet_supervisor.config.values import RedisAddress, Unfit, parse_redis
+from anklet_worker.contract.errors import ConfigError
+from anklet_worker.contract.rules import Complaint, ServiceRules
+from anklet_worker.contract.service import Database, Secret, ServiceConfig, Tart
 
 TMP = Path("/tmp")  # noqa: S108  where the original says
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\n-----END RSA PRIVATE KEY-----\n"

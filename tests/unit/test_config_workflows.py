@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from anklet_worker.config import WorkflowFilter, compile_pattern
+from anklet_worker.contract.service import WorkflowFilter, compile_pattern
 
 CASES = [
     # include, exclude, name, allowed

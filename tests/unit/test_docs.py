@@ -14,16 +14,20 @@ import msgspec
 import pytest
 import yaml
 
-from anklet_supervisor import allocator, config_moved, doctor, job_commands, machine
 from anklet_supervisor.cli import command_line, parser
-from anklet_supervisor.config import load
-from anklet_supervisor.state import ServiceState
-from anklet_supervisor.status import ApiBudget, document
-from anklet_supervisor.timelines import STEPS, Timeline
-from anklet_worker.doctor import Finding, Verdict
-from anklet_worker.plugin import Status
-from anklet_worker.slots import SlotState
-from anklet_worker.vm import parse_vm_name
+from anklet_supervisor.config import moved as config_moved
+from anklet_supervisor.config.load import load
+from anklet_supervisor.console import job_commands
+from anklet_supervisor.doctor import doctor
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.state import ServiceState
+from anklet_supervisor.report.status import ApiBudget, document
+from anklet_supervisor.report.timelines import STEPS, Timeline
+from anklet_worker.contract.findings import Finding, Verdict
+from anklet_worker.link.messages import Status
+from anklet_worker.link.slots import SlotState
+from anklet_worker.vm.names import parse_vm_name
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

@@ -11,9 +11,11 @@ import pytest
 from emulators.tart.control import TartHost
 from rich.console import Console
 
-from anklet_supervisor import doctor, doctor_facts, doctor_view
-from anklet_supervisor.config import Problem, Severity
-from anklet_supervisor.doctor import (
+from anklet_supervisor.config.load import Problem, Severity
+from anklet_supervisor.doctor import doctor
+from anklet_supervisor.doctor import facts as doctor_facts
+from anklet_supervisor.doctor import view as doctor_view
+from anklet_supervisor.doctor.doctor import (
     DriverFacts,
     Facts,
     ImageWanted,
@@ -25,8 +27,8 @@ from anklet_supervisor.doctor import (
     fit,
     judge,
 )
-from anklet_supervisor.doctor_facts import gather, power_on_mains
-from anklet_worker.doctor import Finding, Verdict
+from anklet_supervisor.doctor.facts import gather, power_on_mains
+from anklet_worker.contract.findings import Finding, Verdict
 
 OURS, THEIRS = "anklet-vm-0a1b2c3d-aaaaaa-1-1", "anklet-vm-ffffffff-aaaaaa-1-1"
 GIB = 1 << 30
@@ -172,7 +174,7 @@ def test_elsewhere_than_on_a_mac_nothing_is_guessed():
 
 def test_the_core_names_no_plugin():
     """What is said of where jobs come from is the plugins'."""
-    source = Path(doctor.__file__).read_text() + Path(doctor.__file__).with_name("doctor_facts.py").read_text()
+    source = Path(doctor.__file__).read_text() + Path(doctor.__file__).with_name("facts.py").read_text()
     assert "github" not in source.lower()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anklet_worker.doubling import doubled
+from anklet_worker.backoff import doubled
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anklet_worker.vm import VMInfo, VMState
+from anklet_worker.vm.driver import VMInfo, VMState
 from anklet_worker.vm.foreign import counted_listing
 
 

@@ -16,9 +16,9 @@ from anklet_github.payloads import Run, Runs, WorkflowJob
 from anklet_github.trouble import ApiTrouble, Conflict, LimitPause, NotFound, Refused, Unprocessable
 from github_fakes import FakeBoard, FakeContext
 
-from anklet_worker.config import Secret
-from anklet_worker.errors import RightsRefused
-from anklet_worker.plugin import Figure
+from anklet_worker.contract.errors import RightsRefused
+from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.service import Secret
 
 
 def reply(status, body=b"{}", **headers):

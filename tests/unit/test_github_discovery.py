@@ -16,10 +16,10 @@ from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, NotFound, Unprocessable
 from github_fakes import MINE, FakeBoard, FakeContext, workflow_job
 
-from anklet_worker.config import ServiceConfig, WorkflowFilter
-from anklet_worker.errors import RightsRefused
-from anklet_worker.plugin import Figure
-from anklet_worker.vm import VMSpec
+from anklet_worker.contract.errors import RightsRefused
+from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.job import VMSpec
+from anklet_worker.contract.service import ServiceConfig, WorkflowFilter
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from github_fakes import FakeContext
 
-from anklet_worker.config import Secret, ServiceConfig
-from anklet_worker.errors import RightsRefused, ServiceFatal
+from anklet_worker.contract.errors import RightsRefused, ServiceFatal
+from anklet_worker.contract.service import Secret, ServiceConfig
 
 NEEDED = {"actions": "read", "administration": "write"}
 LONG = "ghs_123_" + "x" * 512

@@ -12,9 +12,9 @@ from anklet_github.scope import scope_of
 from anklet_github.trouble import NotFound
 from github_fakes import MINE, FakeContext
 
-from anklet_worker.config import Runner as RunnerSettings
-from anklet_worker.config import Secret
-from anklet_worker.errors import RetryElsewhere, ServiceFatal
+from anklet_worker.contract.errors import RetryElsewhere, ServiceFatal
+from anklet_worker.contract.service import Runner as RunnerSettings
+from anklet_worker.contract.service import Secret
 
 
 class Server:

@@ -7,8 +7,8 @@ from anklet_github.sweep import Sweeper, chosen
 from anklet_github.trouble import ApiTrouble
 from github_fakes import FakeBoard, FakeContext
 
-from anklet_worker.errors import RightsRefused
-from anklet_worker.plugin import Figure
+from anklet_worker.contract.errors import RightsRefused
+from anklet_worker.contract.figures import Figure
 
 OURS, THEIRS = "anklet-vm-00000001-", "anklet-vm-00000002-"
 

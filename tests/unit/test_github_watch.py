@@ -9,9 +9,8 @@ from anklet_github.trouble import ApiTrouble, NotFound
 from anklet_github.watch import Watch, Watching
 from github_fakes import MINE, FakeContext, workflow_job
 
-from anklet_worker.errors import JobLost, RetryElsewhere, RetryHere
-from anklet_worker.job import Conclusion, Job
-from anklet_worker.vm import VMNotFound, VMSpec, VMTransient
+from anklet_worker.contract.errors import JobLost, RetryElsewhere, RetryHere, VMNotFound, VMTransient
+from anklet_worker.contract.job import Conclusion, Job, VMSpec
 
 REPO = Repo("acme", "app")
 ONLINE = Runner(9, MINE, "online", busy=False)

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from anklet_supervisor import host
-from anklet_supervisor.host import (
+from anklet_supervisor.daemon import host
+from anklet_supervisor.daemon.host import (
     UNKNOWN_HOST,
     InstanceLock,
     PidFile,
@@ -25,7 +25,7 @@ from anklet_supervisor.host import (
     keep_awake,
     running_supervisor,
 )
-from anklet_worker.errors import AlreadyRunning, ConfigError, ExitCode, TemporaryError
+from anklet_worker.contract.errors import AlreadyRunning, ConfigError, ExitCode, TemporaryError
 
 HERE, THERE = "a" * 16, "b" * 16
 
@@ -41,7 +41,7 @@ def eventually(condition, deadline=10.0):
 
 HOLDER = """
     import os, pathlib, sys
-    from anklet_supervisor.host import InstanceLock
+    from anklet_supervisor.daemon.host import InstanceLock
     lock = InstanceLock(pathlib.Path(sys.argv[1]))
     lock.acquire()
     print(os.getpid(), flush=True)
@@ -263,9 +263,7 @@ def test_this_host_has_an_id_that_does_not_show_the_machine_id():
 
 def test_the_boot_id_is_the_kernels(tmp_path):
     """The same for each process of this boot, and nothing is kept of it."""
-    program = (
-        "import pathlib, sys; from anklet_supervisor.host import boot_id; print(boot_id(pathlib.Path(sys.argv[1])))"
-    )
+    program = "import pathlib, sys; from anklet_supervisor.daemon.host import boot_id; print(boot_id(pathlib.Path(sys.argv[1])))"
     other = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == boot_id(tmp_path) != ""
 

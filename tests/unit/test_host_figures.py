@@ -6,7 +6,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from anklet_supervisor.host_figures import HostFigures, HostSampler
+from anklet_supervisor.report.host_figures import HostFigures, HostSampler
 
 
 class Times(NamedTuple):

@@ -2,10 +2,11 @@
 
 import pytest
 
-from anklet_supervisor import allocator, machine
-from anklet_supervisor.host_limit import HostLimit, allowed, refused, started
-from anklet_supervisor.machine import Moment, PublishSlots, Report, Tell, Tick, WorkerSaid
-from anklet_worker import messages as m
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.host_limit import HostLimit, allowed, refused, started
+from anklet_supervisor.machine.step import Moment, PublishSlots, Report, Tell, Tick, WorkerSaid
+from anklet_worker.link import messages as m
 
 ERROR = Report("ERROR", "the host refuses to run as many VMs as it should; tried again now and then")
 WELL = Report("INFO", "the host runs as many VMs as it should again")

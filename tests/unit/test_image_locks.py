@@ -11,10 +11,9 @@ import msgspec
 import psutil
 import pytest
 
-from anklet_worker.errors import Detached
-from anklet_worker.orders import Orders
-from anklet_worker.vm import PullBusy, VMTransient
-from anklet_worker.vm.command import InFlight
+from anklet_worker.contract.errors import Detached, PullBusy, VMTransient
+from anklet_worker.process.command import InFlight
+from anklet_worker.process.orders import Orders
 from anklet_worker.vm.image_locks import ImageLocks
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anklet_supervisor.config import load
-from anklet_supervisor.init import Answers, Terminal, ask_for_missing, render, write
-from anklet_worker.config import Secret
-from anklet_worker.errors import ConfigError, UsageError
+from anklet_supervisor.config.load import load
+from anklet_supervisor.console.init import Answers, Terminal, ask_for_missing, render, write
+from anklet_worker.contract.errors import ConfigError, UsageError
+from anklet_worker.contract.service import Secret
 
 TOKEN = "github_pat_bait_123"
 ANSWERS = Answers(owner="acme", repo="app", token=TOKEN, plugin="github")

@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
-from anklet_worker.board import StoreBoard
-from anklet_worker.errors import RightsRefused, StoreUnavailable
-from anklet_worker.lazy_store import LazyStore, Outage
+from anklet_worker.contract.errors import RightsRefused, StoreUnavailable
+from anklet_worker.store.board import StoreBoard
+from anklet_worker.store.lazy_store import LazyStore, Outage
 
 AWAY = "the store of claims does not answer; no new job is taken, those that run go on"
 BACK = "the store of claims answers again"

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from anklet_worker.errors import RightsRefused, StoreUnavailable
-from anklet_worker.lease import LeaseKeeper, RenewalSchedule
+from anklet_worker.contract.errors import RightsRefused, StoreUnavailable
+from anklet_worker.store.lease import LeaseKeeper, RenewalSchedule
 
 HERE, THERE = "host-a:builds", "host-b:builds"
 #: Of the keeper's own threads: short enough to see several renewals in a test.

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from anklet_supervisor.state import ALIVE, FINAL, TRANSITIONS, ImpossibleTrigger, ServiceState, Trigger, follow
-from anklet_worker.job import Event, ImpossibleTransition, Phase, advance, may_have_vm
+from anklet_supervisor.machine.state import ALIVE, FINAL, TRANSITIONS, ImpossibleTrigger, ServiceState, Trigger, follow
+from anklet_worker.attempt.phases import Event, ImpossibleTransition, Phase, advance, may_have_vm
 
 IMPOSSIBLE_FOR_SERVICES = {
     (ServiceState.STARTING, Trigger.DUE),

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from anklet_worker import __version__
-from anklet_worker.logs import ServiceLog, one_line, open_log
-from anklet_worker.redaction import Redactor
+from anklet_worker.log.redaction import Redactor
+from anklet_worker.log.service_log import ServiceLog, one_line, open_log
 
 TOKEN = "github_pat_bait/+=\"'é"
 FIELDS = {"serviceName": "RUNNER1", "plugin": "github", "owner": "acme", "repo": "app"}
@@ -352,7 +352,9 @@ def test_service_log_is_a_logger_adapter(opened):
 
 def test_logging_in_one_process_touches_nobody_elses(tmp_path):
     """Importing the module sets nothing up: it is `open_log` that does."""
-    program = "import logging, anklet_worker.logs; print(logging.getLogger().handlers, logging.getLogger().level)"
+    program = (
+        "import logging, anklet_worker.log.service_log; print(logging.getLogger().handlers, logging.getLogger().level)"
+    )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert run.stdout == "[] 30\n"
 

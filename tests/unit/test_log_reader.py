@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from anklet_supervisor.log_reader import Tail, Wanted, last_lines, parsed
-from anklet_supervisor.log_view import LineWriter
+from anklet_supervisor.console.log_view import LineWriter
+from anklet_supervisor.log.reader import Tail, Wanted, last_lines, parsed
 
 RECORD = {
     "time": "2026-01-02T03:04:05.678901Z",

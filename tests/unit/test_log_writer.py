@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from anklet_supervisor.logs import LogWriter
+from anklet_supervisor.log.writer import LogWriter
 
 
 def line(**fields):
@@ -99,7 +99,7 @@ def test_a_file_that_was_moved_away_is_made_anew(writer, path):
 
 FULL_DISK = """
     import json, pathlib, resource, sys, time
-    from anklet_supervisor.logs import LogWriter
+    from anklet_supervisor.log.writer import LogWriter
 
     folder = pathlib.Path(sys.argv[1])
     path = folder / "anklet.log"
@@ -196,7 +196,7 @@ def test_a_disk_that_hangs_stops_nobody(tmp_path, capfd):
 
 STDOUT = """
     import sys
-    from anklet_supervisor.logs import LogWriter
+    from anklet_supervisor.log.writer import LogWriter
     writer = LogWriter(None)
     for number in range(100):
         writer.write(b'{"number": %d}\\n' % number)

@@ -4,10 +4,10 @@ import threading
 
 from stage import eventually
 
-from anklet_supervisor import loop
-from anklet_supervisor.loop import Loop
-from anklet_supervisor.machine import Terminated, WorkerExited, WorkerSaid
-from anklet_worker import messages as m
+from anklet_supervisor.daemon import loop
+from anklet_supervisor.daemon.loop import Loop
+from anklet_supervisor.machine.step import Terminated, WorkerExited, WorkerSaid
+from anklet_worker.link import messages as m
 
 FACT = WorkerSaid("RUNNER1", m.LeaseLost())
 

@@ -13,20 +13,22 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from anklet_supervisor import allocator, machine
-from anklet_supervisor.history import JobHistory
-from anklet_supervisor.host_figures import HostFigures
-from anklet_supervisor.host_limit import HostLimit
-from anklet_supervisor.metrics import Metrics
-from anklet_supervisor.state import ServiceState
-from anklet_supervisor.status import ApiBudget
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.host_limit import HostLimit
+from anklet_supervisor.machine.state import ServiceState
+from anklet_supervisor.report.history import JobHistory
+from anklet_supervisor.report.host_figures import HostFigures
+from anklet_supervisor.report.metrics import Metrics
+from anklet_supervisor.report.status import ApiBudget
 from anklet_worker import __version__
-from anklet_worker import messages as m
-from anklet_worker.config import ServiceConfig
-from anklet_worker.job import Conclusion
-from anklet_worker.logs import ServiceLog
-from anklet_worker.plugin import Figure, Status
-from anklet_worker.slots import SlotState
+from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.job import Conclusion
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.link import messages as m
+from anklet_worker.link.messages import Status
+from anklet_worker.link.slots import SlotState
+from anklet_worker.log.service_log import ServiceLog
 
 A = ServiceConfig(name="RUNNER1", plugin="github", owner="acme", repo="app")
 B = ServiceConfig(name="RUNNER2", plugin="github", owner="acme", repo="tools")

@@ -12,12 +12,14 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from anklet_supervisor import allocator, machine, metrics_http
-from anklet_supervisor.metrics import Metrics
-from anklet_supervisor.metrics_http import MetricsServer
-from anklet_supervisor.state import ServiceState
-from anklet_worker.config import ServiceConfig
-from anklet_worker.errors import ExitCode, TemporaryError
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.state import ServiceState
+from anklet_supervisor.report import metrics_http
+from anklet_supervisor.report.metrics import Metrics
+from anklet_supervisor.report.metrics_http import MetricsServer
+from anklet_worker.contract.errors import ExitCode, TemporaryError
+from anklet_worker.contract.service import ServiceConfig
 
 SERVICES = tuple(ServiceConfig(name=name, plugin="github", owner="acme", repo="app") for name in ("RUNNER1", "RUNNER2"))
 

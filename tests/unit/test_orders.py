@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from anklet_worker.errors import Detached, Interrupted
-from anklet_worker.orders import Orders
+from anklet_worker.contract.errors import Detached, Interrupted
+from anklet_worker.process.orders import Orders
 
 LONG = 30.0
 

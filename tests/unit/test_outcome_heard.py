@@ -1,9 +1,10 @@
 """The end of a job, between a worker that keeps it on record and a supervisor that counts it."""
 
-from anklet_supervisor import allocator, machine
-from anklet_supervisor.machine import Moment, Tell, WorkerSaid
-from anklet_worker import messages as m
-from anklet_worker.job import Conclusion
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.step import Moment, Tell, WorkerSaid
+from anklet_worker.contract.job import Conclusion
+from anklet_worker.link import messages as m
 
 END = m.JobFinished(vm="vm-1", job_id="1", job_name="j", job_url="u", conclusion=Conclusion.SUCCESS)
 

@@ -8,10 +8,10 @@ import types
 import psutil
 import pytest
 
-from anklet_supervisor import process
-from anklet_supervisor.machine import WorkerExited, WorkerStarted
-from anklet_supervisor.process import WorkerProcess
-from anklet_worker import messages as m
+from anklet_supervisor.daemon import process
+from anklet_supervisor.daemon.process import WorkerProcess
+from anklet_supervisor.machine.step import WorkerExited, WorkerStarted
+from anklet_worker.link import messages as m
 
 SETUP = types.SimpleNamespace(service=types.SimpleNamespace(name="RUNNER1"))
 

@@ -8,13 +8,15 @@ import re
 import sys
 from pathlib import Path
 
-from anklet_supervisor import allocator, config_schema, machine
-from anklet_supervisor.metrics import Metrics
-from anklet_worker import messages as m
-from anklet_worker.config import ServiceConfig
-from anklet_worker.errors import ExitCode
-from anklet_worker.job import Conclusion
-from anklet_worker.plugin import Figure
+from anklet_supervisor.config import schema as config_schema
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.report.metrics import Metrics
+from anklet_worker.contract.errors import ExitCode
+from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.job import Conclusion
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.link import messages as m
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

@@ -6,10 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anklet_worker.errors import RecordNotWritten, RecordsUnreadable, TemporaryError
-from anklet_worker.job import Conclusion, Phase
-from anklet_worker.messages import SlotRef
-from anklet_worker.records import RECORD_VERSION, Holder, RecordBook
+from anklet_worker.attempt.phases import Phase
+from anklet_worker.attempt.records import RECORD_VERSION, Holder, RecordBook
+from anklet_worker.contract.errors import RecordNotWritten, RecordsUnreadable, TemporaryError
+from anklet_worker.contract.job import Conclusion
+from anklet_worker.link.messages import SlotRef
 
 GOLDEN = Path(__file__).with_name("records")
 VM = "anklet-vm-00000001-0000aa-77-2"
@@ -118,7 +119,7 @@ def test_a_disk_that_refused_a_record_is_tried_before_the_next_job(book, folder,
     (record,), _ = book.load()
     book.check()
     with monkeypatch.context() as patch:
-        patch.setattr("anklet_worker.records.write_atomically", _full)
+        patch.setattr("anklet_worker.attempt.records.write_atomically", _full)
         with pytest.raises(RecordNotWritten, match="No space left"):
             book.save(record)
         with pytest.raises(RecordNotWritten, match="No space left"):
@@ -126,7 +127,7 @@ def test_a_disk_that_refused_a_record_is_tried_before_the_next_job(book, folder,
     book.check()
     assert [path.name for path in folder.iterdir()] == [f"{VM}.json"]
     with monkeypatch.context() as patch:
-        patch.setattr("anklet_worker.records.write_atomically", _full)
+        patch.setattr("anklet_worker.attempt.records.write_atomically", _full)
         book.check()
 
 
@@ -162,5 +163,5 @@ def test_a_holder_is_alone(tmp_path):
 
 def test_a_full_disk_keeps_no_holder_from_its_work(tmp_path, monkeypatch):
     """The lock is what counts; the name in it is for a successor."""
-    monkeypatch.setattr("anklet_worker.records.os.pwrite", _full)
+    monkeypatch.setattr("anklet_worker.attempt.records.os.pwrite", _full)
     Holder(tmp_path).acquire(0.0, lambda _: None)

@@ -9,16 +9,17 @@ import pytest
 from attempt_fakes import JOB, OUTCOME
 from test_runner import REF, Bench
 
-from anklet_worker import recovery
-from anklet_worker.errors import RecordsUnreadable, RightsRefused
-from anklet_worker.job import Phase
-from anklet_worker.lazy_store import LazyStore
-from anklet_worker.lease import LeaseKeeper
-from anklet_worker.messages import OrphanReaped, VMGone
-from anklet_worker.records import Holder, Record, RecordBook
-from anklet_worker.slots import Slot, SlotState
-from anklet_worker.vm import VMInfo, VMState, VMTransient, vm_name
-from anklet_worker.vm.command import InFlight
+from anklet_worker.attempt import reconcile as recovery
+from anklet_worker.attempt.phases import Phase
+from anklet_worker.attempt.records import Holder, Record, RecordBook
+from anklet_worker.contract.errors import RecordsUnreadable, RightsRefused, VMTransient
+from anklet_worker.link.messages import OrphanReaped, VMGone
+from anklet_worker.link.slots import Slot, SlotState
+from anklet_worker.process.command import InFlight
+from anklet_worker.store.lazy_store import LazyStore
+from anklet_worker.store.lease import LeaseKeeper
+from anklet_worker.vm.driver import VMInfo, VMState
+from anklet_worker.vm.names import vm_name
 
 MINE = vm_name("00000001", "S", "77", 1)
 FORMER = vm_name("00000001", "former", "77", 1)

@@ -6,9 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anklet_supervisor import allocator, machine
-from anklet_supervisor.config import LogConfig, MetricsConfig, SupervisorConfig
-from anklet_supervisor.machine import (
+from anklet_supervisor.config.load import LogConfig, MetricsConfig, SupervisorConfig
+from anklet_supervisor.daemon.settings import Settings
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.model import Fate
+from anklet_supervisor.machine.state import Mode, ServiceState
+from anklet_supervisor.machine.step import (
     ConfigRead,
     ConfigRefused,
     ForgetService,
@@ -24,14 +27,12 @@ from anklet_supervisor.machine import (
     WorkerExited,
     WorkerSaid,
     WorkerStarted,
+    allocator,
 )
-from anklet_supervisor.model import Fate
-from anklet_supervisor.settings import Settings
-from anklet_supervisor.state import Mode, ServiceState
-from anklet_worker import messages as m
-from anklet_worker.config import Secret, ServiceConfig
-from anklet_worker.setup import WorkerSetup
-from anklet_worker.slots import SlotState
+from anklet_worker.contract.service import Secret, ServiceConfig
+from anklet_worker.link import messages as m
+from anklet_worker.link.setup import WorkerSetup
+from anklet_worker.link.slots import SlotState
 
 ROOT = Path("/state")
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from anklet_supervisor import remote
+from anklet_supervisor.console import remote
 
 
 @pytest.mark.parametrize(

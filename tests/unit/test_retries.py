@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from attempt_fakes import JOB, worker_setup
 
-from anklet_worker.config import ServiceConfig
-from anklet_worker.retries import JobBackoff, Tries
-from anklet_worker.store import SqliteStore
+from anklet_worker.attempt.retries import JobBackoff, Tries
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.store.store import SqliteStore
 
 
 class Fleet:

@@ -7,20 +7,30 @@ import msgspec
 import pytest
 from attempt_fakes import JOB, FakeDriver, FakeLeases, FakeLink, FakePlugin, FakeSlots, Script, worker_setup
 
-from anklet_worker.archive import Archive
-from anklet_worker.attempt import Tools
-from anklet_worker.config import ServiceConfig
+from anklet_worker.attempt.archive import Archive
+from anklet_worker.attempt.attempt import Tools
+from anklet_worker.attempt.records import RecordBook
+from anklet_worker.attempt.retries import JobBackoff
 from anklet_worker.context import Surroundings, WorkerContext
-from anklet_worker.errors import Detached, Interrupted, RetryElsewhere, RetryHere, RightsRefused, StoreUnavailable
-from anklet_worker.logs import ServiceLog
-from anklet_worker.messages import STAGES, QueueSeen, SlotRef, StageTook, StatusChanged
-from anklet_worker.orders import Orders
-from anklet_worker.plugin import Figure, Status
-from anklet_worker.records import RecordBook
-from anklet_worker.retries import JobBackoff
-from anklet_worker.runner import Runner
-from anklet_worker.slots import SlotState
-from anklet_worker.vm import DriverInfo, PullBusy, VMLimitReached, VMTransient
+from anklet_worker.contract.errors import (
+    Detached,
+    Interrupted,
+    PullBusy,
+    RetryElsewhere,
+    RetryHere,
+    RightsRefused,
+    StoreUnavailable,
+    VMLimitReached,
+    VMTransient,
+)
+from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.link.messages import STAGES, QueueSeen, SlotRef, StageTook, Status, StatusChanged
+from anklet_worker.link.slots import SlotState
+from anklet_worker.log.service_log import ServiceLog
+from anklet_worker.loop import Runner
+from anklet_worker.process.orders import Orders
+from anklet_worker.vm.driver import DriverInfo
 
 REF = SlotRef(index=0, generation=1, nonce=7)
 DRIVER = DriverInfo(product="fake", version="1")
@@ -318,7 +328,7 @@ def test_an_outage_of_the_store_takes_no_job(bench):
 def test_a_disk_that_takes_no_record_takes_no_job(bench, monkeypatch):
     """One WARN, no look, no claim, for as long as it lasts; then it goes on by itself."""
     with monkeypatch.context() as patch:
-        patch.setattr("anklet_worker.records.write_atomically", _disk_full)
+        patch.setattr("anklet_worker.attempt.records.write_atomically", _disk_full)
         for _ in range(3):
             bench.one_pass()
         assert bench.lines("WARNING") == ["cannot look for jobs now; trying again"]

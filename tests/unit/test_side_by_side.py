@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anklet_supervisor import allocator
-from anklet_worker.errors import CliUnavailable
-from anklet_worker.vm import VMInfo, VMState, VMTransient
+from anklet_supervisor.machine import allocator
+from anklet_worker.contract.errors import CliUnavailable, VMTransient
+from anklet_worker.vm.driver import VMInfo, VMState
 from anklet_worker.vm.side_by_side import SideBySide
 
 

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from anklet_worker.errors import ProtocolError
-from anklet_worker.slots import Slot, SlotReader, SlotState, SlotTable, SlotWriter, decode, encode
+from anklet_worker.contract.errors import ProtocolError
+from anklet_worker.link.slots import Slot, SlotReader, SlotState, SlotTable, SlotWriter, decode, encode
 
 
 def table(generation=1, *, state=SlotState.OCCUPIED, foreign=0):

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from anklet_worker import store as store_module
-from anklet_worker.errors import ExitCode, ServiceFatal, StoreUnavailable
-from anklet_worker.store import SqliteStore
+from anklet_worker.contract.errors import ExitCode, ServiceFatal, StoreUnavailable
+from anklet_worker.store import store as store_module
+from anklet_worker.store.store import SqliteStore
 
 HERE, THERE = "host:builds", "host:tests"
 HOUR = 3600.0
@@ -265,8 +265,8 @@ def test_a_full_disk_is_told_and_survived(path):
     script = """
         import resource, sys
         from pathlib import Path
-        from anklet_worker.errors import StoreUnavailable
-        from anklet_worker.store import SqliteStore
+        from anklet_worker.contract.errors import StoreUnavailable
+        from anklet_worker.store.store import SqliteStore
 
         store = SqliteStore(Path(sys.argv[1]), "boot")
         assert store.claim("before", "host:builds", 60)

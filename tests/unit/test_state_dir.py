@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from anklet_supervisor.state_dir import open_state_dir, take_over, told
-from anklet_worker.errors import ConfigError, ExitCode, TemporaryError
+from anklet_supervisor.daemon.state_dir import open_state_dir, take_over, told
+from anklet_worker.contract.errors import ConfigError, ExitCode, TemporaryError
 
 FILES = ["lock", "slots", "status.json", "install-id", "leases.db", "jobs.json", "version"]
 FOLDERS = ["services", "jobs", "services/A", "services/A/records"]

@@ -12,15 +12,18 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from anklet_supervisor import allocator, machine, status, status_view
-from anklet_supervisor.machine import JobView
-from anklet_supervisor.state import Mode, ServiceState
-from anklet_supervisor.status import ApiBudget, StatusFile, document, read, written_at
-from anklet_supervisor.status_view import StatusView
-from anklet_supervisor.timelines import Timeline
+from anklet_supervisor.console import status_view
+from anklet_supervisor.console.status_view import StatusView
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.state import Mode, ServiceState
+from anklet_supervisor.machine.step import JobView
+from anklet_supervisor.report import status
+from anklet_supervisor.report.status import ApiBudget, StatusFile, document, read, written_at
+from anklet_supervisor.report.timelines import Timeline
 from anklet_worker import __version__
-from anklet_worker.plugin import Status
-from anklet_worker.slots import Slot, SlotState
+from anklet_worker.link.messages import Status
+from anklet_worker.link.slots import Slot, SlotState
 
 START = 1_700_000_000.0
 PLUGINS = {"RUNNER1": "github", "RUNNER2": "github"}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anklet_worker.errors import RightsRefused
-from anklet_worker.vm import VMError, VMFatal, VMInfo, VMLimitReached, VMNotFound, VMState, VMTransient
-from anklet_worker.vm.tart_output import address_in, classify, error_of, exec_words, version, vms
+from anklet_worker.contract.errors import RightsRefused, VMError, VMFatal, VMLimitReached, VMNotFound, VMTransient
+from anklet_worker.vm.driver import VMInfo, VMState
+from anklet_worker.vm.tart.output import address_in, classify, error_of, exec_words, version, vms
 
 
 @pytest.mark.parametrize(

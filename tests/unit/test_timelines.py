@@ -6,13 +6,14 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from anklet_supervisor import history, job_view
-from anklet_supervisor.history import JobHistory
-from anklet_supervisor.timelines import KEPT, STEPS, Timeline, Timelines, durations, failures, find
-from anklet_worker import messages as m
-from anklet_worker.job import Conclusion
-from anklet_worker.logs import open_log
-from anklet_worker.messages import SlotRef
+from anklet_supervisor.console import job_view
+from anklet_supervisor.report import history
+from anklet_supervisor.report.history import JobHistory
+from anklet_supervisor.report.timelines import KEPT, STEPS, Timeline, Timelines, durations, failures, find
+from anklet_worker.contract.job import Conclusion
+from anklet_worker.link import messages as m
+from anklet_worker.link.messages import SlotRef
+from anklet_worker.log.service_log import open_log
 
 SLOT = SlotRef(index=0, generation=1, nonce=1)
 

@@ -16,11 +16,17 @@ import msgspec
 import psutil
 import pytest
 
-from anklet_worker.errors import CliUnavailable, ConfigError, Detached, Interrupted
-from anklet_worker.orders import Orders
-from anklet_worker.vm import VMTransient
-from anklet_worker.vm import command as module
-from anklet_worker.vm.command import CommandRunner, CommandSettings, InFlight, OnStop, run_capture, settle_in_flight
+from anklet_worker.contract.errors import CliUnavailable, ConfigError, Detached, Interrupted, VMTransient
+from anklet_worker.process import command as module
+from anklet_worker.process.command import (
+    CommandRunner,
+    CommandSettings,
+    InFlight,
+    OnStop,
+    run_capture,
+    settle_in_flight,
+)
+from anklet_worker.process.orders import Orders
 
 SECRET = "ghs_1234567_bait"
 
@@ -356,8 +362,8 @@ def test_command_outlives_the_death_of_its_worker(bench):
     script = """
 import os, sys
 from pathlib import Path
-from anklet_worker.orders import Orders
-from anklet_worker.vm.command import CommandRunner, CommandSettings
+from anklet_worker.process.orders import Orders
+from anklet_worker.process.command import CommandRunner, CommandSettings
 nothing = lambda *_: None
 settings = CommandSettings(env=os.environ, secrets=(), cwd=Path.cwd(), in_flight=nothing, ended=nothing)
 CommandRunner(Orders(), settings).run(["sh", "-c", sys.argv[1]], timeout=60)
@@ -604,8 +610,8 @@ def test_launched_process_outlives_the_death_of_its_worker(bench, tmp_path):
     program = f"""
 import os, signal
 from pathlib import Path
-from anklet_worker.orders import Orders
-from anklet_worker.vm.command import CommandRunner, CommandSettings
+from anklet_worker.process.orders import Orders
+from anklet_worker.process.command import CommandRunner, CommandSettings
 settings = CommandSettings(env=os.environ, secrets=(), cwd=Path({str(tmp_path)!r}), in_flight=print, ended=print)
 script = "echo $$ >pid; while [ ! -e go ]; do sleep 0.05; done; echo later; echo done >done"
 CommandRunner(Orders(), settings).launch(["/bin/sh", "-c", script], Path("run.log"))

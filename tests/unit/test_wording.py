@@ -1,6 +1,6 @@
 """Words for people and metrics that all drivers share."""
 
-from anklet_worker.vm import VMFatal, VMLimitReached, VMNameExists, VMNotFound, VMTransient
+from anklet_worker.contract.errors import VMFatal, VMLimitReached, VMNameExists, VMNotFound, VMTransient
 from anklet_worker.vm.wording import one_line, outcome_name
 
 

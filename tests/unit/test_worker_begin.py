@@ -5,8 +5,7 @@ import pytest
 from test_runner import Bench
 
 from anklet_worker import main
-from anklet_worker.errors import RightsRefused
-from anklet_worker.vm import VMTransient
+from anklet_worker.contract.errors import RightsRefused, VMTransient
 
 
 class Effort:

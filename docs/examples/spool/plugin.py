@@ -18,10 +18,11 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from anklet_worker.errors import RetryHere, ServiceFatal
-from anklet_worker.job import Conclusion, Job, Outcome
-from anklet_worker.plugin import Context, Guest, Withdrawal
-from anklet_worker.vm import VMSpec
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.driver import Withdrawal
+from anklet_worker.contract.errors import RetryHere, ServiceFatal
+from anklet_worker.contract.guest import Guest
+from anklet_worker.contract.job import Conclusion, Job, Outcome, VMSpec
 
 _DEADLINE = 3600.0  # seconds that a script may take
 

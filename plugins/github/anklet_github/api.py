@@ -24,8 +24,8 @@ from anklet_github.limits import Budget
 from anklet_github.login import Login
 from anklet_github.refusals import Refusals
 from anklet_github.trouble import LOGIN, ApiTrouble, Conflict, LimitPause, NotFound, Refused, TimedOut, Unprocessable
-from anklet_worker.errors import UNREADABLE
-from anklet_worker.plugin import Context
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.errors import UNREADABLE
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from anklet_github.http import BadCertificates, Transport
 from anklet_worker import __version__
-from anklet_worker.config import ServiceConfig
-from anklet_worker.errors import ServiceFatal
+from anklet_worker.contract.errors import ServiceFatal
+from anklet_worker.contract.service import ServiceConfig
 
 _API_VERSION = "2022-11-28"
 

@@ -16,10 +16,10 @@ from anklet_github.repos import Repos
 from anklet_github.runs import RunQueue, Waiting
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, NotFound
-from anklet_worker.errors import RightsRefused
-from anklet_worker.job import Job
-from anklet_worker.plugin import Context, Figure
-from anklet_worker.vm import VMSpec
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.errors import RightsRefused
+from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.job import Job, VMSpec
 
 _SELF_HOSTED = "self-hosted"
 _RUN_LABEL, _UNIQUE_LABEL = "run-id:", "unique-id:"

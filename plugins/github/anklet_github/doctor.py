@@ -17,9 +17,9 @@ from anklet_github.connect import headers, transport_of
 from anklet_github.http import NoAnswer, Transport
 from anklet_github.login import AppLogin, TokenLogin
 from anklet_github.scope import scope_of
-from anklet_worker.config import Secret, ServiceConfig
-from anklet_worker.doctor import Finding, Verdict
-from anklet_worker.errors import UNREADABLE, ServiceFatal
+from anklet_worker.contract.errors import UNREADABLE, ServiceFatal
+from anklet_worker.contract.findings import Finding, Verdict
+from anklet_worker.contract.service import Secret, ServiceConfig
 
 _OK, _CREATED, _UNAUTHORIZED, _NOT_FOUND = 200, 201, 401, 404
 #: Seconds between GitHub's clock and ours: more than the first puts times in the log in doubt, more than the second ends logins.

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from anklet_worker.config import ServiceConfig
-from anklet_worker.errors import RetryElsewhere, RetryHere
-from anklet_worker.plugin import Context, Guest
-from anklet_worker.vm import GuestResult
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.errors import RetryElsewhere, RetryHere
+from anklet_worker.contract.guest import Guest, GuestResult
+from anklet_worker.contract.service import ServiceConfig
 
 #: The runner that a guest gets whose image holds none. Its checksum stands in the release notes of that version
 #: (actions/runner) and belongs into `runner.sha256`.

@@ -10,8 +10,8 @@ import re
 import tarfile
 from pathlib import Path
 
-from anklet_worker.errors import RetryHere
-from anklet_worker.plugin import Guest
+from anklet_worker.contract.errors import RetryHere
+from anklet_worker.contract.guest import Guest
 
 _SCRIPT = (Path(__file__).parent / "guest" / "collect-logs.bash").read_text()
 _PACKED = ".anklet-logs.tgz"

@@ -13,7 +13,7 @@ from collections import OrderedDict
 import msgspec
 
 from anklet_github.http import Reply
-from anklet_worker.plugin import Context
+from anklet_worker.contract.context import Context
 
 #: So many replies are kept in memory, of so many bytes in all: a page of a large matrix's jobs has nearly a million.
 _KEPT, _MOST_BYTES = 512, 64 * 1024 * 1024

@@ -15,7 +15,9 @@ from email.utils import parsedate_to_datetime
 
 from anklet_github.http import Reply
 from anklet_github.trouble import LimitPause
-from anklet_worker.plugin import Board, Context, Figure
+from anklet_worker.contract.board import Board
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.figures import Figure
 
 #: Points a minute for all, and for looking around: what is left of it is kept for registering, watching and cleaning up.
 MOST_POINTS, MOST_POINTS_TO_LOOK = 800, 500

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from anklet_github.payloads import Installation, InstallationToken
 from anklet_github.trouble import LOGIN, Refused
-from anklet_worker.config import Secret, ServiceConfig
-from anklet_worker.errors import RightsRefused, ServiceFatal
+from anklet_worker.contract.errors import RightsRefused, ServiceFatal
+from anklet_worker.contract.service import Secret, ServiceConfig
 
 #: A JWT is dated back by a minute, as GitHub advises, and lives for nine.
 _JWT_BACK, _JWT_LIFE = 60.0, 540.0

@@ -25,9 +25,11 @@ from anklet_github.scope import Scope, scope_of
 from anklet_github.sweep import Sweeper
 from anklet_github.trouble import ApiTrouble, Conflict, NotFound, Refused, TimedOut, Unprocessable
 from anklet_github.watch import Watch, Watching
-from anklet_worker.errors import Interrupted, JobLost, RetryElsewhere, ServiceFatal
-from anklet_worker.job import Job, Outcome
-from anklet_worker.plugin import Context, Guest, Withdrawal
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.driver import Withdrawal
+from anklet_worker.contract.errors import Interrupted, JobLost, RetryElsewhere, ServiceFatal
+from anklet_worker.contract.guest import Guest
+from anklet_worker.contract.job import Job, Outcome
 
 #: What is on record of a registration, as `registration`: it was about to be asked for, or no answer came in time; it is there, or
 #: GitHub is through with it; nothing was there to be had.

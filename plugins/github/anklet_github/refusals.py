@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable
 
 from anklet_github.trouble import Refused
-from anklet_worker.errors import RightsRefused
-from anklet_worker.plugin import Context
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.errors import RightsRefused
 
 #: A refusal of what was granted before is told after so many seconds (GitHub's own incidents look the same), and asked for again at
 #: growing intervals.

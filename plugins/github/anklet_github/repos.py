@@ -16,8 +16,8 @@ from anklet_github.payloads import Repository
 from anklet_github.runs import RunQueue
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble
-from anklet_worker.config import OptionValue, ServiceConfig
-from anklet_worker.plugin import Context
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.service import OptionValue, ServiceConfig
 
 #: Looks at so many repositories at a time: with two lists each this stays far below GitHub's 900 points a minute.
 #: Of these so many by what waits in them, the others by how long ago they were looked at.

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from anklet_worker.config import Complaint, ServiceConfig, ServiceRules
+from anklet_worker.contract.rules import Complaint, ServiceRules
+from anklet_worker.contract.service import ServiceConfig
 
 
 def check(service: ServiceConfig) -> Iterator[Complaint]:

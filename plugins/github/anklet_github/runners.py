@@ -6,7 +6,7 @@ from anklet_github.api import Api
 from anklet_github.payloads import Groups, JitConfig, RegistrationToken, Runner, Runners
 from anklet_github.scope import Scope
 from anklet_github.trouble import ApiTrouble, Conflict, NotFound, Unprocessable
-from anklet_worker.errors import RetryHere, ServiceFatal
+from anklet_worker.contract.errors import RetryHere, ServiceFatal
 
 #: The group that every organization and repository has (GitHub REST docs: `runner_group_id`, 1 is Default).
 _DEFAULT_GROUP = 1

@@ -16,8 +16,8 @@ from anklet_github.api import Api
 from anklet_github.payloads import Jobs, Run, Runs, WorkflowJob
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, LimitPause, NotFound, Refused
-from anklet_worker.errors import UNREADABLE
-from anklet_worker.plugin import Context
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.errors import UNREADABLE
 
 #: A run in progress can still hold queued jobs (matrix, needs), so both are looked through each time. Runs in the other states
 #: rarely hold any: one of these states at each look, in turn.

@@ -6,7 +6,7 @@ import urllib.parse
 
 import msgspec
 
-from anklet_worker.config import ServiceConfig
+from anklet_worker.contract.service import ServiceConfig
 
 
 class Repo(msgspec.Struct, frozen=True):

@@ -16,9 +16,10 @@ import msgspec
 from anklet_github.payloads import Runner
 from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.trouble import ApiTrouble
-from anklet_worker.errors import UNREADABLE, InfrastructureError, ServiceFatal
-from anklet_worker.plugin import Context, Figure
-from anklet_worker.vm import NAME_PREFIX
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.errors import UNREADABLE, InfrastructureError, ServiceFatal
+from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.guest import NAME_PREFIX
 
 #: Seconds between two sweeps of a host, and the most that is added at random, so that hosts do not sweep together.
 _INTERVAL, _SPREAD = 300.0, 60.0

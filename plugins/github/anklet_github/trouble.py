@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anklet_worker.errors import RetryHere
+from anklet_worker.contract.errors import RetryHere
 
 #: The cause of a refusal of the login itself: of all that is asked with it.
 LOGIN = "login"

@@ -18,10 +18,10 @@ from anklet_github.payloads import Run, Runner, WorkflowJob
 from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, NotFound
-from anklet_worker.errors import InfrastructureError, JobLost, RetryElsewhere, RetryHere
-from anklet_worker.job import Conclusion, Job, Outcome
-from anklet_worker.plugin import Context, Guest
-from anklet_worker.vm import VMError, VMNotFound
+from anklet_worker.contract.context import Context
+from anklet_worker.contract.errors import InfrastructureError, JobLost, RetryElsewhere, RetryHere, VMError, VMNotFound
+from anklet_worker.contract.guest import Guest
+from anklet_worker.contract.job import Conclusion, Job, Outcome
 
 #: While a runner waits for its job, GitHub is asked so often, in seconds (it costs nothing while nothing changes).
 _ASK_WAITING = 5.0

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from anklet_worker.config import ServiceConfig
-from anklet_worker.errors import ConfigError
-from anklet_worker.orders import Orders
-from anklet_worker.vm import VMDriver
-from anklet_worker.vm.command import CommandRunner
+from anklet_worker.contract.errors import ConfigError
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.process.command import CommandRunner
+from anklet_worker.process.orders import Orders
+from anklet_worker.vm.driver import VMDriver
 
 _Opener = Callable[[ServiceConfig, Path, CommandRunner, Orders, "logging.LoggerAdapter[logging.Logger]"], VMDriver]
 
@@ -24,7 +24,7 @@ def _open_anka(
     orders: Orders,
     log: logging.LoggerAdapter[logging.Logger],
 ) -> VMDriver:
-    from anklet_worker.vm.anka import AnkaDriver, AnkaSettings
+    from anklet_worker.vm.anka.driver import AnkaDriver, AnkaSettings
     from anklet_worker.vm.image_locks import ImageLocks
 
     settings = AnkaSettings(registry_url=service.registry_url, start_timeout=service.deadlines.vm_start)
@@ -39,7 +39,7 @@ def _open_tart(
     log: logging.LoggerAdapter[logging.Logger],
 ) -> VMDriver:
     from anklet_worker.vm.image_locks import ImageLocks
-    from anklet_worker.vm.tart import TartDriver, TartSettings
+    from anklet_worker.vm.tart.driver import TartDriver, TartSettings
 
     folder = state_dir / "tart"
     settings = TartSettings(tart=service.tart, start_timeout=service.deadlines.vm_start, folder=folder)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
-from anklet_worker.vm import VMDriver, VMInfo
+from anklet_worker.vm.driver import VMDriver, VMInfo
 
 #: Each running VM of any product has one such XPC process on macOS.
 _PROCESS_NAME = "com.apple.Virtualization.VirtualMachine"

@@ -10,7 +10,7 @@ import base64
 import re
 import secrets
 
-from anklet_worker.vm import GuestResult
+from anklet_worker.contract.guest import GuestResult
 
 #: Bytes of a guest command's output that are handed back.
 _OUTPUT_TAIL = 64 * 1024

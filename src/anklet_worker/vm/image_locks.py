@@ -17,10 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from anklet_worker.errors import UNREADABLE, Detached
+from anklet_worker.contract.errors import UNREADABLE, Detached, PullBusy, VMTransient
 from anklet_worker.files import make_private_dir, remove, write_atomically
-from anklet_worker.vm import PullBusy, VMTransient
-from anklet_worker.vm.command import InFlight, settle_in_flight
+from anklet_worker.process.command import InFlight, settle_in_flight
 
 #: Seconds after which a pull that nobody watches any more is taken to hang; its watcher would have ended it long before.
 _OVERDUE = 3 * 3600.0

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from anklet_worker.errors import CliUnavailable
-from anklet_worker.vm import DriverInfo, GuestResult, VMDriver, VMError, VMInfo, VMSpec, VMTransient
+from anklet_worker.contract.errors import CliUnavailable, VMError, VMTransient
+from anklet_worker.contract.guest import GuestResult
+from anklet_worker.contract.job import VMSpec
+from anklet_worker.vm.driver import DriverInfo, VMDriver, VMInfo
 
 
 class SideBySide:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anklet_worker.vm import VMFatal, VMLimitReached, VMNameExists, VMNotFound
+from anklet_worker.contract.errors import VMFatal, VMLimitReached, VMNameExists, VMNotFound
 
 _CUT = 200
 

@@ -1,0 +1,1 @@
+"""The configuration: from file and environment to typed values, every error at once."""

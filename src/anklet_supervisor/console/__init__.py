@@ -1,0 +1,1 @@
+"""The commands for people: what they ask, and how the answer is drawn."""

@@ -1,0 +1,143 @@
+"""The commands of an operator's day: init, doctor, agent, logs, job. What each takes, and who answers it.
+
+Imports lazily, as `cli` does: the parser of every command is made at each call, and by each worker's interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from anklet_worker.contract.errors import ExitCode
+
+#: Makes the parser of a command: its name, what runs it, its summary.
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+FindConfig = Callable[[argparse.Namespace], Path]
+
+_AGENT_ACTIONS = ("print", "install", "uninstall", "status")
+
+
+def add(command: AddCommand, find_config: FindConfig) -> None:
+    """Add the commands to the parser. `find_config` tells the configuration that the options name."""
+    _add_init(command, find_config)
+    doctor = command("doctor", lambda options: _doctor(options, find_config), "is this host fit to run jobs?")
+    doctor.add_argument("--json", action="store_true", help="as JSON, in a stable form")
+    agent = command("agent", lambda options: _agent(options, find_config), "the launchd agent")
+    agent.add_argument("action", choices=_AGENT_ACTIONS, help="print its file, load it, unload it, or say what it does")
+    agent.add_argument("--newsyslog", action="store_true", help="with print: the rule for newsyslog instead")
+    logs = command("logs", lambda options: _logs(options, find_config), "the log, for people")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is written, until Ctrl-C")
+    logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="of what is there, the last N (50)")
+    logs.add_argument("--service", metavar="NAME", help="only lines of this service")
+    logs.add_argument("--job", metavar="ID", help="only lines of this job, by its id, or by its VM's name")
+    logs.add_argument("--level", choices=("DEBUG", "INFO", "WARN", "ERROR"), help="only lines of this level or above")
+    job = command("job", lambda options: _job(options, find_config), "what happened to a job, step by step")
+    job.add_argument("action", choices=("show", "list"), help="one job, or the latest ones")
+    job.add_argument("id", nargs="?", metavar="ID", help="with show: the job's id, or its VM's name")
+    job.add_argument("--json", action="store_true", help="as JSON, in a stable form")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    return min(int(text), sys.maxsize)
+
+
+def seconds(text: str) -> float:
+    """A time to wait; not a number (`nan`) would be waited for without end."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return number
+
+
+def _add_init(command: AddCommand, find_config: FindConfig) -> None:
+    init = command(
+        "init", lambda options: _init(options, find_config), "write a first configuration, asking what it needs"
+    )
+    init.add_argument("--owner", help="user or organization")
+    init.add_argument("--repo", help="repository of that owner")
+    init.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a file that holds the token; else it is asked for, or read from standard input",
+    )
+    init.add_argument("--plugin", help="where jobs come from; need not be said where only one plugin is installed")
+    init.add_argument("--services", type=int, choices=(1, 2), default=2, help="how many jobs at once (2)")
+    init.add_argument("--vm-driver", choices=("anka", "tart"), default="anka", help="what runs VMs (anka)")
+    init.add_argument("--registry-url", metavar="URL", help="Anka registry to pull templates from")
+    init.add_argument("--api-url", metavar="URL", help="for GitHub Enterprise Server https://HOST/api/v3")
+    init.add_argument("--log-dir", type=Path, metavar="DIR", help="directory of anklet.log (on a Mac ~/Library/Logs)")
+
+
+def _init(options: argparse.Namespace, find_config: FindConfig) -> int:
+    from anklet_supervisor.console.init import Answers, ask_for_missing, write
+
+    answers = Answers(
+        owner=options.owner or "",
+        repo=options.repo or "",
+        token_file=options.token_file,
+        plugin=options.plugin or "",
+        services=options.services,
+        vm_driver=options.vm_driver,
+        registry_url=options.registry_url or "",
+        api_url=options.api_url or "",
+        log_dir=options.log_dir,
+    )
+    path = find_config(options)
+    for line in write(path, ask_for_missing(answers, path)):
+        _say(line)
+    return int(ExitCode.OK)
+
+
+def _doctor(options: argparse.Namespace, find_config: FindConfig) -> int:
+    from anklet_supervisor.doctor.doctor import fit, judge
+    from anklet_supervisor.doctor.facts import gather
+
+    findings = judge(gather(find_config(options), Path.home()))
+    if options.json:
+        from anklet_supervisor.doctor.doctor import as_json
+
+        _say(as_json(findings))
+    else:
+        from anklet_supervisor.doctor.view import show
+
+        show(findings)
+    return int(ExitCode.OK if fit(findings) else ExitCode.NEGATIVE)
+
+
+def _agent(options: argparse.Namespace, find_config: FindConfig) -> int:
+    from anklet_supervisor.launchd.commands import act
+
+    return act(options.action, find_config(options), newsyslog=options.newsyslog)
+
+
+def _logs(options: argparse.Namespace, find_config: FindConfig) -> int:
+    from anklet_supervisor.log.reader import Wanted, show
+
+    wanted = Wanted(service=options.service, job=options.job, level=options.level)
+    return show(find_config(options), wanted, lines=options.lines, follow=options.follow)
+
+
+def _job(options: argparse.Namespace, find_config: FindConfig) -> int:
+    from anklet_supervisor.console.job_commands import list_jobs, show_job
+    from anklet_worker.contract.errors import UsageError
+
+    if options.action == "list":
+        if options.id is not None:
+            raise UsageError(f"job list takes no id; did you mean: job show {options.id}?")
+        return list_jobs(find_config(options), as_json=options.json)
+    if options.id is None:
+        raise UsageError("job show takes the id of a job (see anklet-supervisor job --help)")
+    return show_job(find_config(options), options.id, as_json=options.json)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")

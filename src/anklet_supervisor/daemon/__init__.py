@@ -1,0 +1,1 @@
+"""The running supervisor: it starts, turns, acts and owns its processes."""

@@ -1,0 +1,222 @@
+"""`anklet-supervisor start`: from a configuration to a turning loop, in the order in which things may fail.
+
+Configuration, state directory, lock, port, slot table; only then a worker. Whatever is taken is given back at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from anklet_supervisor.config.load import Problem, SupervisorConfig, load, load_host
+from anklet_supervisor.daemon.host import HostIds, InstanceLock, PidFile, identify, keep_awake
+from anklet_supervisor.daemon.loop import Loop, Outlets
+from anklet_supervisor.daemon.process import HELD_BACK
+from anklet_supervisor.daemon.settings import Settings
+from anklet_supervisor.daemon.state_dir import open_state_dir, refusal, take_over, told
+from anklet_supervisor.log.writer import LogWriter, log_file
+from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import step as machine
+from anklet_supervisor.report.history import JobHistory
+from anklet_supervisor.report.metrics import Metrics
+from anklet_supervisor.report.metrics_http import MetricsServer
+from anklet_supervisor.report.status import StatusFile
+from anklet_worker.attempt.phases import may_have_vm
+from anklet_worker.attempt.records import RecordBook, drivers_on_record
+from anklet_worker.contract.errors import AlreadyRunning, ConfigError, ExitCode
+from anklet_worker.files import remove_unfinished
+from anklet_worker.link.setup import WorkerSetup
+from anklet_worker.link.slots import SlotWriter
+from anklet_worker.log.service_log import ServiceLog, open_log
+
+_DRAIN_FILE = Path(".config") / "anklet" / ".drain"
+#: What a new start cannot cure: launchd must not try again and again.
+_INCURABLE = frozenset({ExitCode.USAGE, ExitCode.UNAVAILABLE, ExitCode.CONFIG})
+
+
+def load_config(path: Path) -> tuple[SupervisorConfig, tuple[Problem, ...]]:
+    """The configuration at `path` in this process's environment. Raises `ConfigErrors`."""
+    return load(path, os.environ, home=Path.home(), platform=sys.platform)
+
+
+def start(path: Path, *, once: bool) -> int:
+    """Run the supervisor in the foreground. Returns its exit code; raises `AnkletError` for what keeps it from starting."""
+    config, warnings = load_config(path)
+    notes = open_state_dir(config.state_dir)
+    lock = InstanceLock(config.state_dir)
+    with contextlib.ExitStack() as stack:
+        # From here on commands find us: what they signal before the loop turns must neither kill nor be lost.
+        stack.enter_context(_signals_held_back())
+        lock.acquire()
+        take_over(config.state_dir)
+        remove_unfinished(config.state_dir)
+        writer = _open_log_file(config)
+        if config.log.file_dir is not None and sys.stdout.isatty():
+            # Whoever starts it by hand wants to see what it does, wherever the log goes.
+            stack.callback(_foreground(config.log.file_dir))
+        stack.callback(writer.close)
+        log = open_log(writer.write, config.log.level, config.secrets(), {})
+        for warning in (*map(str, warnings), *notes):
+            log.warning(warning)
+        pid_file = PidFile(config.pid_file_dir)
+        pid_file.write()
+        stack.callback(pid_file.remove)
+        ids = identify(config.state_dir)
+        if ids.former_install_id is not None:
+            log.warning(
+                "the state directory comes from another machine; it has a new install id here",
+                extra={"installId": ids.install_id, "formerInstallId": ids.former_install_id},
+            )
+        settings = Settings(config, lambda read: _setups(read, ids, once=once))
+        loop = _prepare(config, settings, _Place(ids, writer, log, path.absolute()), stack, once=once)
+        log.info(
+            "supervisor started",
+            extra={"pid": os.getpid(), "installId": ids.install_id, "services": len(config.services)},
+        )
+        try:
+            code = loop.run()
+        except Exception as error:
+            log.exception(
+                "a bug ended the supervisor; VMs and their jobs go on, for the next start",
+                extra={"err": f"{type(error).__name__}: {error}"},
+            )
+            return int(ExitCode.SOFTWARE)
+        log.info("supervisor ended", extra={"exitCode": code})
+        return code
+
+
+def start_for_launchd(path: Path, *, once: bool) -> int:
+    """As `start`, but what a new start cannot cure is one ERROR line and exit code 0: launchd then leaves it alone."""
+    try:
+        code = start(path, once=once)
+    except (ConfigError, AlreadyRunning) as error:
+        _last_words(path, str(error))
+        return int(ExitCode.OK)
+    if code in _INCURABLE:
+        _last_words(path, f"no service can run; exit code {code}")
+        return int(ExitCode.OK)
+    return code
+
+
+def _last_words(path: Path, message: str) -> None:
+    """One ERROR in the log, wherever that can be told to be."""
+    try:
+        host = load_host(path, os.environ, home=Path.home(), platform=sys.platform)
+        writer = LogWriter(host.log.file_dir)
+    except (ConfigError, OSError):
+        writer = LogWriter(None)
+    open_log(writer.write, "INFO", (), {}).error("not started", extra={"err": message})
+    writer.close()
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """The loop hears them as soon as it turns."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _open_log_file(config: SupervisorConfig) -> LogWriter:
+    try:
+        log = config.log
+        return LogWriter(log.file_dir, log.level, max_megabytes=log.max_megabytes, keep=log.keep)
+    except OSError as error:
+        raise refusal(error, f"log.file_dir {config.log.file_dir} cannot be written: {error.strerror}") from None
+
+
+def _foreground(log_dir: Path) -> Callable[[], None]:
+    """Begin to show the log on this terminal; what ends it. Imports what draws only then."""
+    from anklet_supervisor.daemon.foreground import Foreground
+
+    return Foreground(log_file(log_dir)).stop
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where the supervisor finds itself: on which host, with which log, and by which file."""
+
+    ids: HostIds
+    writer: LogWriter
+    log: ServiceLog
+    path: Path
+
+
+def _prepare(
+    config: SupervisorConfig, settings: Settings, place: _Place, stack: contextlib.ExitStack, *, once: bool
+) -> Loop:
+    """With the lock in hand: port, slots, services. What is taken is given back by the stack."""
+    ids, writer, log = place.ids, place.writer, place.log
+    metrics = Metrics(config.services, time.time())
+    server = MetricsServer(config.metrics.host, config.metrics.port, metrics)
+    stack.callback(server.close)
+    with told(config.state_dir):
+        seed = random.SystemRandom().getrandbits(62)
+        allocation = allocator.build(config.vm_limit, seed, list(_left_behind(config, ids, log)), time.time())
+        slots = SlotWriter(config.state_dir / "slots", allocation.table)
+    stack.callback(slots.close)
+    names = [service.name for service in config.services]
+    history = JobHistory(config.state_dir, log)
+    metrics.know(history.counted())
+    outlets = Outlets(
+        slots=slots,
+        metrics=metrics,
+        status=StatusFile(config.state_dir),
+        log=log,
+        writer=writer,
+        history=history,
+        started_at=time.time(),
+    )
+    keep_awake()
+    server.start()
+    model = machine.initial(names, allocation, once=once, drain_timeout=config.drain_timeout)
+    return Loop(model, settings, outlets, lambda: load_config(place.path))
+
+
+def _left_behind(config: SupervisorConfig, ids: HostIds, log: ServiceLog) -> Iterator[tuple[str, str]]:
+    """The VMs that records name, also those of services that are configured no more: each holds its slot until there is proof that
+    it is gone. Another host's records name none."""
+    for folder in sorted((config.state_dir / "services").iterdir()):
+        if not folder.is_dir():
+            continue
+        book = RecordBook(folder)
+        records, problems = book.load()
+        for problem in problems:
+            # Told here, for here a damaged file is moved aside: the worker does not see it any more.
+            log.bind(serviceName=folder.name).error(
+                "a record cannot be read; what it named is found by its VM's name", extra={"err": problem}
+            )
+        named = {record.vm for record in records if record.host_id == ids.host_id and may_have_vm(record.phase)}
+        yield from ((folder.name, vm) for vm in sorted(named | book.untouchable()))
+
+
+def _setups(config: SupervisorConfig, ids: HostIds, *, once: bool) -> dict[str, WorkerSetup]:
+    names = tuple(service.name for service in config.services)
+    drivers = tuple(sorted({service.vm_driver for service in config.services} | drivers_on_record(config.state_dir)))
+    return {
+        service.name: WorkerSetup(
+            service=service,
+            services=names,
+            sweeps_strays=number == 0,
+            once=once,
+            install_id=ids.install_id,
+            host_id=ids.host_id,
+            boot_id=ids.boot_id,
+            state_dir=config.state_dir,
+            work_dir=config.work_dir,
+            plugins_path=config.plugins_path,
+            drain_file=Path.home() / _DRAIN_FILE,
+            log_level=config.log.level,
+            drivers=drivers,
+        )
+        for number, service in enumerate(config.services)
+    }

@@ -1,0 +1,1 @@
+"""Is this host fit: the examination and its view."""

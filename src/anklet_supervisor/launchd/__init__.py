@@ -1,0 +1,1 @@
+"""The launchd agent."""

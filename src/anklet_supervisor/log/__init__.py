@@ -1,0 +1,1 @@
+"""The log file: its one writer and its readers."""

@@ -1,0 +1,164 @@
+"""`logs`: reads the log file, keeps what is wanted, and goes on reading across rotations.
+
+Owns which lines are shown. How they look is in `log_view`, how they are written in `anklet_worker.log.service_log`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from anklet_supervisor.config.load import load_host
+from anklet_supervisor.console.log_view import LineWriter
+from anklet_supervisor.log.writer import log_file, rotated
+from anklet_worker.contract.errors import ConfigError, ExitCode
+
+_PAUSE = 0.2
+_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR")
+_CHUNK = 1 << 16
+#: What is no line of ours has no end, perhaps.
+_LONGEST_LINE = 1 << 20
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which lines are shown: of one service, of one job (by its id, or its VM's name), of this level or above. None: all."""
+
+    service: str | None = None
+    job: str | None = None
+    level: str | None = None
+
+    def takes_line(self, line: bytes) -> bool:
+        """True when the line is to be shown; reads as little of it as will do."""
+        if self == Wanted():
+            return True
+        if self.job is not None and self.job.encode() not in line:
+            return False
+        return self.takes(parsed(line))
+
+    def takes(self, record: dict[str, object] | None) -> bool:
+        """True when the record is to be shown. A line that is none (of LOG_LEVEL=dev, of a crash) only where all are."""
+        if record is None:
+            return self == Wanted()
+        if self.service is not None and record.get("serviceName") != self.service:
+            return False
+        if self.job is not None and self.job not in {
+            str(record.get(key)) for key in ("jobId", "workflowJobId", "otherJobId", "vmName")
+        }:
+            return False
+        return self.level is None or _rank(record.get("level")) >= _LEVELS.index(self.level)
+
+
+def _rank(level: object) -> int:
+    return _LEVELS.index(level) if level in _LEVELS else len(_LEVELS)
+
+
+def parsed(line: bytes) -> dict[str, object] | None:
+    """The record of a line of the log; None for what is none."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("msg"), str) else None
+
+
+def show(config: Path, wanted: Wanted, *, lines: int, follow: bool) -> int:
+    """Show the last so many lines of those wanted, and with `follow` those to come, until Ctrl-C. Raises `ConfigError`."""
+    host = load_host(config, os.environ, home=Path.home(), platform=sys.platform)
+    if host.log.file_dir is None:
+        raise ConfigError(f"the log goes to standard output; set log.file_dir in {config} to have it in a file")
+    path = log_file(host.log.file_dir)
+    if not path.exists() and not follow:
+        raise ConfigError(f"{path} does not exist: no supervisor has written it yet")
+    writer = LineWriter()
+    tail = Tail(path)
+    shown = last_lines(path, tail.read(), wanted, lines)
+    for line in shown:
+        writer.write(line, parsed(line))
+    if not shown and not follow and lines:
+        sys.stderr.write(f"no line of {path} is to be shown\n")
+    try:
+        while follow:
+            for line in tail.read():
+                if wanted.takes_line(line):
+                    writer.write(line, parsed(line))
+            time.sleep(_PAUSE)
+    except KeyboardInterrupt:
+        pass
+    return int(ExitCode.OK)
+
+
+def last_lines(path: Path, lines: Iterable[bytes], wanted: Wanted, most: int) -> list[bytes]:
+    """The last `most` of those wanted: `lines` are the log's at `path`; what is missing is in the files that it was before, where
+    the program itself rotates."""
+    found = deque(filter(wanted.takes_line, lines), maxlen=most)
+    number = 1
+    while len(found) < most:
+        try:
+            with rotated(path, number).open("rb") as file:
+                earlier = deque(filter(wanted.takes_line, map(_without_end, file)), maxlen=most - len(found))
+        except OSError:
+            break
+        found.extendleft(reversed(earlier))
+        number += 1
+    return list(found)
+
+
+def _without_end(line: bytes) -> bytes:
+    return line.rstrip(b"\n")
+
+
+class Tail:
+    """Whole lines of a file as they come, also when it is moved away and begun anew. `is_same` tells whether it was not."""
+
+    def __init__(self, path: Path, open_file: Callable[[Path], int] | None = None) -> None:
+        self._path = path
+        self._open_file = open_file or (lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        self._fd = -1
+        self._rest = b""
+
+    def read(self) -> list[bytes]:
+        """The lines since the last call, without their ends."""
+        found = self._read_open()
+        if self._has_moved():
+            # What was written between the last look and the move is in the old file.
+            found += self._read_open()
+            self._close()
+            found += self._read_open()
+        return found
+
+    def _read_open(self) -> list[bytes]:
+        if self._fd < 0:
+            try:
+                self._fd = self._open_file(self._path)
+            except OSError:
+                return []
+        while chunk := os.read(self._fd, _CHUNK):
+            self._rest += chunk
+        *whole, self._rest = self._rest.split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            whole, self._rest = [*whole, self._rest], b""
+        return whole
+
+    def _has_moved(self) -> bool:
+        if self._fd < 0:
+            return False
+        here = os.fstat(self._fd)
+        try:
+            there = self._path.stat()
+        except OSError:
+            return False
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            return True
+        # Truncated in place.
+        return here.st_size < os.lseek(self._fd, 0, os.SEEK_CUR)
+
+    def _close(self) -> None:
+        os.close(self._fd)
+        self._fd, self._rest = -1, b""

@@ -1,0 +1,1 @@
+"""What the supervisor tells: status, metrics, history."""

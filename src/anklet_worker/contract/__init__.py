@@ -1,0 +1,1 @@
+"""All that a plugin may import: jobs, guests, errors, findings, rules, and the halves of a plugin."""

@@ -1,0 +1,98 @@
+"""What the core gives to a plugin."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from anklet_worker.contract.board import Board
+from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.job import Job, VMSpec
+from anklet_worker.contract.service import ServiceConfig
+
+
+class Context(Protocol):
+    """What the core gives to a plugin."""
+
+    @property
+    def service(self) -> ServiceConfig:
+        """The service's configuration."""
+        ...
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger] | logging.Logger:
+        """The service's log; while a job is in hand each line bears the job's fields."""
+        ...
+
+    @property
+    def plugins_path(self) -> Path:
+        """Where the operator's replacements for files of plugins stand, a folder for each plugin."""
+        ...
+
+    @property
+    def state_dir(self) -> Path:
+        """A directory of this service that survives restarts, for caches; never for secrets."""
+        ...
+
+    @property
+    def board(self) -> Board:
+        """What services with the same store tell each other."""
+        ...
+
+    @property
+    def vm_prefix(self) -> str:
+        """What the names of this host's VMs begin with, and those of no other host's."""
+        ...
+
+    @property
+    def draining(self) -> bool:
+        """True when no new job may be taken."""
+        ...
+
+    def known_vms(self) -> set[str]:
+        """Names of all VMs of ours that exist, or that a record of any service announces. Raises `VMError`."""
+        ...
+
+    def check(self) -> None:
+        """Raise `Interrupted` or `Detached` if ordered so. Call before anything that could be orphaned."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, unless an order cuts it short by the same exceptions."""
+        ...
+
+    def limit_paused(self) -> AbstractContextManager[None]:
+        """While the `with` lasts, the service's status is `limit_paused`; the core tells all others."""
+        ...
+
+    def api_called(self, route: str, outcome: str, seconds: float) -> None:
+        """Count a call of the origin's API. `route` is a template of a closed list ("GET /repos/{owner}/{repo}"), `outcome` a
+        status code, or a word for none; `seconds` is how long it took."""
+        ...
+
+    def report(self, figure: Figure, value: float) -> None:
+        """Report a figure that the plugin alone can know."""
+        ...
+
+    def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
+        """What these labels ask of this service's VM driver, or None when they do not ask for it."""
+        ...
+
+    def remember(self, **facts: str | int) -> None:
+        """Write facts about the attempt in hand to its record, durably, before the effect that they announce. No secret."""
+        ...
+
+    def recall(self) -> Mapping[str, str | int]:
+        """What has been remembered about the attempt in hand, also by an earlier process."""
+        ...
+
+    def runner_online(self) -> None:
+        """What runs the job in our VM is in touch with the origin. May be called again, or not at all; for people and metrics."""
+        ...
+
+    def job_started(self, job: Job) -> None:
+        """The origin says that `job` runs in our VM (it may be another than the one asked for). May be called again."""
+        ...

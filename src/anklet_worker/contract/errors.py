@@ -1,0 +1,172 @@
+"""The exception tree, the exit codes, and which of them mean "do not restart".
+
+Owns the vocabulary of failure for both packages and for plugins. Imports nothing of ours, so that every module may import it.
+
+Two questions decide where an exception stands in the tree: whose fault is it (a failed job is data, not an exception), and
+who should try again: this host, another host, or nobody until an operator acts.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+#: What decoding JSON raises for bytes that are none, or not the form that is asked for: msgspec lets the codec's own error through
+#: for a text that is not UTF-8, and the interpreter's for what is nested too deeply.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the command and of worker processes; the values of sysexits(3) where it has one."""
+
+    #: Done; drained; stopped as asked.
+    OK = 0
+    #: The question was answered, and the answer is no: `doctor` found the host unfit, `job show` knows no such job.
+    NEGATIVE = 1
+    #: `status` found no running supervisor.
+    NOT_RUNNING = 3
+    #: The command line is wrong.
+    USAGE = 64
+    #: The VM command line tool is missing or unfit; for the supervisor: of every service.
+    UNAVAILABLE = 69
+    #: A bug of ours.
+    SOFTWARE = 70
+    #: Another supervisor runs, a port is taken, or try again.
+    TEMPFAIL = 75
+    #: Workers only: credentials or licence are refused.
+    NOPERM = 77
+    #: The configuration is wrong.
+    CONFIG = 78
+    #: A second SIGINT.
+    INTERRUPTED = 130
+
+
+#: A worker that exits with one of these is not restarted: a new start cannot cure the cause.
+DO_NOT_RESTART = frozenset({ExitCode.UNAVAILABLE, ExitCode.NOPERM, ExitCode.CONFIG})
+
+
+class AnkletError(Exception):
+    """Root of every error that the program raises on purpose."""
+
+    exit_code: ExitCode = ExitCode.SOFTWARE
+
+
+class ConfigError(AnkletError):
+    """The configuration cannot be used; nothing starts."""
+
+    exit_code = ExitCode.CONFIG
+
+    def lines(self) -> tuple[str, ...]:
+        """What is wrong, one line each."""
+        return (str(self),)
+
+
+class UsageError(AnkletError):
+    """The command line cannot be understood."""
+
+    exit_code = ExitCode.USAGE
+
+
+class TemporaryError(AnkletError):
+    """A later start may succeed: another supervisor runs, a port is taken, a disk is full."""
+
+    exit_code = ExitCode.TEMPFAIL
+
+
+class AlreadyRunning(TemporaryError):
+    """Another supervisor holds the state directory."""
+
+
+class ProtocolError(AnkletError):
+    """A message on the pipe, or a byte in a file of ours, that no version of this program writes."""
+
+
+class ServiceFatal(AnkletError):
+    """This service cannot run until an operator acts; the other services go on."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class CliUnavailable(ServiceFatal):
+    """The VM command line tool is missing, not executable, or answers nothing that can be understood."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class RightsRefused(ServiceFatal):
+    """A licence, a token or a permission is refused."""
+
+    exit_code = ExitCode.NOPERM
+
+
+class InfrastructureError(AnkletError):
+    """A fault on our side of the job: a VM, a registry, an API. It never counts as a failed job and never cancels a run."""
+
+    exit_code = ExitCode.TEMPFAIL
+
+
+class RetryHere(InfrastructureError):
+    """The same host may try the job again, on a new VM, after a back-off."""
+
+
+class RetryElsewhere(InfrastructureError):
+    """Give the job back and leave it alone on this host for a while, so that another host can have it."""
+
+
+class JobLost(InfrastructureError):
+    """The job is no longer to be had (taken, cancelled, vanished) before it started here: give back and forget, no back-off."""
+
+
+class RecordNotWritten(RetryElsewhere):
+    """The disk refused a record; what it announces must not happen."""
+
+
+class RecordsUnreadable(InfrastructureError):
+    """The disk does not tell which records there are: nothing may be begun or removed."""
+
+    exit_code = ExitCode.TEMPFAIL
+
+
+class StoreUnavailable(InfrastructureError):
+    """The store of leases does not answer."""
+
+
+class Interrupted(AnkletError):
+    """A Stop has been asked for: undo what is unfinished, clean up, end."""
+
+    exit_code = ExitCode.OK
+
+
+class Detached(AnkletError):
+    """The supervisor is gone, or asks us to let go: leave VM, runner and claim as they are, and end."""
+
+    exit_code = ExitCode.OK
+
+
+class VMError(InfrastructureError):
+    """A VM command did not do what it was asked to. The subclass is the class of outcome; the message is one line for people."""
+
+
+class VMNotFound(VMError):
+    """The named VM, template or tag does not exist (locally, or for a pull: in the registry)."""
+
+
+class VMNameExists(VMError):
+    """A VM of that name exists already."""
+
+
+class VMLimitReached(VMError):
+    """The host refuses another running VM."""
+
+
+class VMTransient(VMError):
+    """It may work the next time: a time-out, a registry that does not answer, a lost guest."""
+
+
+class VMFatal(VMError):
+    """It will not work by trying again: garbage on output, an unusable template, a refused option."""
+
+
+class PullBusy(VMError):
+    """Another pull runs on this host, and there is never a second one at once."""

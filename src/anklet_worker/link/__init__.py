@@ -1,0 +1,1 @@
+"""What passes between supervisor and worker: messages, the pipe, the setup at birth, the slot table."""

@@ -1,0 +1,1 @@
+"""A worker's log lines and what is redacted in them."""

@@ -1,0 +1,1 @@
+"""This process and its children: orders it obeys, commands it runs."""

@@ -1,0 +1,1 @@
+"""Leases and what services tell each other: embedded, or in Redis."""
