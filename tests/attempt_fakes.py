@@ -42,6 +42,10 @@ class Script:
         """The next times that `step` is reached, do these; None lets it pass."""
         self._planned[step] = list(actions)
 
+    def is_planned(self, step):
+        """Something shall happen at this step."""
+        return bool(self._planned.get(step))
+
     def reach(self, step):
         """A step is reached."""
         self.trace.append(step)
@@ -106,63 +110,66 @@ class FakeDriver:
 
 
 class FakePlugin:
-    """One job, one registration."""
+    """One job, one registration; both halves in one."""
 
-    api_version = 1
+    api_version = 2
 
     def __init__(self, script):
         self.script = script
         self.jobs = [JOB]
         self.registered = set()
-        self.started = None
-        self.context = None
+        self.claimed = []
+        self.source = self.driver = self
 
-    def look(self):
+    def find(self):
         self.script.reach("look")
         return list(self.jobs)
+
+    def housekeep(self, claimed):
+        self.claimed.append(claimed)
+        if self.script.is_planned("housekeep"):
+            self.script.reach("housekeep")
 
     def claim(self, job):
         answer = self.script.reach("claim")
         return True if answer is None else answer
 
-    def drive(self, job, guest):
+    def drive(self, hand, guest):
         self.script.reach("drive")
-        if self.context is not None:
-            self.context.remember(runner=guest.name)
+        hand.remember(runner=guest.name)
         self.registered.add(guest.name)
         self.script.reach("registered")
-        if self.context is not None:
-            self.context.job_started(job)
+        hand.job_started(hand.job)
         self.script.reach("running")
         self.registered.discard(guest.name)
-        self.jobs.remove(job)
+        self.jobs.remove(hand.job)
         return OUTCOME
 
-    def adopt(self, job, guest):
+    def adopt(self, hand, guest):
         self.script.reach("adopt")
         self.registered.discard(guest.name)
-        self.jobs = [other for other in self.jobs if other.id != job.id]
+        self.jobs = [other for other in self.jobs if other.id != hand.job.id]
         return OUTCOME
 
-    def withdraw(self, job, guest_name):
+    def withdraw(self, hand):
         answer = self.script.reach("withdraw")
         if answer is None:
-            self.registered.discard(guest_name)
+            self.registered.discard(hand.vm)
             return Withdrawal.WITHDRAWN
         return answer
 
-    def settle(self, job, guest_name):
+    def settle(self, hand):
         answer = self.script.reach("settle")
         if answer is False:
             return False
-        self.registered.discard(guest_name)
+        self.registered.discard(hand.vm)
         return True
 
-    def collect(self, job, guest, folder):
+    def collect(self, hand, guest, folder):
         self.script.reach("collect")
         (folder / "log").write_text(guest.name)
 
-    def abandoned(self, guest_name):
+    def abandoned(self, vm):
         answer = self.script.reach("abandoned")
         return True if answer is None else answer
 

@@ -103,12 +103,6 @@ class FakeContext:
     def spec_from_labels(self, labels):
         return next((VMSpec(template=label[14:]) for label in labels if label.startswith("anka-template:")), None)
 
-    def runner_online(self):
-        self.online = True
-
-    def job_started(self, job):
-        self.started.append(job.id)
-
     def known_vms(self):
         return self.vms
 
@@ -122,6 +116,27 @@ class FakeContext:
     def logged(self, level):
         """Messages of this level."""
         return [message for name, message in self.said.lines if name == level]
+
+
+class FakeHand:
+    """The job in hand: what is remembered stays in memory, what is reported goes to the context of the test."""
+
+    def __init__(self, job, context, vm=MINE):
+        self.job, self.vm, self.log = job, vm, context.log
+        self.context = context
+        self.facts = {}
+
+    def remember(self, **facts):
+        self.facts.update(facts)
+
+    def recall(self):
+        return self.facts
+
+    def runner_online(self):
+        self.context.online = True
+
+    def job_started(self, job):
+        self.context.started.append(job.id)
 
 
 def workflow_job(number, **more):

@@ -1,22 +1,21 @@
-"""What the core hands to a plugin: its configuration, its log, its waits, and the record of the attempt in hand.
+"""What the core hands to a plugin for the life of a worker: configuration, log, waits, reports.
 
-Implements `anklet_worker.plugin.Context`. Knows the attempt in hand; decides nothing.
+Implements `anklet_worker.contract.context.Context`. Knows no attempt; decides nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from anklet_worker.attempt.attempt import Attempt
 from anklet_worker.contract.board import Board
 from anklet_worker.contract.figures import Figure
 from anklet_worker.contract.guest import NAME_PREFIX
-from anklet_worker.contract.job import Job, VMSpec
+from anklet_worker.contract.job import VMSpec
 from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.link.channel import SupervisorLink
 from anklet_worker.link.messages import ApiCalled, FigureReported, Status, StatusChanged
@@ -35,7 +34,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerContext:
-    """One for the life of a worker. `attempt` is set by the runner while an attempt is in hand."""
+    """One for the life of a worker."""
 
     def __init__(self, setup: WorkerSetup, orders: Orders, link: SupervisorLink, surroundings: Surroundings) -> None:
         self._setup = setup
@@ -44,7 +43,6 @@ class WorkerContext:
         self._driver = surroundings.driver
         self._board = surroundings.board
         self._log = surroundings.log
-        self.attempt: Attempt | None = None
 
     @property
     def service(self) -> ServiceConfig:
@@ -53,8 +51,8 @@ class WorkerContext:
 
     @property
     def log(self) -> ServiceLog:
-        """The log of the attempt in hand, else of the service."""
-        return self._log if self.attempt is None else self.attempt.log
+        """The service's log."""
+        return self._log
 
     @property
     def plugins_path(self) -> Path:
@@ -97,10 +95,11 @@ class WorkerContext:
 
     @contextmanager
     def limit_paused(self) -> Iterator[None]:
-        """The service waits for an API's limit; afterwards it does again what it did."""
+        """Report that the service waits for an API's limit; afterwards report again what it did before."""
+        before = self._link.status
         self._link.tell(StatusChanged(status=Status.LIMIT_PAUSED))
         yield
-        self._link.tell(StatusChanged(status=Status.IDLE if self.attempt is None else Status.RUNNING))
+        self._link.tell(StatusChanged(status=before))
 
     def api_called(self, route: str, outcome: str, seconds: float) -> None:
         """Count and measure a call of the origin's API."""
@@ -114,24 +113,3 @@ class WorkerContext:
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
         """What these labels ask of this service's VM driver."""
         return self._driver.spec_from_labels(labels)
-
-    def remember(self, **facts: str | int) -> None:
-        """Write facts about the attempt in hand to its record."""
-        self._in_hand().remember(facts)
-
-    def recall(self) -> Mapping[str, str | int]:
-        """What has been remembered about the attempt in hand."""
-        return self._in_hand().record.facts
-
-    def runner_online(self) -> None:
-        """What runs the job in our VM is in touch with the origin."""
-        self._in_hand().runner_online()
-
-    def job_started(self, job: Job) -> None:
-        """The origin says that `job` runs in our VM."""
-        self._in_hand().job_started(job)
-
-    def _in_hand(self) -> Attempt:
-        if self.attempt is None:
-            raise RuntimeError("a plugin spoke of an attempt while none is in hand")
-        return self.attempt

@@ -14,7 +14,6 @@ from anklet_worker.attempt.phases import Phase
 from anklet_worker.attempt.reconcile import Reconciler
 from anklet_worker.attempt.records import Record
 from anklet_worker.attempt.retries import FORGET_JOB_AFTER, LONGEST, JobBackoff, Tries
-from anklet_worker.context import WorkerContext
 from anklet_worker.contract.errors import (
     InfrastructureError,
     JobLost,
@@ -56,14 +55,13 @@ _DEBT_PATIENCE = 300.0
 class Runner:
     """Runs one service in this process until it is told to end."""
 
-    def __init__(self, setup: WorkerSetup, tools: Tools, context: WorkerContext, store: Store) -> None:
+    def __init__(self, setup: WorkerSetup, tools: Tools, store: Store) -> None:
         self._setup = setup
         self._tools = tools
-        self._context = context
         self._store = store
         self._backoff = JobBackoff(time.monotonic)
         self._tries = Tries(store, setup)
-        self._reconciler = Reconciler(setup, tools, context)
+        self._reconciler = Reconciler(setup, tools)
         self._debts_due = 0.0
         #: Since when a VM that should be gone would not go.
         self._stuck_since: float | None = None
@@ -137,12 +135,21 @@ class Runner:
             raise
         if attempt is None:
             self._release(slot)
+            self._housekeep(None)
             return False
+        self._housekeep(attempt.job)
         self._run(attempt)
+        self._housekeep(None)
         return True
 
+    def _housekeep(self, claimed: Job | None) -> None:
+        try:
+            self._tools.plugin.source.housekeep(claimed)
+        except InfrastructureError as error:
+            self._tools.log.debug("housekeeping failed; trying again later", extra={"err": str(error)})
+
     def _eligible_jobs(self) -> list[Job]:
-        found = self._tools.plugin.look()
+        found = self._tools.plugin.source.find()
         self._report_queue(found)
         return [job for job in found if not self._backoff.holds(job.id)]
 
@@ -211,7 +218,7 @@ class Runner:
         if not self._tools.leases.take(key):
             return None
         try:
-            if not self._tools.plugin.claim(job):
+            if not self._tools.plugin.driver.claim(job):
                 self._tools.leases.give_back(key)
                 return None
             number = self._store.count(job.key("attempts"), FORGET_JOB_AFTER)
@@ -278,15 +285,12 @@ class Runner:
         self._carry_out(attempt, attempt.adopt)
 
     def _carry_out(self, attempt: Attempt, effort: Callable[[], object]) -> None:
-        self._context.attempt = attempt
         try:
             effort()
         except JobLost as error:
             attempt.log.info("the job is not ours to run any more", extra={"err": str(error)})
         except InfrastructureError as error:
             self._put_off(attempt, error)
-        finally:
-            self._context.attempt = None
         if attempt.record.phase is Phase.ENDED:
             # Its VM is still there; that is looked after before another job is taken.
             self._debts_due = 0.0
@@ -334,11 +338,7 @@ class Runner:
             if record.phase not in (Phase.ENDED, Phase.VM_GONE) or not self._reconciler.is_ours(record):
                 continue
             attempt = Attempt.of(record, self._tools)
-            self._context.attempt = attempt
-            try:
-                attempt.retry_cleanup()
-            finally:
-                self._context.attempt = None
+            attempt.retry_cleanup()
             stuck = stuck or attempt.record.phase is Phase.ENDED
         if not stuck:
             self._stuck_since = None

@@ -153,7 +153,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
             archive=Archive(setup.state_dir),
             cleanup_deadline=setup.service.deadlines.cleanup,
         )
-        runner = Runner(setup, tools, context, store)
+        runner = Runner(setup, tools, store)
         with orders.shield():
             left_running = _outlasting(runner.recover, setup, orders, log)
         # A store that is away is missed when a job is to be claimed; one that refuses us is told at once.

@@ -25,7 +25,7 @@ from anklet_github.plugin import GithubPlugin
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from emulators.github.openapi import check_request
-from github_fakes import FakeContext
+from github_fakes import FakeContext, FakeHand
 from stage import OWNER, PERMISSIONS, REPO, TOKEN, eventually, new_github
 
 from anklet_worker.attempt.attempt import exports
@@ -102,19 +102,11 @@ ROUTES = {
 
 
 class Context(FakeContext):
-    """Waits for real, but not for long; keeps what the plugin remembers."""
-
-    facts = None
+    """Waits for real, but not for long."""
 
     def wait(self, seconds):
         super().wait(seconds)
         subprocess.run(["sleep", str(min(seconds, 0.05))], check=True)
-
-    def remember(self, **facts):
-        self.facts |= facts
-
-    def recall(self):
-        return self.facts
 
 
 class Guest:
@@ -226,25 +218,27 @@ def serving(site, key, quick):
 def carry_out(plugin, context, site, folder, *, blind, spoil):
     """What the core does: look, claim, make a VM, drive, and clean up, until the job is done. `spoil` comes before each drive."""
     for number in range(12):
-        context.facts = {}
         guest = None
         try:
-            jobs = plugin.look()
-            if not jobs or not plugin.claim(jobs[0]):
+            jobs = plugin.source.find()
+            if not jobs or not plugin.driver.claim(jobs[0]):
+                plugin.source.housekeep(None)
                 context.wait(0.2)
                 continue
+            plugin.source.housekeep(jobs[0])
             guest = Guest(folder, int(jobs[0].id) * 100 + number, site, blind=blind)
+            hand = FakeHand(jobs[0], context, guest.name)
             spoil(number)
-            outcome = plugin.drive(jobs[0], guest)
+            outcome = plugin.driver.drive(hand, guest)
         except InfrastructureError as error:
             context.log.debug("failed", extra={"err": str(error)})
-            if guest is not None and landed(plugin, jobs[0], guest):
-                outcome = plugin.adopt(jobs[0], guest)
+            if guest is not None and landed(plugin, hand):
+                outcome = plugin.driver.adopt(hand, guest)
             else:
                 if guest is not None:
-                    remove(plugin, jobs[0], guest)
+                    remove(plugin, hand, guest)
                 continue
-        remove(plugin, jobs[0], guest)
+        remove(plugin, hand, guest)
         return outcome
     raise AssertionError(f"not done: {context.said.lines[-10:]}")
 
@@ -254,18 +248,18 @@ def run_of(name):
     return int(name.split("-")[4]) // 100
 
 
-def landed(plugin, job, guest):
+def landed(plugin, hand):
     """Withdraw; whether a job was there before us. GitHub must answer in the end, for the test knows no debts but in `remove`."""
     try:
-        return plugin.withdraw(job, guest.name) is not Withdrawal.WITHDRAWN
+        return plugin.driver.withdraw(hand) is not Withdrawal.WITHDRAWN
     except InfrastructureError:
         return False
 
 
-def remove(plugin, job, guest):
+def remove(plugin, hand, guest):
     """The VM, then what is registered for it."""
     guest.delete()
-    eventually(lambda: plugin.settle(job, guest.name), "the debt is paid", 20)
+    eventually(lambda: plugin.driver.settle(hand), "the debt is paid", 20)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -280,8 +274,8 @@ def test_a_fault_hides_no_job(site, serving, route, fault):
 
     def found():
         try:
-            jobs = plugin.look()
-            return bool(jobs) and plugin.claim(jobs[0])
+            jobs = plugin.source.find()
+            return bool(jobs) and plugin.driver.claim(jobs[0])
         except InfrastructureError:
             return False
 
@@ -350,15 +344,15 @@ def test_a_fault_that_lasts_does_not_hold_the_vm(site, serving, monkeypatch, tmp
     monkeypatch.setattr(refusals_module, "_TELL_AFTER", 0.2)
     plugin, context = serving()
     run = site.queue_run(OWNER, REPO, [{"name": "build", "labels": LABELS, "steps": ["sleep 0.3"]}])
-    context.job_started = lambda _: site.fault("*", "^/repos/", times=None, **FAULTS[fault])
-    (job,) = plugin.look()
-    context.facts = {}
+    (job,) = plugin.source.find()
     guest = Guest(tmp_path, int(job.id) * 100, site, blind=False)
-    assert plugin.drive(job, guest).conclusion is Conclusion.SUCCESS
+    hand = FakeHand(job, context, guest.name)
+    hand.job_started = lambda _: site.fault("*", "^/repos/", times=None, **FAULTS[fault])
+    assert plugin.driver.drive(hand, guest).conclusion is Conclusion.SUCCESS
     guest.delete()
-    plugin.settle(job, guest.name)
+    plugin.driver.settle(hand)
     site.clear_faults()
-    eventually(lambda: plugin.settle(job, guest.name), "the debt is paid", 20)
+    eventually(lambda: plugin.driver.settle(hand), "the debt is paid", 20)
     assert len(context.logged("ERROR")) <= 1
     assert site.run(run["id"])["conclusion"] == "success"
 
@@ -371,10 +365,10 @@ def test_a_fault_from_the_start_ends_only_what_cannot_be_cured(serving, site, fa
     seen = site.requests()[-1]["seq"] if site.requests() else 0
     refused = fault in ("401", "403 rights", "404")
     with pytest.raises(RightsRefused if refused else InfrastructureError):
-        plugin.look()
+        plugin.source.find()
     assert len(site.requests(seen)) <= 8
     site.clear_faults()
-    assert plugin.look() == []
+    assert plugin.source.find() == []
     assert context.logged("ERROR") == []
 
 
@@ -382,14 +376,14 @@ def test_a_job_that_ended_while_nobody_watched_is_found_out(site, serving, tmp_p
     """A worker dies behind the registration; when its successor looks, the job is over and its runner gone by itself."""
     first, context = serving()
     site.queue_run(OWNER, REPO, [{"name": "build", "labels": LABELS, "steps": ["true"]}])
-    (job,) = first.look()
+    (job,) = first.source.find()
     guest = Guest(tmp_path, int(job.id) * 100, site, blind=False)
-    context.facts = {}
-    first.drive(job, guest)
+    hand = FakeHand(job, context, guest.name)
+    first.driver.drive(hand, guest)
     successor = GithubPlugin(context)
     try:
-        assert successor.withdraw(job, guest.name) is Withdrawal.VANISHED
-        assert successor.adopt(job, guest).conclusion is Conclusion.SUCCESS
-        remove(successor, job, guest)
+        assert successor.driver.withdraw(hand) is Withdrawal.VANISHED
+        assert successor.driver.adopt(hand, guest).conclusion is Conclusion.SUCCESS
+        remove(successor, hand, guest)
     finally:
         successor.close()

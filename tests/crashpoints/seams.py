@@ -27,8 +27,8 @@ from pathlib import Path
 
 import psutil
 from anklet_github.api import route_of
+from anklet_github.driver import GithubDriver
 from anklet_github.http import NoAnswer, Transport
-from anklet_github.plugin import GithubPlugin
 
 from anklet_worker.attempt.archive import Archive
 from anklet_worker.attempt.records import Holder, RecordBook
@@ -302,7 +302,7 @@ _SEAMS = [
     (CommandRunner, "run", _anka, _refused),
     (Transport, "exchange", _api, _no_answer),
     (Archive, "folder", _always("archive folder"), _no_space),
-    (GithubPlugin, "collect", _always("archive filled"), _no_space),
+    (GithubDriver, "collect", _always("archive filled"), _no_space),
     (SlotWriter, "__init__", _always("slots made"), _never),
     (SlotWriter, "write", _always("slots written"), _never),
     (Channel, "send", _sent, _never),

@@ -13,7 +13,6 @@ from anklet_worker.attempt.archive import Archive
 from anklet_worker.attempt.attempt import Attempt, Tools, exports
 from anklet_worker.attempt.phases import Phase
 from anklet_worker.attempt.records import Record, RecordBook
-from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.contract.driver import Withdrawal
 from anklet_worker.contract.errors import (
     Detached,
@@ -76,10 +75,6 @@ class Bench:
             archive=Archive(folder),
             cleanup_deadline=0.0,
         )
-        self.context = WorkerContext(
-            None, self.orders, self.link, Surroundings(driver=self.driver, board=None, log=self.tools.log)
-        )
-        self.plugin.context = self.context
 
     def begin(self):
         """Claim the job, as the runner does."""
@@ -102,9 +97,7 @@ class Bench:
 
     def hold(self, record):
         """Take a record in hand."""
-        attempt = Attempt(record, self.tools)
-        self.context.attempt = attempt
-        return attempt
+        return Attempt(record, self.tools)
 
     def records(self):
         """What is on disk."""

@@ -316,7 +316,9 @@ def test_a_service_that_took_a_job_lets_another_look():
     board = FakeBoard()
     jobs = {1: [workflow_job(10, run_id=1)]}
     first, _, _ = discovery([Run(1, "queued", "CI")], jobs, board, name="A")
-    assert first.may_claim(first.look()[0])
+    (job,) = first.look()
+    assert first.may_claim(job)
+    first.leave_to_others(job)
     second, _, _ = discovery([Run(2, "queued", "CI")], {2: [workflow_job(20, run_id=2)]}, board, name="B")
     assert [job.id for job in second.look()] == ["20"]
 
@@ -364,16 +366,30 @@ def test_a_note_of_another_version_is_no_trouble():
     assert discovery(board=board)[0].look() == []
 
 
+def test_a_claim_gives_nothing_away():
+    """It is a question: another service may look only once the job is really taken."""
+    board = FakeBoard()
+    first, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10, run_id=1)]}, board, name="A")
+    (job,) = first.look()
+    turns = dict(board.leases)
+    assert first.may_claim(job)
+    assert board.leases == turns
+    first.leave_to_others(job)
+    assert board.leases == {}
+
+
 def test_after_a_job_the_known_queue_serves():
     """The jobs that are left are the oldest; each is asked about again before it is taken, and none twice."""
     jobs = {1: [workflow_job(10, run_id=1)], 2: [workflow_job(20, run_id=2)]}
     looking, api, _ = discovery([Run(1, "queued", "CI"), Run(2, "queued", "CI")], jobs)
     first = looking.look()[0]
     assert looking.may_claim(first)
+    looking.leave_to_others(first)
     api.asked.clear()
     (second,) = looking.look()
     assert (second.id, api.asked) == ("20", [])
     assert looking.may_claim(second)
+    looking.leave_to_others(second)
     assert [path for path, _ in api.asked] == ["/repos/acme/app/actions/runs/2/jobs"]
     looking.look()
     assert api.paths("/runs") == 3

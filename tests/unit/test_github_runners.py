@@ -6,11 +6,11 @@ import pytest
 from anklet_github.api import Api
 from anklet_github.http import Reply
 from anklet_github.login import TokenLogin
-from anklet_github.plugin import GithubPlugin
+from anklet_github.registration import Registration
 from anklet_github.runners import RunnerRegistry
 from anklet_github.scope import scope_of
 from anklet_github.trouble import NotFound
-from github_fakes import MINE, FakeContext
+from github_fakes import MINE, FakeContext, FakeHand
 
 from anklet_worker.contract.errors import RetryElsewhere, ServiceFatal
 from anklet_worker.contract.service import Runner as RunnerSettings
@@ -72,14 +72,7 @@ def test_without_a_group_of_its_own_a_404_is_one():
 
 def test_where_no_runner_can_be_registered_the_job_is_left_alone_for_a_while():
     """It waits still: taken again at once, it would cost a VM each time."""
-    context, facts = FakeContext(), {}
-    context.remember, context.recall = lambda **more: facts.update(more), lambda: facts
-    plugin = GithubPlugin(context)
-    plugin._runners = registry(Server(), None)
-
-    class Guest:
-        name = MINE
-
+    hand = FakeHand(None, FakeContext())
     with pytest.raises(RetryElsewhere, match="no place to register"):
-        plugin._register(Guest, ["a"])
-    assert facts["registration"] == "refused"
+        Registration(hand, registry(Server(), None)).make(["a"])
+    assert hand.facts["registration"] == "refused"

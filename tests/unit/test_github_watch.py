@@ -7,7 +7,7 @@ from anklet_github.runners import RunnerBusy
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, NotFound
 from anklet_github.watch import Watch, Watching
-from github_fakes import MINE, FakeContext, workflow_job
+from github_fakes import MINE, FakeContext, FakeHand, workflow_job
 
 from anklet_worker.contract.errors import JobLost, RetryElsewhere, RetryHere, VMNotFound, VMTransient
 from anklet_worker.contract.job import Conclusion, Job, VMSpec
@@ -129,7 +129,7 @@ class Bench:
             clock=lambda: self.context.now,
         )
         job = self.discovery.describe(workflow_job(1), Run(7), VMSpec(template="t"), REPO)
-        self.watch = Watch(watching, job, Guest())
+        self.watch = Watch(watching, FakeHand(job, self.context), Guest())
 
     def end(self):
         """The outcome."""

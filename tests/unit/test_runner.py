@@ -95,8 +95,7 @@ class Bench:
         self.context = WorkerContext(
             self.setup, self.orders, self.link, Surroundings(driver=self.driver, board=None, log=log)
         )
-        self.plugin.context = self.context
-        self.runner = Runner(self.setup, self.tools, self.context, self.store)
+        self.runner = Runner(self.setup, self.tools, self.store)
 
     def one_pass(self):
         """Serve with --once."""
@@ -223,15 +222,32 @@ def test_a_mark_that_may_not_be_looked_for_is_none(bench, monkeypatch):
     assert "JobFinished" in bench.link.kinds()
 
 
+def test_the_source_keeps_house_after_the_claim_and_after_the_job(bench):
+    """It learns which job was taken before that job runs, and that the service is idle again."""
+    bench.script.plan("drive", lambda: bench.script.trace.append(list(bench.plugin.claimed)))
+    bench.one_pass()
+    assert [JOB] in bench.script.trace
+    assert bench.plugin.claimed == [JOB, None]
+    bench.one_pass()
+    assert bench.plugin.claimed == [JOB, None, None]
+
+
+def test_trouble_with_housekeeping_costs_no_job(bench):
+    """What is not done now is done later."""
+    bench.script.plan("housekeep", RetryHere("GitHub is away"))
+    bench.one_pass()
+    assert "JobFinished" in bench.link.kinds()
+
+
 def test_a_pause_during_the_look_takes_no_job(bench, monkeypatch):
     """The mark counts until the claim."""
-    look = bench.plugin.look
+    look = bench.plugin.find
 
     def look_and_pause():
         bench.setup.pause_file.touch()
         return look()
 
-    monkeypatch.setattr(bench.plugin, "look", look_and_pause)
+    monkeypatch.setattr(bench.plugin, "find", look_and_pause)
     bench.one_pass()
     assert "claim" not in bench.script.trace
     bench.assert_idle()

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anklet_worker.contract.context import Context
-from anklet_worker.contract.driver import Withdrawal
+from anklet_worker.contract.driver import JobInHand, Withdrawal
 from anklet_worker.contract.errors import RetryHere, ServiceFatal
 from anklet_worker.contract.guest import Guest
 from anklet_worker.contract.job import Conclusion, Job, Outcome, VMSpec
@@ -28,9 +28,9 @@ _DEADLINE = 3600.0  # seconds that a script may take
 
 
 class SpoolPlugin:
-    """One service's plugin: made once in its worker, called from one thread, one call after the other."""
+    """One service's plugin: made once in its worker, called from one thread. Small enough to be both halves."""
 
-    api_version = 1
+    api_version = 2
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -39,44 +39,48 @@ class SpoolPlugin:
         self._template = str(options.get("template", ""))
         if not self._folder.is_absolute() or not self._template:
             raise ServiceFatal(f"service {context.service.name}: the spool plugin needs folder (absolute) and template")
+        self.source = self.driver = self
         for state in ("inbox", "running", "done", "failed"):
             (self._folder / state).mkdir(parents=True, exist_ok=True)
 
-    def look(self) -> Sequence[Job]:
-        """What could be run now, oldest first. Nothing is changed by looking."""
+    def find(self) -> Sequence[Job]:
+        """Return what could be run now, oldest first. A look changes nothing."""
         scripts = sorted((self._folder / "inbox").glob("*.sh"), key=lambda path: path.stat().st_mtime)
         return [self._job(script) for script in scripts]
+
+    def housekeep(self, claimed: Job | None) -> None:
+        """A folder needs no upkeep."""
 
     def claim(self, job: Job) -> bool:
         """A VM slot and the job's lease are in hand: is it still there?"""
         return self._in("inbox", job).is_file()
 
-    def drive(self, job: Job, guest: Guest) -> Outcome:
-        """The VM runs: run the script in it. What is changed outside is remembered first, so that `settle` is asked about it."""
-        self._context.remember(taken=job.id)
-        self._in("inbox", job).rename(self._in("running", job))
-        self._context.job_started(job)
-        return self._run(job, guest)
+    def drive(self, hand: JobInHand, guest: Guest) -> Outcome:
+        """The VM runs: run the script in it. Remember first what changes outside, so that the core calls `settle`."""
+        hand.remember(taken=hand.job.id)
+        self._in("inbox", hand.job).rename(self._in("running", hand.job))
+        hand.job_started(hand.job)
+        return self._run(hand.job, guest)
 
-    def adopt(self, job: Job, guest: Guest) -> Outcome:
+    def adopt(self, hand: JobInHand, guest: Guest) -> Outcome:
         """An earlier process started this job and is gone; its script may have run in part. This plugin begins anew."""
-        return self._run(job, guest)
+        return self._run(hand.job, guest)
 
-    def withdraw(self, job: Job, guest_name: str) -> Withdrawal:
+    def withdraw(self, hand: JobInHand) -> Withdrawal:
         """No job can land in a VM by itself here."""
         return Withdrawal.WITHDRAWN
 
-    def settle(self, job: Job, guest_name: str) -> bool:
-        """The VM is gone: a script that did not come to its end goes back to the inbox."""
-        if self._in("running", job).is_file():
-            self._in("running", job).rename(self._in("inbox", job))
+    def settle(self, hand: JobInHand) -> bool:
+        """The VM is gone: a script that did not finish goes back to the inbox."""
+        if self._in("running", hand.job).is_file():
+            self._in("running", hand.job).rename(self._in("inbox", hand.job))
         return True
 
-    def collect(self, job: Job, guest: Guest, folder: Path) -> None:
-        """Nothing in the guest is worth keeping beside the output that was filed already."""
+    def collect(self, hand: JobInHand, guest: Guest, folder: Path) -> None:
+        """The output is filed already; nothing else in the guest is worth keeping."""
 
-    def abandoned(self, guest_name: str) -> bool:
-        """A VM of ours that no record explains runs nothing that anybody waits for."""
+    def abandoned(self, vm: str) -> bool:
+        """Nothing waits for a VM of ours that no record explains."""
         return True
 
     def close(self) -> None:

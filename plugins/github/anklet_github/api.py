@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 _TRIES = 4
 _PAUSE_FIRST, _PAUSE_LONGEST = 0.5, 10.0
+#: Seconds that a limit is waited for at most while a job is watched or cleaned up: a VM does not wait for a limit.
+LONGEST_BOUNDED_PAUSE = 5.0
 _PER_PAGE = 100
 _MOST_PAGES = 10
 #: A renamed or moved repository answers so (GitHub REST docs, redirects); the latter two repeat any request as it is.

@@ -73,15 +73,16 @@ class Discovery:
         queue = self.queue_of(job)
         known = not self._from_backlog and queue.looked_within(_FRESH)
         self._taken.add(job.id)
-        if not known and not self.still_queued(job):
-            return False
+        return known or self.still_queued(job)
+
+    def leave_to_others(self, claimed: Job) -> None:
+        """This service is busy with a job now: another one of the fleet may look through its queue."""
         self._just_worked = True
-        queue.pass_on()
-        return True
+        self.queue_of(claimed).pass_on()
 
     def has_rivals(self, job: Job) -> bool:
         """Whether GitHub may give the runner of this job to another one: queued as last seen, and content with the same labels."""
-        ours = _folded(_strings(job.details.get("labels")))
+        ours = _folded(labels_of(job))
         return any(
             str(other.job.id) != job.id and _folded(other.job.labels) <= ours
             for queue in self._repos.queues()
@@ -209,8 +210,10 @@ def _folded(labels: Iterable[str]) -> set[str]:
     return {label.lower() for label in labels}
 
 
-def _strings(value: object) -> list[str]:
-    return [str(word) for word in value] if isinstance(value, list) else []
+def labels_of(job: Job) -> list[str]:
+    """Return the labels that GitHub gave for a job."""
+    labels = job.details.get("labels")
+    return [str(word) for word in labels] if isinstance(labels, list) else []
 
 
 def _time(text: str | None, otherwise: float) -> float:

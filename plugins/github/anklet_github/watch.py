@@ -19,9 +19,10 @@ from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, NotFound
 from anklet_worker.contract.context import Context
+from anklet_worker.contract.driver import JobInHand
 from anklet_worker.contract.errors import InfrastructureError, JobLost, RetryElsewhere, RetryHere, VMError, VMNotFound
 from anklet_worker.contract.guest import Guest
-from anklet_worker.contract.job import Conclusion, Job, Outcome
+from anklet_worker.contract.job import Conclusion, Outcome
 
 #: While a runner waits for its job, GitHub is asked so often, in seconds (it costs nothing while nothing changes).
 _ASK_WAITING = 5.0
@@ -67,9 +68,10 @@ class Watching(msgspec.Struct, frozen=True, kw_only=True):
 class Watch:
     """Follows the job for which a runner was started in `guest`, or whatever job that runner got."""
 
-    def __init__(self, watching: Watching, job: Job, guest: Guest) -> None:
+    def __init__(self, watching: Watching, hand: JobInHand, guest: Guest) -> None:
         self._w = watching
-        self._job = job
+        self._hand = hand
+        self._job = hand.job
         self._guest = guest
         self._begun = watching.clock()
         #: The runner works on a job, by the word of one witness.
@@ -118,7 +120,7 @@ class Watch:
         self._over("guest", "the guest tells of its runner again")
         self.removed = self.removed or sighting.removed
         if sighting.online:
-            self._w.context.runner_online()
+            self._hand.runner_online()
         if sighting.state == "working":
             self._witnessed = True
             if self._working_since is None:
@@ -147,9 +149,9 @@ class Watch:
     def _note_work(self) -> None:
         self._working_since = self._asked_at = self._runner_asked_at = self._w.clock()
         self._noted_at = time.time()
-        self._w.context.job_started(self._job)
+        self._hand.job_started(self._job)
         self._w.discovery.queue_of(self._job).leaves("queued")
-        self._w.context.log.info("job in progress")
+        self._hand.log.info("job in progress")
 
     # ---- GitHub ----
 
@@ -342,7 +344,7 @@ class Watch:
         conclusion = _RESULTS.get(sighting.result or "", Conclusion.OTHER)
         if not self._confirmed and self._working_since is None:
             raise RetryHere(f"job {self._job.id}: its runner ended, and GitHub does not say whether it ran anything")
-        self._w.context.log.warning(
+        self._hand.log.warning(
             "the runner has ended and GitHub does not say how its job did; going by the runner's own word",
             extra={"conclusion": conclusion.value},
         )
@@ -400,19 +402,19 @@ class Watch:
         """This is the job that our runner got."""
         if str(job.id) != self._job.id:
             self._job = self._w.discovery.describe(job, run, self._job.vm, repo)
-            self._w.context.log.info(
+            self._hand.log.info(
                 "GitHub gave our runner another job; following it",
                 extra={"otherJobId": job.id, "otherJobURL": job.html_url},
             )
             # The one that it was made for goes back to the queue now.
-            self._w.context.job_started(self._job)
+            self._hand.job_started(self._job)
         self._confirm()
 
     def _check_deadlines(self, runner: Runner) -> None:
         """The runner must come online in time, and then get a job in time; else it is withdrawn and the job tried anew."""
         deadlines = self._w.context.service.deadlines
         if runner.status == "online":
-            self._w.context.runner_online()
+            self._hand.runner_online()
         elif self._waited(deadlines.runner_online):
             self._withdraw(
                 RetryHere(f"job {self._job.id}: its runner did not come online within {deadlines.runner_online:g} s")
@@ -430,7 +432,7 @@ class Watch:
     def _missing(self) -> None:
         """404 is ambiguous: it must last, and our runner must be gone too, before the job counts as vanished."""
         if "missing" not in self._since:
-            self._w.context.log.warning("GitHub does not know the job (404); looking on")
+            self._hand.log.warning("GitHub does not know the job (404); looking on")
         if not self._lasts("missing", _VANISHED_AT_WORK if self._at_work else _VANISHED_AFTER):
             return
         try:
@@ -449,9 +451,9 @@ class Watch:
     def _lasting(self, what: str, message: str, error: Exception) -> None:
         """One WARN for a trouble, however long it lasts."""
         if what not in self._since:
-            self._w.context.log.warning(message, extra={"err": str(error)})
+            self._hand.log.warning(message, extra={"err": str(error)})
         self._since.setdefault(what, self._w.clock())
 
     def _over(self, what: str, message: str) -> None:
         if self._since.pop(what, None) is not None:
-            self._w.context.log.info(message)
+            self._hand.log.info(message)

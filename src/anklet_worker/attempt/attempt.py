@@ -196,7 +196,7 @@ class Attempt:
 
     def _adopt(self) -> Outcome:
         self._guest = AttemptGuest(self._tools.driver, self.record.vm)
-        return self._tools.plugin.adopt(self.record.job, self._guest)
+        return self._tools.plugin.driver.adopt(self, self._guest)
 
     def conclude(self, outcome: Outcome) -> None:
         """The job is over: put its outcome on record, report it, and clean up."""
@@ -227,7 +227,7 @@ class Attempt:
         tools.orders.check()
         self._enter("register")
         self._guest = AttemptGuest(tools.driver, vm)
-        return tools.plugin.drive(job, self._guest)
+        return tools.plugin.driver.drive(self, self._guest)
 
     def _require_claim(self) -> None:
         """Before anything is registered: the job is still ours to run. Raises `JobLost`."""
@@ -236,7 +236,7 @@ class Attempt:
         doubtful = leases.may_have_been_lost(key)
         if leases.lost(key):
             raise JobLost(f"the lease on job {job.id} went to another host while the VM started")
-        if doubtful and not self._tools.plugin.claim(job):
+        if doubtful and not self._tools.plugin.driver.claim(job):
             raise JobLost(f"job {job.id} is not to be had any more; its lease could not be renewed in time")
 
     def _start(self) -> None:
@@ -268,9 +268,23 @@ class Attempt:
             self._tools.leases.give_back(self.record.job.key("claim"))
         self._tools.link.tell(JobStarted(job_id=job.id, job_name=job.name, job_url=job.url))
 
-    def remember(self, facts: Mapping[str, str | int]) -> None:
+    @property
+    def job(self) -> Job:
+        """The job that was claimed."""
+        return self.record.job
+
+    @property
+    def vm(self) -> str:
+        """The VM's name."""
+        return self.record.vm
+
+    def remember(self, **facts: str | int) -> None:
         """Put the plugin's facts on record, durably."""
         self._save(msgspec.structs.replace(self.record, facts={**self.record.facts, **facts}))
+
+    def recall(self) -> Mapping[str, str | int]:
+        """Return what the plugin has remembered about this attempt."""
+        return self.record.facts
 
     def _occupy_slot(self) -> None:
         """From here on the slot is the VM's: intent on record, then told, then seen in the table, and only then a VM."""
@@ -298,7 +312,7 @@ class Attempt:
         """
         with self._tools.orders.shield():
             try:
-                return self._tools.plugin.withdraw(self.record.job, self.record.vm)
+                return self._tools.plugin.driver.withdraw(self)
             except (InfrastructureError, ServiceFatal) as problem:
                 self._tools.log.warning(
                     "whether a job runs in the VM cannot be told, for the runner could not be withdrawn",
@@ -321,7 +335,7 @@ class Attempt:
             return
         try:
             with self._stage("collect"):
-                self._tools.plugin.collect(self.record.job, self._guest, self._tools.archive.folder(self.record.vm))
+                self._tools.plugin.driver.collect(self, self._guest, self._tools.archive.folder(self.record.vm))
         except (InfrastructureError, Interrupted, OSError) as problem:
             self._tools.log.info("the guest's logs could not be saved", extra={"err": str(problem)})
 
@@ -417,7 +431,7 @@ class Attempt:
         pause = _DELETE_PAUSE_FIRST
         while True:
             try:
-                if self._tools.plugin.settle(self.record.job, self.record.vm):
+                if self._tools.plugin.driver.settle(self):
                     return True
                 problem = "the origin still counts it as busy"
             except InfrastructureError as error:

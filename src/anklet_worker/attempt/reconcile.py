@@ -17,7 +17,6 @@ import msgspec
 from anklet_worker.attempt.attempt import Attempt, Tools
 from anklet_worker.attempt.phases import Phase, may_have_vm
 from anklet_worker.attempt.records import Holder, Record, RecordBook
-from anklet_worker.context import WorkerContext
 from anklet_worker.contract.errors import UNREADABLE, InfrastructureError, TemporaryError
 from anklet_worker.contract.guest import NAME_PREFIX
 from anklet_worker.files import write_atomically
@@ -38,10 +37,9 @@ COMMAND_PATIENCE = 60.0
 class Reconciler:
     """One for the life of a worker. Works only while no attempt is in hand: whatever is on record then was left by somebody."""
 
-    def __init__(self, setup: WorkerSetup, tools: Tools, context: WorkerContext) -> None:
+    def __init__(self, setup: WorkerSetup, tools: Tools) -> None:
         self._setup = setup
         self._tools = tools
-        self._context = context
         self._told: set[str] = set()
         self._shared = SharedListing(setup.state_dir / f"vms-{tools.driver.name}.json")
         self._due = time.monotonic() + INTERVAL
@@ -149,12 +147,8 @@ class Reconciler:
 
     def _take_up(self, record: Record, tools: Tools, *, lives: bool) -> bool:
         attempt = Attempt.of(record, tools)
-        self._context.attempt = attempt
-        try:
-            if attempt.take_up(vm_lives=lives):
-                return True
-        finally:
-            self._context.attempt = None
+        if attempt.take_up(vm_lives=lives):
+            return True
         if may_have_vm(record.phase) and attempt.record.phase is Phase.VM_GONE:
             self._tools.link.tell(OrphanReaped())
         return False
@@ -186,7 +180,7 @@ class Reconciler:
         parsed = parse_vm_name(vm.name)
         knows_origin = parsed is not None and parsed.service_tag == service_tag(self._setup.service.name)
         try:
-            if vm.state is VMState.RUNNING and not (knows_origin and tools.plugin.abandoned(vm.name)):
+            if vm.state is VMState.RUNNING and not (knows_origin and tools.plugin.driver.abandoned(vm.name)):
                 self._tell_once(
                     "WARN", "a VM of ours that no record explains still runs a job, perhaps; left alone", vm.name
                 )
@@ -245,7 +239,7 @@ class Reconciler:
         state = next((vm.state for vm in listing if vm.name == record.vm), None)
         lives = record.boot_id == self._setup.boot_id and state is VMState.RUNNING
         knows_origin = record.origin == self._setup.service.origin
-        if lives and not (knows_origin and self._tools.plugin.abandoned(record.vm)):
+        if lives and not (knows_origin and self._tools.plugin.driver.abandoned(record.vm)):
             if knows_origin or self._setup.sweeps_strays:
                 self._tell_once(
                     "WARN", "a VM of a service that is no more still runs a job, perhaps; left alone", record.vm

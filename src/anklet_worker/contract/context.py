@@ -1,16 +1,19 @@
-"""What the core gives to a plugin."""
+"""What the core gives to a plugin for the life of a worker: its service's configuration, a log, waits, reports.
+
+What belongs to one attempt at a job is `JobInHand`, in `driver`.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from anklet_worker.contract.board import Board
 from anklet_worker.contract.figures import Figure
-from anklet_worker.contract.job import Job, VMSpec
+from anklet_worker.contract.job import VMSpec
 from anklet_worker.contract.service import ServiceConfig
 
 
@@ -24,7 +27,7 @@ class Context(Protocol):
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger] | logging.Logger:
-        """The service's log; while a job is in hand each line bears the job's fields."""
+        """The service's log. Lines about one job belong into the `log` of the job in hand."""
         ...
 
     @property
@@ -61,11 +64,11 @@ class Context(Protocol):
         ...
 
     def wait(self, seconds: float) -> None:
-        """Sleep, unless an order cuts it short by the same exceptions."""
+        """Sleep, unless an order ends the wait early with the same exceptions."""
         ...
 
     def limit_paused(self) -> AbstractContextManager[None]:
-        """While the `with` lasts, the service's status is `limit_paused`; the core tells all others."""
+        """Set the service's status to `limit_paused` while the `with` lasts; afterwards it is what it was."""
         ...
 
     def api_called(self, route: str, outcome: str, seconds: float) -> None:
@@ -79,20 +82,4 @@ class Context(Protocol):
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
         """What these labels ask of this service's VM driver, or None when they do not ask for it."""
-        ...
-
-    def remember(self, **facts: str | int) -> None:
-        """Write facts about the attempt in hand to its record, durably, before the effect that they announce. No secret."""
-        ...
-
-    def recall(self) -> Mapping[str, str | int]:
-        """What has been remembered about the attempt in hand, also by an earlier process."""
-        ...
-
-    def runner_online(self) -> None:
-        """What runs the job in our VM is in touch with the origin. May be called again, or not at all; for people and metrics."""
-        ...
-
-    def job_started(self, job: Job) -> None:
-        """The origin says that `job` runs in our VM (it may be another than the one asked for). May be called again."""
         ...

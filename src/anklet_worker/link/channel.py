@@ -22,6 +22,8 @@ from anklet_worker.link.messages import (
     SlotDeclined,
     SlotRef,
     SlotWanted,
+    Status,
+    StatusChanged,
     Stop,
 )
 from anklet_worker.link.messages import decode_command as _decode_command
@@ -79,6 +81,8 @@ class SupervisorLink:
         #: Told, from the thread that reads, of another level for the log.
         self.on_log_level: Callable[[str], object] = _ignore
         self._heard: set[str] = set()
+        #: The status that was reported last.
+        self.status = Status.IDLE
 
     def start(self) -> None:
         """Begin to read commands."""
@@ -86,6 +90,8 @@ class SupervisorLink:
 
     def tell(self, fact: Fact) -> None:
         """Send a fact up; a supervisor that is gone turns into the order to detach."""
+        if isinstance(fact, StatusChanged):
+            self.status = fact.status
         try:
             self._channel.send(fact)
         except ChannelClosed:
