@@ -10,9 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from anklet_worker.attempt.attempt import Attempt, Tools
-from anklet_worker.attempt.phases import Phase
 from anklet_worker.attempt.reconcile import Reconciler
-from anklet_worker.attempt.records import Record
 from anklet_worker.attempt.retries import FORGET_JOB_AFTER, LONGEST, JobBackoff, Tries
 from anklet_worker.contract.errors import (
     InfrastructureError,
@@ -25,6 +23,9 @@ from anklet_worker.contract.errors import (
 )
 from anklet_worker.contract.job import Job
 from anklet_worker.files import is_there
+from anklet_worker.life.attempt_phases import Phase
+from anklet_worker.life.records import Record
+from anklet_worker.life.vm_phases import VMPhase
 from anklet_worker.link.messages import (
     AttemptOver,
     JobClaimed,
@@ -52,7 +53,7 @@ _DEBT_PAUSE = 30.0
 _DEBT_PATIENCE = 300.0
 
 
-class Runner:
+class ServiceLoop:
     """Runs one service in this process until it is told to end."""
 
     def __init__(self, setup: WorkerSetup, tools: Tools, store: Store) -> None:
@@ -68,9 +69,9 @@ class Runner:
         self._trouble: str | None = None
         self._queue_seen: QueueSeen | None = None
 
-    def recover(self) -> list[Record]:
-        """Clean up after earlier processes; the records of those attempts whose jobs still run, for `serve`."""
-        return self._reconciler.recover()
+    def reconcile(self) -> list[Record]:
+        """Clean up after earlier processes; return the records of those attempts whose jobs still run, for `serve` to adopt."""
+        return self._reconciler.at_start()
 
     def serve(self, driver: DriverInfo, left_running: list[Record]) -> None:
         """Announce readiness, follow what an earlier process left running, then take jobs until a drain or the one of --once."""
@@ -230,8 +231,8 @@ class Runner:
             raise
         self._announce(attempt)
         if job.queued_at:
-            attempt.stage_took("queue", attempt.record.claimed_at - job.queued_at)
-        attempt.stage_took("claim", time.monotonic() - began)
+            attempt.stages.took("queue", attempt.record.claimed_at - job.queued_at)
+        attempt.stages.took("claim", time.monotonic() - began)
         return attempt
 
     def _new_record(self, job: Job, slot: SlotRef, number: int) -> Record:
@@ -246,13 +247,13 @@ class Runner:
             attempt=number,
             vm=vm_name(setup.install_id, setup.service.name, job.id, number),
             slot=slot,
+            vm_phase=VMPhase.PLANNED,
             phase=Phase.CLAIMED,
             claimed_at=time.time(),
         )
 
     def _announce(self, attempt: Attempt) -> None:
-        record = attempt.record
-        job = record.job
+        record, job = attempt.record, attempt.job
         self._tools.link.tell(
             JobClaimed(
                 job_id=job.id,
@@ -276,7 +277,7 @@ class Runner:
         """A job that an earlier process started still runs in its VM."""
         attempt = Attempt.of(record, self._tools)
         try:
-            self._tools.leases.take(record.job.key("claim"))
+            self._tools.leases.take(attempt.job.key("claim"))
         except StoreUnavailable as error:
             attempt.log.info("following the job without its lease", extra={"err": str(error)})
         self._tools.link.tell(VMAdopted(vm=record.vm))
@@ -291,7 +292,7 @@ class Runner:
             attempt.log.info("the job is not ours to run any more", extra={"err": str(error)})
         except InfrastructureError as error:
             self._put_off(attempt, error)
-        if attempt.record.phase is Phase.ENDED:
+        if attempt.vm_remains:
             # Its VM is still there; that is looked after before another job is taken.
             self._debts_due = 0.0
         self._tools.link.tell(AttemptOver())
@@ -299,7 +300,7 @@ class Runner:
 
     def _put_off(self, attempt: Attempt, error: InfrastructureError) -> None:
         """The job could not be run here, through no fault of its own: leave it to others, or for later."""
-        job = attempt.record.job
+        job = attempt.job
         if isinstance(error, VMLimitReached):
             # The host's fault, and the supervisor has been told: it grants no slot until there may be room.
             attempt.log.warning("the job goes back to the queue", extra={"err": str(error)})
@@ -335,11 +336,11 @@ class Runner:
         self._reconciler.tell_problems(problems)
         stuck = False
         for record in records:
-            if record.phase not in (Phase.ENDED, Phase.VM_GONE) or not self._reconciler.is_ours(record):
+            if record.phase is not Phase.ENDED or not self._reconciler.is_ours(record):
                 continue
             attempt = Attempt.of(record, self._tools)
             attempt.retry_cleanup()
-            stuck = stuck or attempt.record.phase is Phase.ENDED
+            stuck = stuck or attempt.vm_remains
         if not stuck:
             self._stuck_since = None
         elif self._stuck_since is None:

@@ -22,7 +22,6 @@ from anklet_worker import plugins
 from anklet_worker.attempt.archive import Archive
 from anklet_worker.attempt.attempt import Tools
 from anklet_worker.attempt.reconcile import COMMAND_PATIENCE
-from anklet_worker.attempt.records import Holder, RecordBook
 from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.contract.errors import (
     AnkletError,
@@ -34,12 +33,14 @@ from anklet_worker.contract.errors import (
     StoreUnavailable,
     TemporaryError,
 )
+from anklet_worker.life.holder import Holder
+from anklet_worker.life.records import RecordBook
 from anklet_worker.link.channel import Channel, SupervisorLink
 from anklet_worker.link.messages import DriverCommandEnded, Failed, LeaseLost
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotReader
 from anklet_worker.log.service_log import ServiceLog, open_log
-from anklet_worker.loop import Runner
+from anklet_worker.loop import ServiceLoop
 from anklet_worker.process.command import CommandRunner, CommandSettings, settle_in_flight
 from anklet_worker.process.orders import Orders
 from anklet_worker.store.board import StoreBoard
@@ -153,13 +154,13 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
             archive=Archive(setup.state_dir),
             cleanup_deadline=setup.service.deadlines.cleanup,
         )
-        runner = Runner(setup, tools, store)
+        loop = ServiceLoop(setup, tools, store)
         with orders.shield():
-            left_running = _outlasting(runner.recover, setup, orders, log)
+            left_running = _outlasting(loop.reconcile, setup, orders, log)
         # A store that is away is missed when a job is to be claimed; one that refuses us is told at once.
         with contextlib.suppress(StoreUnavailable):
             store.open()
-        runner.serve(product, left_running)
+        loop.serve(product, left_running)
     finally:
         leases.close()
         plugin.close()

@@ -28,13 +28,13 @@ from emulators.github.openapi import check_request
 from github_fakes import FakeContext, FakeHand
 from stage import OWNER, PERMISSIONS, REPO, TOKEN, eventually, new_github
 
-from anklet_worker.attempt.attempt import exports
 from anklet_worker.contract.driver import Withdrawal
 from anklet_worker.contract.errors import InfrastructureError, RightsRefused
 from anklet_worker.contract.guest import GuestResult
 from anklet_worker.contract.job import Conclusion
 from anklet_worker.contract.service import Runner as RunnerSettings
 from anklet_worker.contract.service import Secret
+from anklet_worker.life.guest import exports
 
 LABELS = ["self-hosted", "anka", "anka-template:t", "unique-id:1"]
 LIMIT = {"message": "You have exceeded a secondary rate limit."}

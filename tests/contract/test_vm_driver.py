@@ -9,7 +9,6 @@ import pytest
 from driver_rigs import AnkaRig, TartRig
 from emulators.vmhost.bench import eventually
 
-from anklet_worker.attempt.attempt import exports
 from anklet_worker.contract.errors import (
     Detached,
     Interrupted,
@@ -22,6 +21,7 @@ from anklet_worker.contract.errors import (
 )
 from anklet_worker.contract.job import VMSpec
 from anklet_worker.contract.service import Deadlines
+from anklet_worker.life.guest import exports
 from anklet_worker.process.command import settle_in_flight
 from anklet_worker.process.orders import Orders
 from anklet_worker.vm.driver import VMState

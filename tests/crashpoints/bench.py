@@ -25,10 +25,10 @@ from anklet_supervisor.machine import step as machine
 from anklet_supervisor.machine.model import Moment
 from anklet_supervisor.machine.state import ServiceState
 from anklet_supervisor.report.tally import Tally
-from anklet_worker.attempt.phases import Phase, may_have_vm
-from anklet_worker.attempt.records import RecordBook
 from anklet_worker.contract.errors import ExitCode
 from anklet_worker.contract.service import Deadlines, Secret, ServiceConfig
+from anklet_worker.life.records import RecordBook
+from anklet_worker.life.vm_phases import VMPhase
 from anklet_worker.link import messages as m
 from anklet_worker.link.channel import Channel, ChannelClosed
 from anklet_worker.link.setup import WorkerSetup
@@ -120,7 +120,7 @@ class Host:
         book = RecordBook(self.state_dir / "services" / SERVICE)
         for record in book.load()[0]:
             asked_at = int(record.facts.get("asked_at", 0))
-            if record.phase is Phase.VM_GONE and asked_at > time.time() - _AGE:
+            if record.vm_phase is VMPhase.GONE and asked_at > time.time() - _AGE:
                 facts = {**record.facts, "asked_at": asked_at - _AGE}
                 book.save(msgspec.structs.replace(record, facts=facts))
                 self.supervisor.detach_worker()
@@ -240,7 +240,7 @@ class Supervisor:
         self._now = 0.0
         # What `start` does: the VMs on record hold their slots until there is proof that they are gone.
         records, _ = RecordBook(host.setup.service_dir).load()
-        left = [(SERVICE, record.vm) for record in records if may_have_vm(record.phase)]
+        left = [(SERVICE, record.vm) for record in records if record.vm_may_exist]
         allocation = allocator.build(_LIMIT, time.monotonic_ns(), left, time.time())
         self._slots = SlotWriter(host.state_dir / "slots", allocation.table)
         self._model = machine.initial([SERVICE], allocation, once=False, drain_timeout=None)

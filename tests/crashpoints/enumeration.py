@@ -36,14 +36,14 @@ _SUCCESSION = {
     "hold": ("hold", "anka list", "store claim claim", "record claimed"),
     "record claimed": (
         *("hold", "anka list", "fact JobGivenBack", "record ended", "anka delete", "anka list #2"),
-        *("record vm_gone", "fact SlotReleased", "store release claim", "record removed", "store claim claim"),
+        *("record gone", "fact SlotReleased", "store release claim", "record removed", "store claim claim"),
     ),
     "record started": (
         *("hold", "anka list", "store claim claim", "fact VMAdopted", "fact JobClaimed", "record ended"),
         *(
             "fact JobFinished",
             "anka delete",
-            "record vm_gone",
+            "record gone",
             "fact SlotReleased",
             "store release claim",
             "record removed",
@@ -54,11 +54,11 @@ _SUCCESSION = {
         "anka list",
         "anka delete",
         "anka list #2",
-        "record vm_gone",
+        "record gone",
         "fact SlotReleased",
         "record removed",
     ),
-    "record vm_gone": ("hold", "anka list", "fact SlotReleased", "record removed"),
+    "record gone": ("hold", "anka list", "fact SlotReleased", "record removed"),
     "record removed": ("hold", "anka list"),
 }
 #: A tool that fails at the start is for an operator to see to.

@@ -31,8 +31,11 @@ from anklet_github.driver import GithubDriver
 from anklet_github.http import NoAnswer, Transport
 
 from anklet_worker.attempt.archive import Archive
-from anklet_worker.attempt.records import Holder, RecordBook
 from anklet_worker.contract.errors import RecordNotWritten, StoreUnavailable
+from anklet_worker.life.attempt_phases import Phase
+from anklet_worker.life.holder import Holder
+from anklet_worker.life.records import RecordBook
+from anklet_worker.life.vm_phases import VMPhase
 from anklet_worker.link.channel import Channel, SupervisorLink
 from anklet_worker.link.messages import FigureReported, StageTook, StatusChanged
 from anklet_worker.link.slots import SlotWriter
@@ -196,7 +199,11 @@ _SCRIPTS = {
 
 
 def _record(_book, record):
-    return f"record {record.phase.value}"
+    """The word for how far VM and attempt have come together."""
+    if record.vm_phase is VMPhase.GONE:
+        return "record gone"
+    making = record.phase is Phase.CLAIMED and record.vm_may_exist
+    return f"record {record.vm_phase.value if making else record.phase.value}"
 
 
 def _note(_owner, command):

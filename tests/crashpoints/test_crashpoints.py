@@ -53,7 +53,7 @@ def test_every_effect_is_a_point(undisturbed):
 def test_every_kind_of_effect_has_been_seen(undisturbed):
     """What a job consists of, in few words: the enumeration is not empty where it matters."""
     names = {point.name for point in enumeration.points(undisturbed[1])}
-    phases = ("claimed", "vm_intended", "vm_starting", "driving", "started", "ended", "vm_gone", "removed")
+    phases = ("claimed", "making", "starting", "driving", "started", "ended", "gone", "removed")
     assert names >= {f"record {phase}" for phase in phases}
     assert names >= {"anka pull", "anka clone", "anka start", "anka cp", "anka run start", "anka delete", "anka list"}
     assert names >= {"store claim claim", "store release claim", "fact SlotOccupied", "fact SlotReleased", "hold"}

@@ -9,7 +9,7 @@ import seams
 
 #: Whose effect, which, and who dies after it.
 _POINTS = [
-    (seams.WORKER, "record vm_intended", "kill"),
+    (seams.WORKER, "record making", "kill"),
     (seams.WORKER, "record driving", "kill-both"),
     (seams.WORKER, "note of begin of anka clone", "kill-other"),
     (seams.WORKER, "anka start", "kill-both"),

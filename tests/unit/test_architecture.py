@@ -40,7 +40,8 @@ PURE = {
     "report/tally.py",
     "report/timelines.py",
     "contract/job.py",
-    "attempt/phases.py",
+    "life/attempt_phases.py",
+    "life/vm_phases.py",
     "anklet_worker/backoff.py",
 }
 IMPURE = {

@@ -10,9 +10,7 @@ from attempt_fakes import JOB, OUTCOME, FakeDriver, FakeLeases, FakeLink, FakePl
 
 from anklet_supervisor.report.tally import Tally
 from anklet_worker.attempt.archive import Archive
-from anklet_worker.attempt.attempt import Attempt, Tools, exports
-from anklet_worker.attempt.phases import Phase
-from anklet_worker.attempt.records import Record, RecordBook
+from anklet_worker.attempt.attempt import Attempt, Tools
 from anklet_worker.contract.driver import Withdrawal
 from anklet_worker.contract.errors import (
     Detached,
@@ -27,6 +25,10 @@ from anklet_worker.contract.errors import (
 )
 from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.files import write_atomically
+from anklet_worker.life.attempt_phases import Phase
+from anklet_worker.life.guest import exports
+from anklet_worker.life.records import Record, RecordBook
+from anklet_worker.life.vm_phases import VMPhase
 from anklet_worker.link.messages import SlotRef
 from anklet_worker.link.slots import SlotState
 from anklet_worker.log.service_log import ServiceLog
@@ -89,6 +91,7 @@ class Bench:
             attempt=1,
             vm=VM,
             slot=REF,
+            vm_phase=VMPhase.PLANNED,
             phase=Phase.CLAIMED,
             claimed_at=1.0,
         )
@@ -113,11 +116,11 @@ class Bench:
             tally.fold("S", fact, 0.0)
         return tally.successes, tally.services["S"].given_back
 
-    def take_up(self):
+    def reconcile(self):
         """The next process goes through the records, as recovery and the runner do."""
         for record in self.records():
             attempt = self.hold(record)
-            if attempt.take_up(vm_lives=self.driver.vms.get(VM, False)):
+            if attempt.reconcile(vm_lives=self.driver.vms.get(VM, False)):
                 attempt.adopt()
 
     def assert_nothing_left(self):
@@ -147,15 +150,20 @@ def test_a_job_from_claim_to_cleanup(bench):
 def test_every_effect_is_on_record_before_it_happens(bench):
     """When a step is reached, the phase that announces it is already on disk."""
     seen = {}
+
+    def look(step):
+        (record,) = bench.records()
+        seen.setdefault(step, (record.vm_phase, record.phase))
+
     for step in STEPS:
-        bench.script.plan(step, lambda step=step: seen.setdefault(step, bench.records()[0].phase) and None)
+        bench.script.plan(step, lambda step=step: look(step))
     bench.begin().run()
-    assert seen["clone"] is Phase.VM_INTENDED
-    assert seen["start"] is Phase.VM_STARTING
-    assert seen["drive"] is Phase.DRIVING
-    assert seen["running"] is Phase.STARTED
-    assert seen["delete"] is Phase.ENDED
-    assert seen["settle"] is Phase.VM_GONE
+    assert seen["clone"] == (VMPhase.MAKING, Phase.CLAIMED)
+    assert seen["start"] == (VMPhase.STARTING, Phase.CLAIMED)
+    assert seen["drive"] == (VMPhase.READY, Phase.DRIVING)
+    assert seen["running"] == (VMPhase.READY, Phase.STARTED)
+    assert seen["delete"] == (VMPhase.READY, Phase.ENDED)
+    assert seen["settle"] == (VMPhase.GONE, Phase.ENDED)
 
 
 def test_the_plugins_facts_are_on_record_before_its_effect(bench):
@@ -189,7 +197,7 @@ def test_rights_that_are_refused_before_the_job_leave_nothing(bench):
         bench.begin().run()
     assert bench.driver.vms == {}
     assert bench.slots.state is SlotState.FREE
-    assert bench.records()[0].phase is Phase.VM_GONE
+    assert bench.records()[0].vm_phase is VMPhase.GONE
 
 
 def test_rights_that_are_refused_during_the_job_cost_no_job(bench):
@@ -199,7 +207,7 @@ def test_rights_that_are_refused_during_the_job_cost_no_job(bench):
         bench.begin().run()
     assert bench.driver.vms == {VM: True}
     attempt = bench.hold(bench.records()[0])
-    assert attempt.take_up(vm_lives=True)
+    assert attempt.reconcile(vm_lives=True)
     assert attempt.adopt() == OUTCOME
     bench.assert_nothing_left()
 
@@ -255,7 +263,7 @@ def test_an_origin_that_does_not_answer_cannot_hold_the_slot(bench):
     assert bench.slots.state is SlotState.FREE
     assert bench.leases.held == set()
     (debt,) = bench.records()
-    assert debt.phase is Phase.VM_GONE
+    assert debt.vm_phase is VMPhase.GONE
     bench.hold(debt).retry_cleanup()
     bench.assert_nothing_left()
 
@@ -266,7 +274,7 @@ def test_a_vm_that_cannot_be_deleted_keeps_its_slot(bench):
     bench.begin().run()
     assert bench.slots.state is SlotState.OCCUPIED
     (record,) = bench.records()
-    assert record.phase is Phase.ENDED
+    assert (record.phase, record.vm_may_exist) == (Phase.ENDED, True)
     bench.hold(record).retry_cleanup()
     bench.assert_nothing_left()
 
@@ -349,7 +357,7 @@ def test_a_death_at_any_step_is_cleaned_up_by_the_next_process(tmp_path, step, t
         for record in bench.records():
             attempt = bench.hold(record)
             try:
-                if attempt.take_up(vm_lives=bench.driver.vms.get(VM, False)):
+                if attempt.reconcile(vm_lives=bench.driver.vms.get(VM, False)):
                     outcomes.append(attempt.adopt())
             except Killed:
                 continue
@@ -371,7 +379,7 @@ def test_a_death_behind_the_outcome_loses_and_doubles_nothing(bench, when):
         bench.begin().run()
     assert bench.records()[0].outcome == OUTCOME
     bench.link.__dict__.pop("tell_outcome", None)
-    bench.take_up()
+    bench.reconcile()
     assert bench.counted() == (1, 0)
     bench.assert_nothing_left()
 
@@ -386,10 +394,10 @@ def test_an_outcome_that_nobody_heard_stays_on_record(bench, monkeypatch):
     bench.link.deaf = True
     bench.begin().run()
     assert (bench.driver.vms, bench.slots.state, bench.leases.held) == ({}, SlotState.FREE, set())
-    assert bench.records()[0].phase is Phase.VM_GONE
+    assert bench.records()[0].vm_phase is VMPhase.GONE
     bench.link.told.clear()
     bench.link.deaf = False
-    bench.take_up()
+    bench.reconcile()
     assert bench.counted() == (1, 0)
     bench.assert_nothing_left()
 
@@ -404,7 +412,7 @@ def test_a_detach_leaves_everything_as_it_is(bench):
     assert bench.leases.held == {CLAIM}
     assert bench.records()[0].phase is Phase.STARTED
     attempt = bench.hold(bench.records()[0])
-    assert attempt.take_up(vm_lives=True)
+    assert attempt.reconcile(vm_lives=True)
     assert attempt.adopt() == OUTCOME
     bench.assert_nothing_left()
 
@@ -418,7 +426,7 @@ def test_a_detach_at_any_step_leaves_the_rest_to_the_next_process(bench, step):
     with pytest.raises(Detached):
         bench.begin().run()
     assert len(bench.records()) == 1
-    bench.take_up()
+    bench.reconcile()
     bench.assert_nothing_left()
     assert sum(bench.counted()) == 1
 
@@ -431,7 +439,7 @@ def test_a_bug_at_any_step_leaves_the_rest_to_the_next_process(bench, step):
     with pytest.raises(ZeroDivisionError):
         attempt.run()
     assert len(bench.records()) == 1
-    bench.take_up()
+    bench.reconcile()
     bench.assert_nothing_left()
     assert sum(bench.counted()) == 1
 
@@ -449,7 +457,7 @@ def test_a_stop_ends_a_job_that_is_followed(bench):
     """As it ends one of our own: VM first, without asking the origin."""
     attempt = landed(bench)
     bench.script.plan("adopt", Interrupted("stopped"))
-    assert attempt.take_up(vm_lives=True)
+    assert attempt.reconcile(vm_lives=True)
     with pytest.raises(Interrupted):
         attempt.adopt()
     assert "withdraw" not in bench.script.trace
@@ -465,7 +473,7 @@ def test_a_process_that_ends_while_it_follows_a_job_leaves_it(bench, end):
     with pytest.raises(type(end)):
         attempt.adopt()
     assert bench.driver.vms == {VM: True}
-    bench.take_up()
+    bench.reconcile()
     bench.assert_nothing_left()
     assert bench.counted() == (1, 0)
 
@@ -477,7 +485,7 @@ def test_rights_that_are_refused_while_a_job_is_followed_cost_no_job(bench):
     with pytest.raises(RightsRefused):
         attempt.adopt()
     assert bench.driver.vms == {VM: True}
-    bench.take_up()
+    bench.reconcile()
     bench.assert_nothing_left()
 
 
@@ -489,11 +497,11 @@ def test_a_job_that_came_and_went_between_two_processes_is_told(bench, ran):
         bench.begin().run()
     bench.script.plan("withdraw", *[Withdrawal.VANISHED] * 3)
     if ran:
-        bench.take_up()
+        bench.reconcile()
     else:
         bench.script.plan("adopt", RetryHere("it ran nothing"))
         with pytest.raises(RetryHere):
-            bench.take_up()
+            bench.reconcile()
     bench.assert_nothing_left()
     assert bench.counted() == ((1, 0) if ran else (0, 1))
 
@@ -505,7 +513,7 @@ def test_a_job_that_may_have_landed_is_not_killed_because_the_origin_does_not_an
     with pytest.raises(Killed):
         bench.begin().run()
     bench.script.plan("withdraw", problem)
-    bench.take_up()
+    bench.reconcile()
     assert "adopt" in bench.script.trace
     bench.assert_nothing_left()
     assert bench.counted() == (1, 0)
@@ -524,7 +532,7 @@ def test_a_job_that_cannot_be_followed_is_tried_ever_more_seldom(bench, monkeypa
 
 def test_a_disk_that_fills_up_costs_no_job_that_has_started(bench, monkeypatch):
     """The record cannot say so; a later process asks the origin by the older one."""
-    monkeypatch.setattr("anklet_worker.attempt.records.write_atomically", _full_from_start(bench))
+    monkeypatch.setattr("anklet_worker.life.records.write_atomically", _full_from_start(bench))
     bench.script.plan("registered", lambda: bench.script.trace.append("disk full"))
     assert bench.begin().run() == OUTCOME
     bench.assert_nothing_left()
@@ -554,7 +562,7 @@ def test_a_vm_that_will_not_go_does_not_hold_the_claim(bench):
 def test_a_full_disk_stops_the_job_before_any_effect(bench, monkeypatch):
     """A record that cannot be written means that its effect does not happen; clean-up goes on without records."""
     attempt = bench.begin()
-    monkeypatch.setattr("anklet_worker.attempt.records.write_atomically", _disk_full)
+    monkeypatch.setattr("anklet_worker.life.records.write_atomically", _disk_full)
     with pytest.raises(RetryElsewhere, match="No space left"):
         attempt.run()
     assert "clone" not in bench.script.trace

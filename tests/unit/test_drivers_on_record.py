@@ -2,7 +2,7 @@
 
 import json
 
-from anklet_worker.attempt.records import drivers_on_record
+from anklet_worker.life.records import drivers_on_record
 
 
 def test_records_of_any_service_tell_their_drivers(tmp_path):

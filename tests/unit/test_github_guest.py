@@ -11,11 +11,11 @@ from anklet_github.guest import INSTALL, RUNNER_VERSION, GuestScripts, install_s
 from github_fakes import MINE, FakeContext
 from stage import eventually
 
-from anklet_worker.attempt.attempt import exports
 from anklet_worker.contract.errors import RetryElsewhere, RetryHere
 from anklet_worker.contract.guest import GuestResult
 from anklet_worker.contract.service import Runner as RunnerSettings
 from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.life.guest import exports
 
 
 class LocalGuest:

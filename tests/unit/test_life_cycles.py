@@ -5,7 +5,22 @@ import itertools
 import pytest
 
 from anklet_supervisor.machine.state import ALIVE, FINAL, TRANSITIONS, ImpossibleTrigger, ServiceState, Trigger, follow
-from anklet_worker.attempt.phases import Event, ImpossibleTransition, Phase, advance, may_have_vm
+from anklet_worker.life.attempt_phases import TABLE, Action, Event, ImpossibleEvent, Phase, advance
+from anklet_worker.life.vm_phases import TABLE as VM_TABLE
+from anklet_worker.life.vm_phases import ImpossibleVMEvent, VMAction, VMEvent, VMPhase, may_exist
+from anklet_worker.life.vm_phases import advance as advance_vm
+
+ERRORS = (Event.FAILED, Event.REFUSED, Event.STOPPED)
+WITHDRAWALS = (Event.LANDED, Event.WITHDRAWN, Event.WITHDRAWN_FOR_STOP, Event.ADOPTABLE)
+CLAIMED_EVENTS = (
+    Event.BEGUN,
+    Event.VM_READY,
+    *ERRORS,
+    Event.LEFT_RUNNING,
+    Event.LEFT_DEAD,
+)
+#: While these last, the plugin may say that the job started.
+JOB_MAY_START = (Action.DRIVE, Action.ADOPT, Action.ADOPT_LANDED)
 
 IMPOSSIBLE_FOR_SERVICES = {
     (ServiceState.STARTING, Trigger.DUE),
@@ -36,29 +51,106 @@ def test_final_states_are_left_by_new_settings_alone():
     assert not ALIVE & FINAL
 
 
-POSSIBLE_FOR_ATTEMPTS = {
-    (Phase.CLAIMED, Event.CLONE): Phase.VM_INTENDED,
-    (Phase.VM_INTENDED, Event.START): Phase.VM_STARTING,
-    (Phase.VM_STARTING, Event.DRIVE): Phase.DRIVING,
-    (Phase.DRIVING, Event.JOB_STARTED): Phase.STARTED,
-    (Phase.STARTED, Event.JOB_STARTED): Phase.STARTED,
-    **{(phase, Event.END): Phase.ENDED for phase in Phase if phase is not Phase.VM_GONE},
-    (Phase.VM_GONE, Event.END): Phase.VM_GONE,
-    (Phase.ENDED, Event.VM_REMOVED): Phase.VM_GONE,
-    (Phase.VM_GONE, Event.VM_REMOVED): Phase.VM_GONE,
+# ---- an attempt ----
+
+IMPOSSIBLE_FOR_ATTEMPTS = {
+    *((Phase.CLAIMED, event) for event in Event if event not in CLAIMED_EVENTS),
+    *((Phase.DRIVING, event) for event in (Event.BEGUN, Event.VM_READY, Event.RETRIED)),
+    *((Phase.STARTED, event) for event in (Event.BEGUN, Event.VM_READY, Event.RETRIED, *WITHDRAWALS)),
+    *((Phase.ENDED, event) for event in Event if event not in (Event.LEFT_RUNNING, Event.LEFT_DEAD, Event.RETRIED)),
 }
+#: The events that an action may cause; the others answer with none.
+CAUSED = {
+    Action.MAKE_VM: {Event.VM_READY, *ERRORS},
+    **{effort: {Event.OUTCOME, *ERRORS} for effort in JOB_MAY_START},
+    Action.WITHDRAW: {Event.LANDED, Event.WITHDRAWN},
+    Action.WITHDRAW_FOR_STOP: {Event.WITHDRAWN_FOR_STOP},
+    Action.WITHDRAW_LEFT: {Event.LEFT_DEAD, Event.ADOPTABLE},
+}
+#: What the worker's loop and the plugin cause.
+FROM_OUTSIDE = {Event.BEGUN, Event.ADOPTED, Event.LEFT_RUNNING, Event.LEFT_DEAD, Event.RETRIED, Event.JOB_STARTED}
 
 
 @pytest.mark.parametrize(("phase", "event"), list(itertools.product(Phase, Event)))
 def test_every_cell_of_the_attempt_table_is_decided(phase, event):
-    """An attempt moves on exactly as the table says, and never skips the announcement of an effect."""
-    if (phase, event) in POSSIBLE_FOR_ATTEMPTS:
-        assert advance(phase, event) is POSSIBLE_FOR_ATTEMPTS[phase, event]
-    else:
-        with pytest.raises(ImpossibleTransition, match=event.value):
+    """A cell has a row, or is on the list of impossible ones; none is forgotten."""
+    if (phase, event) in IMPOSSIBLE_FOR_ATTEMPTS:
+        with pytest.raises(ImpossibleEvent, match=event.value):
             advance(phase, event)
+    else:
+        after, actions = advance(phase, event)
+        assert after in Phase
+        assert set(actions) <= set(Action)
 
 
-def test_only_proof_says_that_no_vm_exists():
-    """Between the intent to clone and the proof of removal a VM may exist."""
-    assert [phase for phase in Phase if not may_have_vm(phase)] == [Phase.CLAIMED, Phase.VM_GONE]
+@pytest.mark.parametrize(("cell", "row"), TABLE.items())
+def test_an_event_that_an_action_causes_is_possible_where_it_comes(cell, row):
+    """Only the last action of a row may cause one, and the phase that the row leads to, or a later one, has a row for it."""
+    _, event = cell
+    after, actions = row
+    assert not any(action in CAUSED for action in actions[:-1])
+    for caused in CAUSED.get(actions[-1], set()) if actions else ():
+        reached = {after, Phase.STARTED} if actions[-1] in JOB_MAY_START else {after}
+        assert all((phase, caused) in TABLE for phase in reached), f"{event} -> {actions[-1]} -> {caused}"
+
+
+def test_every_event_and_action_has_its_place():
+    """What nothing causes, or no row asks for, is dead."""
+    assert set(Event) == FROM_OUTSIDE.union(*CAUSED.values())
+    assert set(Action) == {action for _, actions in TABLE.values() for action in actions}
+
+
+def test_an_attempt_that_is_over_is_cleaned_up_and_never_goes_on():
+    """Each way into the last phase cleans up, tells one thing about the job, and collects before it cleans."""
+    assert all(after is Phase.ENDED for (phase, _), (after, _) in TABLE.items() if phase is Phase.ENDED)
+    for (phase, _), (after, actions) in TABLE.items():
+        if after is Phase.ENDED:
+            assert sum(action in (Action.CLEAN, Action.CLEAN_ONCE) for action in actions) == 1
+            told = [action for action in actions if action in (Action.GIVE_BACK, Action.TELL_OUTCOME)]
+            assert len(told) == (phase is not Phase.ENDED)
+            if Action.COLLECT in actions:
+                assert actions.index(Action.COLLECT) < actions.index(Action.CLEAN)
+
+
+def test_a_registration_without_a_job_is_withdrawn_before_its_vm_goes():
+    """While the plugin drives, no error and no stop leads straight to the clean-up."""
+    for event in (Event.FAILED, Event.REFUSED, Event.STOPPED):
+        after, actions = TABLE[Phase.DRIVING, event]
+        assert after is Phase.DRIVING
+        assert actions in ((Action.WITHDRAW,), (Action.WITHDRAW_FOR_STOP,))
+
+
+# ---- a VM ----
+
+POSSIBLE_FOR_VMS = {
+    (VMPhase.PLANNED, VMEvent.CLONE): VMPhase.MAKING,
+    (VMPhase.MAKING, VMEvent.START): VMPhase.STARTING,
+    (VMPhase.STARTING, VMEvent.ANSWERED): VMPhase.READY,
+    **{(phase, VMEvent.REMOVE): VMPhase.GOING for phase in VMPhase if may_exist(phase)},
+    (VMPhase.PLANNED, VMEvent.REMOVE): VMPhase.GONE,
+    (VMPhase.GOING, VMEvent.REMOVED): VMPhase.GONE,
+    (VMPhase.GONE, VMEvent.REMOVE): VMPhase.GONE,
+}
+
+
+@pytest.mark.parametrize(("phase", "event"), list(itertools.product(VMPhase, VMEvent)))
+def test_every_cell_of_the_vm_table_is_decided(phase, event):
+    """A VM moves on exactly as the table says, and never skips the announcement of an effect."""
+    if (phase, event) in POSSIBLE_FOR_VMS:
+        assert advance_vm(phase, event)[0] is POSSIBLE_FOR_VMS[phase, event]
+    else:
+        with pytest.raises(ImpossibleVMEvent, match=event.value):
+            advance_vm(phase, event)
+
+
+def test_only_proof_frees_a_slot():
+    """Between the intent to clone and the proof of removal a VM may exist, and no row releases its slot."""
+    assert [phase for phase in VMPhase if not may_exist(phase)] == [VMPhase.PLANNED, VMPhase.GONE]
+    for after, actions in VM_TABLE.values():
+        assert (VMAction.RELEASE_SLOT in actions) == (after is VMPhase.GONE)
+
+
+def test_nothing_is_made_before_its_slot_is_taken():
+    """The slot is the VM's before the clone, and still is after it."""
+    _, actions = VM_TABLE[VMPhase.PLANNED, VMEvent.CLONE]
+    assert actions == (VMAction.OCCUPY_SLOT, VMAction.CLONE, VMAction.CHECK_SLOT)

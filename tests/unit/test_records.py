@@ -6,10 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anklet_worker.attempt.phases import Phase
-from anklet_worker.attempt.records import RECORD_VERSION, Holder, RecordBook
 from anklet_worker.contract.errors import RecordNotWritten, RecordsUnreadable, TemporaryError
 from anklet_worker.contract.job import Conclusion
+from anklet_worker.life.attempt_phases import Phase
+from anklet_worker.life.holder import Holder
+from anklet_worker.life.records import RECORD_VERSION, Record, RecordBook
+from anklet_worker.life.vm_phases import VMPhase
 from anklet_worker.link.messages import SlotRef
 
 GOLDEN = Path(__file__).with_name("records")
@@ -39,10 +41,39 @@ def test_every_version_that_was_ever_written_is_read(book, folder, version):
     assert (record.service, record.vm, record.attempt, record.slot) == ("RUNNER1", VM, 2, SLOT)
     assert (record.job.id, record.job.vm.tag, record.job.details["labels"]) == ("77", "v1", ["self-hosted", "anka"])
     assert record.facts == {"registration": "done", "runner_id": 12}
-    assert record.phase is {1: Phase.STARTED, 2: Phase.ENDED}[version]
-    assert record.origin == {1: "", 2: "5f2b9e1c0a7d4433"}[version]
-    assert (record.outcome and record.outcome.conclusion) is {1: None, 2: Conclusion.SUCCESS}[version]
+    assert record.phase is {1: Phase.STARTED, 2: Phase.ENDED, 3: Phase.ENDED}[version]
+    assert record.vm_phase is {1: VMPhase.READY, 2: VMPhase.GOING, 3: VMPhase.GOING}[version]
+    assert record.origin == {1: "", 2: "5f2b9e1c0a7d4433", 3: "5f2b9e1c0a7d4433"}[version]
+    conclusion = record.outcome and record.outcome.conclusion
+    assert conclusion is {1: None, 2: Conclusion.SUCCESS, 3: Conclusion.SUCCESS}[version]
     assert record.version == RECORD_VERSION
+    book.save(record)
+    assert book.load() == ([record], [])
+
+
+@pytest.mark.parametrize(
+    ("word", "vm_phase", "phase"),
+    [
+        ("claimed", VMPhase.PLANNED, Phase.CLAIMED),
+        ("vm_intended", VMPhase.MAKING, Phase.CLAIMED),
+        ("vm_starting", VMPhase.STARTING, Phase.CLAIMED),
+        ("driving", VMPhase.READY, Phase.DRIVING),
+        ("started", VMPhase.READY, Phase.STARTED),
+        ("ended", VMPhase.GOING, Phase.ENDED),
+        ("vm_gone", VMPhase.GONE, Phase.ENDED),
+    ],
+)
+def test_every_phase_of_version_2_is_read(book, folder, word, vm_phase, phase):
+    """It told the lives of VM and attempt with one word; a job that runs through an upgrade is adopted by it."""
+    old = (GOLDEN / "v2.json").read_text().replace('"phase":"ended"', f'"phase":"{word}"')
+    (folder / f"{VM}.json").write_text(old)
+    (record,), problems = book.load()
+    assert (record.vm_phase, record.phase, problems) == (vm_phase, phase, [])
+
+
+def test_a_vm_without_an_attempt_is_a_record_too(book, folder):
+    """Read back as it was written."""
+    record = Record(service="S", host_id="h", boot_id="b", driver="anka", vm=VM, slot=SLOT, vm_phase=VMPhase.READY)
     book.save(record)
     assert book.load() == ([record], [])
 
@@ -86,6 +117,7 @@ def test_a_record_that_cannot_be_read_is_left_alone(book, folder):
         b"{",
         b"[]",
         b'{"version":2}',
+        b'{"version":3}',
         b'{"version":"2"}',
         b"\xff\xfe\x00",
         b'{"vm":1}',
@@ -119,7 +151,7 @@ def test_a_disk_that_refused_a_record_is_tried_before_the_next_job(book, folder,
     (record,), _ = book.load()
     book.check()
     with monkeypatch.context() as patch:
-        patch.setattr("anklet_worker.attempt.records.write_atomically", _full)
+        patch.setattr("anklet_worker.life.records.write_atomically", _full)
         with pytest.raises(RecordNotWritten, match="No space left"):
             book.save(record)
         with pytest.raises(RecordNotWritten, match="No space left"):
@@ -127,7 +159,7 @@ def test_a_disk_that_refused_a_record_is_tried_before_the_next_job(book, folder,
     book.check()
     assert [path.name for path in folder.iterdir()] == [f"{VM}.json"]
     with monkeypatch.context() as patch:
-        patch.setattr("anklet_worker.attempt.records.write_atomically", _full)
+        patch.setattr("anklet_worker.life.records.write_atomically", _full)
         book.check()
 
 
@@ -163,5 +195,5 @@ def test_a_holder_is_alone(tmp_path):
 
 def test_a_full_disk_keeps_no_holder_from_its_work(tmp_path, monkeypatch):
     """The lock is what counts; the name in it is for a successor."""
-    monkeypatch.setattr("anklet_worker.attempt.records.os.pwrite", _full)
+    monkeypatch.setattr("anklet_worker.life.holder.os.pwrite", _full)
     Holder(tmp_path).acquire(0.0, lambda _: None)

@@ -10,9 +10,11 @@ from attempt_fakes import JOB, OUTCOME
 from test_runner import REF, Bench
 
 from anklet_worker.attempt import reconcile as recovery
-from anklet_worker.attempt.phases import Phase
-from anklet_worker.attempt.records import Holder, Record, RecordBook
 from anklet_worker.contract.errors import RecordsUnreadable, RightsRefused, VMTransient
+from anklet_worker.life.attempt_phases import Phase
+from anklet_worker.life.holder import Holder
+from anklet_worker.life.records import Record, RecordBook
+from anklet_worker.life.vm_phases import VMPhase
 from anklet_worker.link.messages import OrphanReaped, VMGone
 from anklet_worker.link.slots import Slot, SlotState
 from anklet_worker.process.command import InFlight
@@ -34,6 +36,15 @@ def bench(tmp_path):
     return bench
 
 
+#: How far the VM of an attempt has come, unless a test says otherwise.
+VM_PHASES = {
+    Phase.CLAIMED: VMPhase.MAKING,
+    Phase.DRIVING: VMPhase.READY,
+    Phase.STARTED: VMPhase.READY,
+    Phase.ENDED: VMPhase.GOING,
+}
+
+
 def record(vm=MINE, phase=Phase.STARTED, **more):
     """A record as an earlier process left it."""
     return msgspec.structs.replace(
@@ -46,6 +57,7 @@ def record(vm=MINE, phase=Phase.STARTED, **more):
             attempt=1,
             vm=vm,
             slot=REF,
+            vm_phase=VM_PHASES.get(phase, VMPhase.READY),
             phase=phase,
             claimed_at=1.0,
         ),
@@ -84,16 +96,16 @@ def test_a_job_that_still_runs_is_to_be_followed(bench):
     """Its VM runs, in this boot."""
     put(bench, record())
     bench.driver.vms = {MINE: True}
-    assert [left.vm for left in bench.runner.recover()] == [MINE]
+    assert [left.vm for left in bench.runner.reconcile()] == [MINE]
     assert bench.driver.vms == {MINE: True}
 
 
-@pytest.mark.parametrize("change", [{"boot_id": "earlier"}, {"phase": Phase.VM_STARTING}])
+@pytest.mark.parametrize("change", [{"boot_id": "earlier"}, {"phase": Phase.CLAIMED, "vm_phase": VMPhase.STARTING}])
 def test_what_runs_no_job_goes(bench, change):
     """After a reboot nothing of it runs any more, whatever the listing says; and a VM without a job is of no use."""
     put(bench, record(**change))
     bench.driver.vms = {MINE: True}
-    assert bench.runner.recover() == []
+    assert bench.runner.reconcile() == []
     bench.assert_idle()
     assert bench.link.told.count(OrphanReaped()) == 1
 
@@ -109,9 +121,9 @@ def test_a_store_that_refuses_us_leaves_no_vm_behind(bench):
     bench.runner._reconciler._tools = msgspec.structs.replace(bench.tools, leases=LeaseKeeper(store, "o", 60.0, log))
     vms = [vm_name("00000001", "S", "77", number) for number in (1, 2)]
     for vm in vms:
-        put(bench, record(vm, phase=Phase.VM_STARTING))
+        put(bench, record(vm, phase=Phase.CLAIMED, vm_phase=VMPhase.STARTING))
     bench.driver.vms = dict.fromkeys(vms, True)
-    assert bench.runner.recover() == []
+    assert bench.runner.reconcile() == []
     bench.assert_idle()
     bench.runner._reconciler._tools.leases.close()
 
@@ -119,9 +131,9 @@ def test_a_store_that_refuses_us_leaves_no_vm_behind(bench):
 def test_a_vm_that_cannot_be_removed_is_no_orphan_reaped(bench):
     """It is on record still."""
     bench.script.plan("delete", VMTransient("busy"))
-    put(bench, record(phase=Phase.VM_STARTING))
+    put(bench, record(phase=Phase.CLAIMED, vm_phase=VMPhase.STARTING))
     bench.driver.vms = {MINE: True}
-    bench.runner.recover()
+    bench.runner.reconcile()
     assert OrphanReaped() not in bench.link.told
     assert gone(bench) == []
 
@@ -137,7 +149,7 @@ def test_what_this_worker_cannot_judge_is_left_alone_by_every_pass(bench, change
     """At the start, by the pass that settles debts, and by the one of each minute; told once."""
     book = put(bench, record(**change))
     bench.driver.vms = {MINE: True}
-    bench.runner.recover()
+    bench.runner.reconcile()
     bench.runner._settle_debts()
     reconcile(bench)
     assert bench.driver.vms == {MINE: True}
@@ -152,7 +164,7 @@ def test_a_vm_of_a_newer_record_is_left_alone(bench):
     bench.driver.vms = {MINE: False}
     bench.slots.table = (Slot(index=0, state=SlotState.ORPHANED, service="S", vm=MINE),)
     for _ in range(2):
-        bench.runner.recover()
+        bench.runner.reconcile()
         bench.runner._settle_debts()
     assert bench.driver.vms == {MINE: False}
     assert gone(bench) == []
@@ -165,7 +177,7 @@ def test_the_vm_of_a_damaged_record_lives_while_its_job_runs(bench, abandoned, l
     (bench.setup.service_dir / "records" / f"{MINE}.json").write_text("{")
     bench.script.plan("abandoned", *[lambda: abandoned] * 2)
     bench.driver.vms = {MINE: True}
-    bench.runner.recover()
+    bench.runner.reconcile()
     reconcile(bench)
     assert bench.driver.vms == left
     assert len(bench.lines("WARNING")) == (0 if abandoned else 1)
@@ -176,7 +188,7 @@ def test_records_that_cannot_be_listed_remove_nothing(bench):
     bench.driver.vms = {MINE: False}
     (bench.setup.service_dir / "records").rmdir()
     with pytest.raises(RecordsUnreadable):
-        bench.runner.recover()
+        bench.runner.reconcile()
     assert bench.driver.vms == {MINE: False}
 
 
@@ -185,7 +197,7 @@ def test_records_that_cannot_be_listed_remove_nothing(bench):
 
 def test_strays_are_found_while_the_worker_lives(bench):
     """Ours and those of services that are no more; others' never."""
-    bench.runner.recover()
+    bench.runner.reconcile()
     bench.driver.vms = {MINE: False, FORMER: False, FOREIGN: False, "somebody": True}
     reconcile(bench)
     assert bench.driver.vms == {FOREIGN: False, "somebody": True}
@@ -241,7 +253,7 @@ def test_an_old_listing_is_none(tmp_path):
 
 def test_an_idle_minute_asks_nobody_but_the_driver_once(bench):
     """No call of the origin, no deletion."""
-    bench.runner.recover()
+    bench.runner.reconcile()
     bench.script.trace.clear()
     reconcile(bench)
     assert bench.script.trace == ["list"]
@@ -257,12 +269,12 @@ def of_former(bench, **change):
     return record(vm=FORMER, service="former", origin=bench.setup.service.origin, facts={"runner": FORMER}, **change)
 
 
-@pytest.mark.parametrize("phase", [Phase.VM_INTENDED, Phase.DRIVING, Phase.STARTED])
+@pytest.mark.parametrize("phase", [Phase.CLAIMED, Phase.DRIVING, Phase.STARTED])
 def test_a_former_services_vm_goes_when_its_runner_has_no_job(bench, phase):
     """With its runner, its record and its slot: a service of the same origin can ask, and settle."""
     book = put(bench, of_former(bench, phase=phase), "former")
     bench.driver.vms, bench.plugin.registered = {FORMER: True}, {FORMER}
-    bench.runner.recover()
+    bench.runner.reconcile()
     assert (bench.driver.vms, bench.plugin.registered) == ({}, set())
     assert book.load() == ([], [])
     assert FORMER in gone(bench)
@@ -273,7 +285,7 @@ def test_a_former_services_job_is_not_killed(bench):
     book = put(bench, of_former(bench), "former")
     bench.driver.vms = {FORMER: True}
     bench.script.plan("abandoned", lambda: False, lambda: False)
-    bench.runner.recover()
+    bench.runner.reconcile()
     reconcile(bench)
     assert bench.driver.vms == {FORMER: True}
     assert bench.lines("WARNING") == ["a VM of a service that is no more still runs a job, perhaps; left alone"]
@@ -287,7 +299,7 @@ def test_without_knowing_the_origin_only_a_vm_that_does_not_run_goes(bench, runn
     """Nobody can be asked; a stopped VM runs no job."""
     book = put(bench, record(vm=FORMER, origin="elsewhere"), "former")
     bench.driver.vms = {FORMER: running}
-    bench.runner.recover()
+    bench.runner.reconcile()
     assert bench.driver.vms == left
     assert "abandoned" not in bench.script.trace
     assert len(book.load()[0]) == len(left)
@@ -295,21 +307,21 @@ def test_without_knowing_the_origin_only_a_vm_that_does_not_run_goes(bench, runn
 
 def test_a_former_service_whose_worker_still_finishes_is_its_own(bench):
     """Its lock is held: nothing of it is touched."""
-    book = put(bench, of_former(bench, phase=Phase.VM_INTENDED), "former")
+    book = put(bench, of_former(bench, phase=Phase.CLAIMED), "former")
     bench.driver.vms = {FORMER: False}
     with Holder(bench.setup.state_dir / "services" / "former").at_once():
-        bench.runner.recover()
+        bench.runner.reconcile()
     assert bench.driver.vms == {FORMER: False}
     assert len(book.load()[0]) == 1
 
 
 def test_a_command_that_a_former_services_worker_left_is_waited_for(bench):
     """A clone in flight is in no listing; its end is awaited before anything is concluded."""
-    book = put(bench, of_former(bench, phase=Phase.VM_INTENDED), "former")
+    book = put(bench, of_former(bench, phase=Phase.CLAIMED), "former")
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as command:
         created = psutil.Process(command.pid).create_time()
         book.note_in_flight(InFlight(pid=command.pid, created=created, verb="clone", expendable=True))
-        bench.runner.recover()
+        bench.runner.reconcile()
         assert command.wait(10) < 0
     assert book.in_flight() is None
     assert book.load() == ([], [])
@@ -318,5 +330,41 @@ def test_a_command_that_a_former_services_worker_left_is_waited_for(bench):
 def test_an_outcome_of_a_former_service_is_told(bench):
     """It was on record; nobody else will tell it."""
     put(bench, of_former(bench, phase=Phase.ENDED, outcome=OUTCOME), "former")
-    bench.runner.recover()
+    bench.runner.reconcile()
     assert bench.link.kinds().count("JobFinished") == 1
+
+
+# ---- VMs without an attempt ----
+
+
+def unused(bench, **change):
+    """A VM that no attempt borrows, as a process left it."""
+    return record(**{"job": None, "phase": None, "attempt": 0, "vm_phase": VMPhase.READY, "slot": None, **change})
+
+
+@pytest.mark.parametrize("vm_phase", VMPhase)
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_vm_that_no_attempt_borrows_goes(bench, vm_phase, lives):
+    """Nothing needs it after its process; its slot is free and its record gone, however far it had come."""
+    book = put(bench, unused(bench, vm_phase=vm_phase))
+    bench.driver.vms = {MINE: lives}
+    if vm_phase in (VMPhase.PLANNED, VMPhase.GONE):
+        bench.driver.vms = {}
+    assert bench.runner.reconcile() == []
+    assert bench.driver.vms == {}
+    assert MINE in gone(bench)
+    assert book.load() == ([], [])
+    assert "abandoned" not in bench.script.trace
+
+
+def test_an_unused_vm_that_will_not_go_stays_on_record(bench):
+    """Its slot stays taken; the next look at the records tries again."""
+    book = put(bench, unused(bench))
+    bench.driver.vms = {MINE: True}
+    bench.script.plan("delete", VMTransient("hangs"))
+    assert bench.runner.reconcile() == []
+    assert MINE not in gone(bench)
+    assert [left.vm for left in book.load()[0]] == [MINE]
+    reconcile(bench)
+    assert bench.driver.vms == {}
+    assert book.load() == ([], [])

@@ -9,7 +9,6 @@ from attempt_fakes import JOB, FakeDriver, FakeLeases, FakeLink, FakePlugin, Fak
 
 from anklet_worker.attempt.archive import Archive
 from anklet_worker.attempt.attempt import Tools
-from anklet_worker.attempt.records import RecordBook
 from anklet_worker.attempt.retries import JobBackoff
 from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.contract.errors import (
@@ -25,10 +24,11 @@ from anklet_worker.contract.errors import (
 )
 from anklet_worker.contract.figures import Figure
 from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.life.records import RecordBook
 from anklet_worker.link.messages import STAGES, QueueSeen, SlotRef, StageTook, Status, StatusChanged
 from anklet_worker.link.slots import SlotState
 from anklet_worker.log.service_log import ServiceLog
-from anklet_worker.loop import Runner
+from anklet_worker.loop import ServiceLoop
 from anklet_worker.process.orders import Orders
 from anklet_worker.vm.driver import DriverInfo
 
@@ -95,7 +95,7 @@ class Bench:
         self.context = WorkerContext(
             self.setup, self.orders, self.link, Surroundings(driver=self.driver, board=None, log=log)
         )
-        self.runner = Runner(self.setup, self.tools, self.store)
+        self.runner = ServiceLoop(self.setup, self.tools, self.store)
 
     def one_pass(self):
         """Serve with --once."""
@@ -344,7 +344,7 @@ def test_an_outage_of_the_store_takes_no_job(bench):
 def test_a_disk_that_takes_no_record_takes_no_job(bench, monkeypatch):
     """One WARN, no look, no claim, for as long as it lasts; then it goes on by itself."""
     with monkeypatch.context() as patch:
-        patch.setattr("anklet_worker.attempt.records.write_atomically", _disk_full)
+        patch.setattr("anklet_worker.life.records.write_atomically", _disk_full)
         for _ in range(3):
             bench.one_pass()
         assert bench.lines("WARNING") == ["cannot look for jobs now; trying again"]

@@ -29,10 +29,9 @@ from anklet_supervisor.report.history import JobHistory
 from anklet_supervisor.report.metrics import Metrics
 from anklet_supervisor.report.metrics_http import MetricsServer
 from anklet_supervisor.report.status import StatusFile
-from anklet_worker.attempt.phases import may_have_vm
-from anklet_worker.attempt.records import RecordBook, drivers_on_record
 from anklet_worker.contract.errors import AlreadyRunning, ConfigError, ExitCode
 from anklet_worker.files import remove_unfinished
+from anklet_worker.life.records import RecordBook, drivers_on_record
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotWriter
 from anklet_worker.log.service_log import ServiceLog, open_log
@@ -195,7 +194,7 @@ def _left_behind(config: SupervisorConfig, ids: HostIds, log: ServiceLog) -> Ite
             log.bind(serviceName=folder.name).error(
                 "a record cannot be read; what it named is found by its VM's name", extra={"err": problem}
             )
-        named = {record.vm for record in records if record.host_id == ids.host_id and may_have_vm(record.phase)}
+        named = {record.vm for record in records if record.host_id == ids.host_id and record.vm_may_exist}
         yield from ((folder.name, vm) for vm in sorted(named | book.untouchable()))
 
 

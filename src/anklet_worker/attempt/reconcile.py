@@ -15,11 +15,14 @@ from pathlib import Path
 import msgspec
 
 from anklet_worker.attempt.attempt import Attempt, Tools
-from anklet_worker.attempt.phases import Phase, may_have_vm
-from anklet_worker.attempt.records import Holder, Record, RecordBook
 from anklet_worker.contract.errors import UNREADABLE, InfrastructureError, TemporaryError
 from anklet_worker.contract.guest import NAME_PREFIX
 from anklet_worker.files import write_atomically
+from anklet_worker.life.entry import Entry
+from anklet_worker.life.holder import Holder
+from anklet_worker.life.owned_vm import OwnedVM
+from anklet_worker.life.records import Record, RecordBook
+from anklet_worker.life.stages import Stages
 from anklet_worker.link.messages import OrphanReaped, VMGone
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotState
@@ -44,7 +47,7 @@ class Reconciler:
         self._shared = SharedListing(setup.state_dir / f"vms-{tools.driver.name}.json")
         self._due = time.monotonic() + INTERVAL
 
-    def recover(self) -> list[Record]:
+    def at_start(self) -> list[Record]:
         """At the start: clean up after earlier processes; return the records of attempts whose jobs still run, to be followed.
 
         Raises `VMError` when the VMs cannot be listed, `RecordsUnreadable` when the records cannot be read: nothing may be taken on
@@ -84,7 +87,7 @@ class Reconciler:
     def _act(self, listing: Sequence[VMInfo]) -> list[Record]:
         # What goes from the records now goes from the listing, too, which is older.
         on_record = self._on_any_record()
-        left_running = self._go_through_records(listing)
+        left_running = self._reconcile_records(listing)
         for folder in self._former_services():
             self._look_after(folder, listing)
         on_record |= self._on_any_record()
@@ -106,7 +109,7 @@ class Reconciler:
 
     # ---- records ----
 
-    def _go_through_records(self, listing: Sequence[VMInfo]) -> list[Record]:
+    def _reconcile_records(self, listing: Sequence[VMInfo]) -> list[Record]:
         running = {vm.name for vm in listing if vm.state is VMState.RUNNING}
         records, problems = self._tools.book.load()
         self.tell_problems(problems)
@@ -115,7 +118,7 @@ class Reconciler:
             if not self.is_ours(record):
                 continue
             lives = record.boot_id == self._setup.boot_id and record.vm in running
-            if self._take_up(record, self._tools, lives=lives):
+            if self._reconcile_record(record, self._tools, lives=lives):
                 still_running.append(record)
         return still_running
 
@@ -145,11 +148,15 @@ class Reconciler:
             return False
         return True
 
-    def _take_up(self, record: Record, tools: Tools, *, lives: bool) -> bool:
-        attempt = Attempt.of(record, tools)
-        if attempt.take_up(vm_lives=lives):
-            return True
-        if may_have_vm(record.phase) and attempt.record.phase is Phase.VM_GONE:
+    def _reconcile_record(self, record: Record, tools: Tools, *, lives: bool) -> bool:
+        if record.job is None:
+            reaped = remove_unused(record, tools)
+        else:
+            attempt = Attempt.of(record, tools)
+            if attempt.reconcile(vm_lives=lives):
+                return True
+            reaped = not attempt.record.vm_may_exist
+        if record.vm_may_exist and reaped:
             self._tools.link.tell(OrphanReaped())
         return False
 
@@ -222,7 +229,7 @@ class Reconciler:
                     records, problems = book.load()
                     self.tell_problems(problems)
                     for record in filter(self.is_ours, records):
-                        self._settle_former(record, book, listing)
+                        self._reconcile_former(record, book, listing)
         except (InfrastructureError, TemporaryError) as error:
             self._tell_once(
                 "WARN", "what a former service left cannot be looked after now", folder.name, err=str(error)
@@ -235,7 +242,7 @@ class Reconciler:
             settle_in_flight(left, COMMAND_PATIENCE, self._tools.orders.wait)
             book.note_in_flight(None)
 
-    def _settle_former(self, record: Record, book: RecordBook, listing: Sequence[VMInfo]) -> None:
+    def _reconcile_former(self, record: Record, book: RecordBook, listing: Sequence[VMInfo]) -> None:
         state = next((vm.state for vm in listing if vm.name == record.vm), None)
         lives = record.boot_id == self._setup.boot_id and state is VMState.RUNNING
         knows_origin = record.origin == self._setup.service.origin
@@ -246,7 +253,7 @@ class Reconciler:
                 )
             return
         if knows_origin:
-            self._take_up(record, msgspec.structs.replace(self._tools, book=book), lives=False)
+            self._reconcile_record(record, msgspec.structs.replace(self._tools, book=book), lives=False)
         elif self._setup.sweeps_strays:
             # Nobody here can ask where its runner is registered; the origin removes one that is offline by itself.
             if state is not None:
@@ -254,6 +261,16 @@ class Reconciler:
             self._tools.link.tell(VMGone(vm=record.vm))
             book.remove(record)
             self._tools.log.info("removed what a former service left", extra={"vmName": record.vm})
+
+
+def remove_unused(record: Record, tools: Tools) -> bool:
+    """Remove a VM that no attempt borrows, with its slot and record. False when it would not go now; it stays on record."""
+    entry = Entry(record, tools.book, tools.log)
+    with tools.orders.shield():
+        gone = OwnedVM(entry, tools.for_vm(), Stages(tools.link)).remove(tools.cleanup_deadline)
+    if gone:
+        entry.forget()
+    return gone
 
 
 class _Listed(msgspec.Struct, frozen=True):

@@ -7,44 +7,70 @@ host and boot, so that one from another host or from before a reboot is recognis
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-import psutil
 
-from anklet_worker.attempt.phases import Phase
 from anklet_worker.contract.errors import UNREADABLE, RecordNotWritten, RecordsUnreadable, TemporaryError
 from anklet_worker.contract.job import Job, Outcome
 from anklet_worker.files import make_private_dir, remove, remove_unfinished, write_atomically
+from anklet_worker.life.attempt_phases import Phase
+from anklet_worker.life.vm_phases import VMPhase, may_exist
 from anklet_worker.link.messages import SlotRef
 from anklet_worker.process.command import InFlight
 
-#: Version of the record format, and the ones that can be read. A record of any other version is left alone, with its VM.
-#: 1 had no `origin`.
-RECORD_VERSION = 2
-_READABLE = frozenset({1, RECORD_VERSION})
+#: Version of the record format, and the versions that can be read. A record of any other version is left alone, with its VM.
+#: 1 had no `origin`; 1 and 2 had one phase for VM and attempt.
+RECORD_VERSION = 3
+_READABLE = frozenset({1, 2, RECORD_VERSION})
 _SUFFIX = ".json"
-_HOLDER_KILL_GRACE = 10.0
 
 
 class _Versioned(msgspec.Struct, frozen=True):
-    """As much of a record as every version has."""
+    """The part of a record that every version has."""
 
     version: int
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at one job. `facts` are the plugin's; `outcome` is set once the job ended; times are Unix seconds.
+    """One VM of ours and, while an attempt at a job borrows it, that attempt. Times are Unix seconds.
 
-    `origin` says where the job came from (`ServiceConfig.origin`), so that another service of that origin can ask there when this
-    service is configured no more.
+    `job` and `phase` are absent for a VM without an attempt. `facts` are the plugin's; `outcome` is set once the job ended.
+    `origin` says where the job came from (`ServiceConfig.origin`), so that another service of that origin can ask there once this
+    service is no longer configured.
     """
 
     version: int = RECORD_VERSION
+    service: str
+    host_id: str
+    boot_id: str
+    driver: str
+    vm: str
+    slot: SlotRef | None
+    vm_phase: VMPhase
+    origin: str = ""
+    job: Job | None = None
+    phase: Phase | None = None
+    attempt: int = 0
+    claimed_at: float = 0.0
+    outcome: Outcome | None = None
+    facts: dict[str, str | int] = {}
+
+    @property
+    def name(self) -> str:
+        """File name of the record: the VM's name, which is derived from service, job and attempt."""
+        return f"{self.vm}{_SUFFIX}"
+
+    @property
+    def vm_may_exist(self) -> bool:
+        """True when a VM of this name may exist."""
+        return may_exist(self.vm_phase)
+
+
+class _OldRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Versions 1 and 2: every record had a job, and one phase told both lives."""
+
+    version: int
     service: str
     host_id: str
     boot_id: str
@@ -54,15 +80,30 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     vm: str
     slot: SlotRef | None
-    phase: Phase
+    phase: str
     claimed_at: float
     outcome: Outcome | None = None
     facts: dict[str, str | int] = {}
 
-    @property
-    def name(self) -> str:
-        """File name of the record: the VM's name, which is derived from service, job and attempt."""
-        return f"{self.vm}{_SUFFIX}"
+
+_OLD_PHASES = {
+    "claimed": (VMPhase.PLANNED, Phase.CLAIMED),
+    "vm_intended": (VMPhase.MAKING, Phase.CLAIMED),
+    "vm_starting": (VMPhase.STARTING, Phase.CLAIMED),
+    "driving": (VMPhase.READY, Phase.DRIVING),
+    "started": (VMPhase.READY, Phase.STARTED),
+    "ended": (VMPhase.GOING, Phase.ENDED),
+    "vm_gone": (VMPhase.GONE, Phase.ENDED),
+}
+
+
+def _modern(old: _OldRecord) -> Record:
+    """The same record in this version's form. Raises `_Damaged` for a phase that no version had."""
+    if old.phase not in _OLD_PHASES:
+        raise _Damaged(f"unknown phase {old.phase!r}")
+    vm_phase, phase = _OLD_PHASES[old.phase]
+    fields = {**msgspec.structs.asdict(old), "version": RECORD_VERSION, "vm_phase": vm_phase, "phase": phase}
+    return Record(**fields)
 
 
 class _DriverOnly(msgspec.Struct):
@@ -207,12 +248,15 @@ def _read(path: Path) -> Record:
         if version not in _READABLE:
             known = " and ".join(map(str, sorted(_READABLE)))
             raise _LeftAlone(f"is of version {version}, and this program reads {known}")
-        record = msgspec.json.decode(data, type=Record)
+        if version == RECORD_VERSION:
+            record = msgspec.json.decode(data, type=Record)
+        else:
+            record = _modern(msgspec.json.decode(data, type=_OldRecord))
     except UNREADABLE as error:
         raise _Damaged(str(error)) from None
     if record.name != path.name:
         raise _Damaged(f"it is about {record.vm}")
-    return msgspec.structs.replace(record, version=RECORD_VERSION)
+    return record
 
 
 def _move_aside(path: Path) -> str:
@@ -227,65 +271,3 @@ def _move_aside(path: Path) -> str:
     except OSError as error:
         return f"it cannot be moved aside: {error.strerror or error}"
     return f"kept as {aside.name}"
-
-
-class Holder:
-    """A lock on a service's state, held for the life of the worker process. A successor waits for it, then kills the holder."""
-
-    def __init__(self, service_dir: Path) -> None:
-        """Raises `TemporaryError` when there can be no such file."""
-        try:
-            make_private_dir(service_dir)
-        except OSError as error:
-            raise TemporaryError(f"{service_dir} cannot be used: {error.strerror or error}") from error
-        self._path = service_dir / "holder.lock"
-        self._fd = -1
-
-    def acquire(self, patience: float, wait: Callable[[float], None]) -> None:
-        """Take the lock within `patience` seconds, else end the process that holds it. Raises `TemporaryError`."""
-        try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise TemporaryError(f"{self._path} cannot be opened: {error.strerror}") from error
-        if not (self._try_for(patience, wait) or self._end_holder_and_try(wait)):
-            raise TemporaryError(f"another process holds {self._path} and could not be ended")
-        me = psutil.Process()
-        # A full disk does not keep what runs from being looked after; a successor can then only wait for us.
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{me.pid} {me.create_time()}\n".encode(), 0)
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[bool]:
-        """Hold the lock for a while, if nobody has it: whether it is held. Raises `TemporaryError`."""
-        try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise TemporaryError(f"{self._path} cannot be opened: {error.strerror}") from error
-        try:
-            yield self._try_for(0.0, time.sleep)
-        finally:
-            os.close(self._fd)
-
-    def _try_for(self, seconds: float, wait: Callable[[float], None]) -> bool:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    return False
-                wait(0.05)
-            else:
-                return True
-
-    def _end_holder_and_try(self, wait: Callable[[float], None]) -> bool:
-        """Pids are never compared alone: only the very process that wrote itself into the lock file is killed."""
-        try:
-            pid, created = os.pread(self._fd, 100, 0).decode().split()
-            process = psutil.Process(int(pid))
-            if process.create_time() == float(created):
-                process.kill()
-        except (ValueError, psutil.Error):
-            pass
-        return self._try_for(_HOLDER_KILL_GRACE, wait)
