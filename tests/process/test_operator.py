@@ -48,7 +48,7 @@ def test_a_fit_host_is_fit(new_mac):
     ]  # fmt: skip
     assert found["GitHub login"][0]["verdict"] == found["clock"][0]["verdict"] == "ok"
     (rate,) = found["GitHub rate"]  # asked once for services that differ in nothing but their name
-    assert "requests are left" in rate["said"]
+    assert "requests left this hour" in rate["said"]
     assert rate["service"] == "RUNNER1, RUNNER2"
     assert found["launchd agent"][0]["verdict"] == "not checked"
     assert not mac.state_dir.exists()
@@ -95,8 +95,8 @@ def test_rights_that_are_missing_are_named(mac, github, permissions, refused):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"token": "unknown_bait"}, "does not accept the login (401"),
-        ({"repo": "nosuch"}, f"knows no {OWNER}/nosuch"),
+        ({"token": "unknown_bait"}, "rejects the login (401"),
+        ({"repo": "nosuch"}, f"GitHub has no {OWNER}/nosuch"),
         ({"api_url": "http://127.0.0.1:1"}, "no connection: Connection refused"),
     ],
 )
