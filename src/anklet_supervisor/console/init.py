@@ -30,7 +30,7 @@ _API_PATH = "/api/v3"
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
-    """What the configuration is made from; an empty text is no answer. `token` is the secret itself, when no file holds it yet."""
+    """The answers that make the configuration; an empty text is no answer. `token` is the secret, when no file holds it yet."""
 
     owner: str = ""
     repo: str = ""

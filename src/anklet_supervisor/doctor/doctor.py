@@ -43,7 +43,7 @@ class ImageWanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriverFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a VM driver reported. `error`: why it cannot be used; `vms` is None when it could not list them."""
+    """A VM driver's answers. `error`: why it cannot be used; `vms` is None when it could not list them."""
 
     name: str
     services: tuple[str, ...]
@@ -247,7 +247,7 @@ def registries(facts: Facts) -> Iterator[Finding]:
 
 
 def origins(facts: Facts) -> Iterator[Finding]:
-    """What the plugins found where jobs come from."""
+    """The plugins' own findings about where jobs come from."""
     yield from facts.origins
 
 

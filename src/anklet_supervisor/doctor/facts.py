@@ -181,7 +181,7 @@ def _stores(services: Sequence[ServiceConfig]) -> Iterator[Reached]:
 
 
 def _origins(services: Sequence[ServiceConfig]) -> Iterator[Finding]:
-    """What the plugins' own doctors find. Services that differ only in their name are examined once; the same finding about
+    """The findings of the plugins' own doctors. Services that differ only in their name are examined once; the same finding about
     several services appears once, with all their names."""
     alike: list[tuple[ServiceConfig, list[str]]] = []
     for service in services:
@@ -260,7 +260,7 @@ def _path(path: Path, what: str, *, secret: bool = True) -> PathFacts:
 
 
 def mac_facts() -> MacFacts:
-    """What macOS reports about power, login, keychain, DHCP and the agent."""
+    """Ask macOS about power, login, keychain, DHCP and the agent."""
     power = _ask("pmset", "-g", "custom")
     keychain = _ask("security", "show-keychain-info")
     loaded = _ask("launchctl", "print", agent.target(os.getuid()))

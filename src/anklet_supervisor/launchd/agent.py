@@ -23,9 +23,9 @@ from anklet_worker.process.command import CommandResult
 LABEL = "com.anklet.supervisor"
 #: VM tools are installed in places that launchd's own PATH lacks.
 PATH = "/usr/local/bin:/opt/homebrew/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-#: Seconds until launchd follows its SIGTERM, our drain, with SIGKILL when there is no drain_timeout: as long as the longest job.
+#: Seconds from launchd's SIGTERM, a drain, to its SIGKILL without a drain_timeout: longer than the longest job.
 _LONGEST_DRAIN = 86_400
-#: Seconds for the stop, with every clean-up, that follows a drain_timeout.
+#: Seconds that the stop after a drain_timeout gets for every clean-up.
 _STOP_MARGIN = 600
 _THROTTLE = 10
 #: Octal 077; launchd.plist(5) takes a number.
@@ -41,7 +41,7 @@ Launchctl = Callable[[Sequence[str]], CommandResult]
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the property list is made from. Every path is absolute; `config` is None for the default place."""
+    """The values in the property list. Every path is absolute; `config` is None for the default place."""
 
     python: Path
     home: Path
