@@ -72,17 +72,17 @@ def _examined(service: ServiceConfig, ask: Ask) -> Iterator[Finding]:
 def _login_failed(answer: Answer, service: ServiceConfig) -> Finding:
     host = service.api_url
     if answer.status == 0:
-        said, remedy = f"{host}: {answer.said}", "check the network, the proxy and api_url"
+        said, remedy = f"{host}: {answer.said}", "check the network, the proxy, and api_url"
     elif answer.status == _UNAUTHORIZED:
         said, remedy = (
             f"GitHub rejects the login (401 {answer.said})",
-            "create a new token, or check app_id and private_key",
+            "make a new token, or check app_id and private_key",
         )
     elif answer.status == _NOT_FOUND:
         said = f"GitHub has no {service.owner}/{service.repo}, or hides it from this login (404)"
-        remedy = "check owner and repo; give the token, or the App's installation, access to the repository"
+        remedy = "check owner and repo; give the token, or the App's installation, access to this repository"
     else:
-        said, remedy = f"GitHub answers {answer.status} {answer.said}", "check the token's permissions and try again"
+        said, remedy = f"GitHub answers {answer.status} {answer.said}", "check the token's rights, then try again"
     return Finding(check="GitHub login", verdict=Verdict.PROBLEM, said=said, remedy=remedy)
 
 
@@ -114,9 +114,7 @@ def _rate(answer: Answer) -> Finding:
         return Finding(check="GitHub rate", verdict=Verdict.OK, said="this server has no rate limit")
     said = f"{left} of {limit} requests left this hour"
     if left < limit * _LITTLE_LEFT:
-        remedy = (
-            "log in as a GitHub App, which has its own limit; or set a longer sleep_interval, or run fewer services"
-        )
+        remedy = "log in as a GitHub App, which has its own limit; or use a longer sleep_interval, or fewer services"
         return Finding(check="GitHub rate", verdict=Verdict.WARNING, said=said, remedy=remedy)
     return Finding(check="GitHub rate", verdict=Verdict.OK, said=said)
 
@@ -126,9 +124,7 @@ def _clock(answer: Answer) -> Iterator[Finding]:
         return
     skew = answer.took_at - answer.date
     said = f"this host's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} GitHub's"
-    remedy = (
-        "System Settings > General > Date & Time > Set time and date automatically, or: sudo sntp -sS time.apple.com"
-    )
+    remedy = "turn on System Settings, Date & Time, Set automatically; or run sudo sntp -sS time.apple.com"
     if abs(skew) > _SKEW_TOO_MUCH:
         yield Finding(check="clock", verdict=Verdict.PROBLEM, said=said + "; GitHub refuses logins", remedy=remedy)
     elif abs(skew) > _SKEW_TOLD:

@@ -159,7 +159,9 @@ def configuration(facts: Facts) -> Iterator[Finding]:
 def user(facts: Facts) -> Iterator[Finding]:
     """An ordinary user, not root."""
     if facts.root and facts.mac is None:
-        yield _warning("user", "running as root, which macOS does not allow", "run everything as an ordinary user")
+        yield _warning(
+            "user", "running as root; on a Mac this must be an ordinary user", "run everything as an ordinary user"
+        )
     elif facts.root:
         yield _problem(
             "user",
@@ -321,7 +323,7 @@ def login(facts: Facts) -> Iterator[Finding]:
         yield _warning(
             "login after a reboot",
             "automatic login is off, so no job runs after a reboot until someone logs in",
-            "System Settings > Users & Groups > Automatically log in as (FileVault must be off)",
+            "System Settings, Users & Groups, Automatically log in as (FileVault must be off)",
         )
     yield _keychain(mac)
 

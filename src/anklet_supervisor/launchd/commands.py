@@ -84,7 +84,7 @@ def _install(agent: Agent, what: Installation, config: SupervisorConfig) -> None
 
 
 def _overrides(config: SupervisorConfig) -> set[str]:
-    """The environment variables that override a key of this configuration."""
+    """The variables of the environment that say something of this configuration."""
     prefixes = [environment_prefix(service.name) for service in config.services]
     own = [name for prefix in prefixes for name in variables(SERVICE, prefix)]
     return {"LOG_LEVEL", *variables(HOST, HOST_PREFIX), *own}
