@@ -1,4 +1,4 @@
-"""`python -m anklet_supervisor`: the same as the `anklet-supervisor` command."""
+"""`python -m anklet_supervisor` is the `anklet-supervisor` command."""
 
 import sys
 

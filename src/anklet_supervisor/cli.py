@@ -1,7 +1,7 @@
-"""The command line: what was asked for, and by which exit code and one line it is answered.
+"""The command line: turns arguments into one command, and its result into an exit code and one line of text.
 
-Imports lazily: with the console script each worker's interpreter imports this module too (the spawn start method runs the
-main script again), and `status` must answer at once.
+Imports lazily, so that `status` answers at once, and because each worker's interpreter imports this module too: with the
+console script the spawn start method runs the main script again. Must not know how a command does its work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PROGRAM = "anklet-supervisor"
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are exit code 64 and one line."""
+    """An argument parser whose errors end in exit code 64 and one line."""
 
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError` instead of exiting with 2."""
@@ -32,60 +32,62 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; never raises."""
-    _complete_standard_streams()
+    _fill_closed_streams()
     try:
-        return _answer(sys.argv[1:] if argv is None else list(argv))
-    except Exception:  # noqa: BLE001  a bug: whoever reports it needs all of it, and scripts its exit code
-        _complain(traceback.format_exc().rstrip())
+        return _run(sys.argv[1:] if argv is None else list(argv))
+    except Exception:  # noqa: BLE001  a bug: its report needs the traceback, scripts need the exit code
+        _print_error(traceback.format_exc().rstrip())
         return int(ExitCode.SOFTWARE)
 
 
-def _answer(arguments: list[str]) -> int:
-    """Run one command, and turn what ends it into an exit code and one line."""
+def _run(arguments: list[str]) -> int:
+    """Run one command, and turn an exception into an exit code and one line."""
     try:
         options = command_line(arguments)
         command: Callable[[argparse.Namespace], int] = options.run
         return command(options)
     except UsageError as error:
-        _complain(f"{_PROGRAM}: {error}")
-        # For launchd a wrong command line is nothing that another start would cure.
+        _print_error(f"{_PROGRAM}: {error}")
+        # Another start by launchd would not fix a wrong command line.
         return int(ExitCode.OK if "--agent" in arguments else error.exit_code)
     except ConfigError as error:
         for line in error.lines():
-            _complain(line)
+            _print_error(line)
         return int(error.exit_code)
     except AnkletError as error:
-        _complain(f"{_PROGRAM}: {error}")
+        _print_error(f"{_PROGRAM}: {error}")
         return int(error.exit_code)
     except KeyboardInterrupt:
-        # At a question, or while something is asked; `start` has its own handlers.
+        # Ctrl-C at a question or in a short command; `start` has its own handlers.
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has seen enough (`status | head`).
+        # The reader of our output closed the pipe (`status | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
 
 
-def _complete_standard_streams() -> None:
-    """Where the caller has closed one of the three, nothing stands in its place: else the next file that is opened, the lock, a
-    pipe, would take its number, and what is printed would go there."""
+def _fill_closed_streams() -> None:
+    """Open /dev/null in place of each standard stream that the caller closed.
+
+    Otherwise the next file we open, the lock or a pipe, would take its number and receive what we print.
+    """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            # The lowest number that is free, which is this one; workers inherit it, as they would what was there.
+            # open() takes the lowest free number, which is this one. Workers inherit it like any standard stream.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  open for as long as the process
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
-def _complain(line: str) -> None:
+def _print_error(line: str) -> None:
     print(line, file=sys.stderr)  # noqa: T201  the command line's own output
 
 
 def _original_spelling(arguments: list[str]) -> list[str]:
-    """`-s drain|stop` and `-version`, as the original had them; no command at all is `start`."""
+    """Translate the original's `-s drain|stop` and `-version`; without a command, insert `start`."""
     if "-s" in arguments or "--s" in arguments:
         at = next(index for index, word in enumerate(arguments) if word in ("-s", "--s"))
         word = "".join(arguments[at + 1 : at + 2])
@@ -100,16 +102,16 @@ def _original_spelling(arguments: list[str]) -> list[str]:
 
 
 def command_line(arguments: list[str]) -> argparse.Namespace:
-    """What these arguments ask for. Raises `UsageError`."""
+    """Parse the arguments. Raises `UsageError`."""
     return parser().parse_args(_original_spelling(arguments))
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of every command; docs/commands.md is made from it."""
+    """The parser of every command; docs/commands.md is generated from it."""
     top = _Parser(
         prog=_PROGRAM,
-        description="Runs every CI job in a fresh macOS virtual machine on this Mac.",
-        epilog="New here? init writes a configuration, doctor says what is missing, agent install leaves it to launchd.",
+        description="Run every CI job in a fresh macOS virtual machine on this Mac.",
+        epilog="To begin: init writes a configuration, doctor checks this host, agent install lets launchd run it.",
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
@@ -120,42 +122,54 @@ def parser() -> argparse.ArgumentParser:
             "--config",
             type=Path,
             metavar="FILE",
-            help="default: ~/.config/anklet/config.yml; ANKLET_CONFIG overrides it",
+            help="the configuration (default: ANKLET_CONFIG, else ~/.config/anklet/config.yml)",
         )
         sub.set_defaults(run=run)
         return sub
 
-    start = command("start", _start, "run in the foreground (also without any command)")
-    start.add_argument("--once", action="store_true", help="every service makes one pass (at most one job), then exit")
-    start.add_argument(
-        "--agent", action="store_true", help="for launchd: an error that a new start cannot cure exits 0"
-    )
-    for name, run, summary in (
-        ("drain", _drain, "take no new jobs, finish the claimed ones, then exit"),
-        ("stop", _stop, "interrupt jobs, clean up, give unstarted claims back, exit"),
-    ):
-        command(name, run, summary).add_argument(
-            "--wait", type=operator_commands.seconds, metavar="SECONDS", help="wait for the exit, else return 75"
-        )
-    command("restart", _restart, "let go of VMs and jobs and exit 75; the next start (launchd's) goes on with them")
-    command("reload", _reload, "read the configuration again; touch only the services that changed").add_argument(
-        "--wait",
-        type=operator_commands.seconds,
-        metavar="SECONDS",
-        help="wait until it is done, and say what is wrong with the configuration",
-    )
-    for name, run, summary in (
-        ("pause", _pause, "let a service take no more jobs, until it is resumed; the one in hand finishes"),
-        ("resume", _resume, "let a paused service take jobs again"),
-    ):
-        command(name, run, summary).add_argument("service", metavar="SERVICE", help="the service's name")
-    status = command("status", _status, "what the services, slots and jobs are doing")
-    form = status.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as JSON, in a stable form")
-    form.add_argument("--watch", action="store_true", help="a live view, until Ctrl-C")
-    command("check", _check, "report every error of the configuration at once")
+    _add_start(command)
+    _add_remote(command)
+    command("check", _check, "report every error in the configuration")
     operator_commands.add(command, _config_path)
     return top
+
+
+def _add_start(command: operator_commands.AddCommand) -> None:
+    start = command("start", _start, "run in the foreground; this is the default command")
+    start.add_argument("--once", action="store_true", help="run at most one job per service, then exit")
+    start.add_argument(
+        "--agent", action="store_true", help="for launchd: exit 0 on an error that a new start cannot fix"
+    )
+
+
+def _add_remote(command: operator_commands.AddCommand) -> None:
+    """The commands to a supervisor that is already running."""
+    for name, run, summary in (
+        ("drain", _drain, "take no new jobs, finish the claimed ones, then exit"),
+        ("stop", _stop, "interrupt jobs, clean up, give back unstarted claims, then exit"),
+    ):
+        command(name, run, summary).add_argument(
+            "--wait",
+            type=operator_commands.seconds,
+            metavar="DURATION",
+            help="wait this long for the exit (90, 90s, 5m, 1h), else return 75",
+        )
+    command("restart", _restart, "detach from VMs and jobs and exit 75; the next start, by launchd, adopts them")
+    command("reload", _reload, "read the configuration again; apply it to the services that changed").add_argument(
+        "--wait",
+        type=operator_commands.seconds,
+        metavar="DURATION",
+        help="wait this long for the result (90, 90s, 5m, 1h), and print the configuration's errors",
+    )
+    for name, run, summary in (
+        ("pause", _pause, "take no new jobs for a service until it is resumed; its current job finishes"),
+        ("resume", _resume, "take jobs for a paused service again"),
+    ):
+        command(name, run, summary).add_argument("service", metavar="SERVICE", help="the service's name")
+    status = command("status", _status, "show services, slots and jobs")
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON with stable keys")
+    form.add_argument("--watch", action="store_true", help="keep the view up to date until Ctrl-C")
 
 
 def _config_path(options: argparse.Namespace) -> Path:
@@ -177,7 +191,7 @@ def _check(options: argparse.Namespace) -> int:
 
     config, warnings = load_config(_config_path(options))
     for warning in warnings:
-        _complain(str(warning))
+        _print_error(str(warning))
     print(f"{_config_path(options)}: no errors; services: {len(config.services)}")  # noqa: T201  the command's answer
     return int(ExitCode.OK)
 

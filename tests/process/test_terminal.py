@@ -103,7 +103,7 @@ def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
 
     code, screen = terminal.whole(doctor)
     assert code == 0, screen
-    assert "this host is fit to run jobs" in plain(screen)
+    assert "ready to run jobs" in plain(screen)
 
     ids = queue(github, job("first"))
     code, screen = terminal.whole(once)
@@ -175,7 +175,7 @@ def test_every_view_fits_every_terminal(worked):
             "last failures",
             "requests left",
         ],
-        f"anklet-supervisor doctor {config}": ["configuration", "not checked here", "fit to run jobs"],
+        f"anklet-supervisor doctor {config}": ["configuration", "not checked: ", "ready to run jobs"],
         f"anklet-supervisor job show {failed} {config}": ["bad-tests", "claimed", "cleaned", "failure"],
         f"anklet-supervisor job list {config}": ["bad-tests", "long-job", "failure"],
         f"anklet-supervisor logs -n 30 {config}": ["job claimed", "RUNNER1:", "INFO"],

@@ -161,7 +161,7 @@ def test_install_writes_and_loads(agent, launchctl):
 def test_install_again_leaves_a_running_supervisor_alone(agent, launchctl):
     """Nobody is drained for nothing."""
     agent.install(CONTENT)
-    assert "as it should be" in agent.install(CONTENT)
+    assert "up to date" in agent.install(CONTENT)
     assert [call[0] for call in launchctl.calls()].count("bootout") == 0
 
 
@@ -169,12 +169,12 @@ def test_install_starts_what_has_drained(agent, launchctl):
     """A drain ends the program for good; who installs wants it to run."""
     agent.install(CONTENT)
     launchctl.end()
-    assert "it is started" in agent.install(CONTENT)
+    assert f"started {LABEL}" in agent.install(CONTENT)
     assert launchctl.calls()[-1] == ["kickstart", target(501)]
-    assert "as it should be" in agent.install(CONTENT)
+    assert "up to date" in agent.install(CONTENT)
     launchctl.end()
     launchctl.fail("kickstart", 1, "no")
-    with pytest.raises(TemporaryError, match=r"does not start .*: no"):
+    with pytest.raises(TemporaryError, match=r"did not start .*: no"):
         agent.install(CONTENT)
 
 
@@ -248,7 +248,7 @@ def test_an_agent_of_an_older_configuration_is_noticed(tmp_path):
 def test_without_launchctl_it_says_that_only_a_mac_has_it(agent, monkeypatch, tmp_path):
     """No traceback on Linux."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CliUnavailable, match="only a Mac has launchd"):
+    with pytest.raises(CliUnavailable, match="launchd needs macOS"):
         agent.status()
 
 

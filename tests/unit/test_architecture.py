@@ -22,7 +22,7 @@ ONLY_IN = {
     "mmap": {"slots.py"},
     "prometheus_client": {"metrics.py", "exposition.py", "metrics_http.py"},
     "setproctitle": {"main.py"},
-    "rich": {"status_view.py", "doctor/view.py", "log_view.py", "job_view.py"},
+    "rich": {"console/drawing.py", "status_view.py", "doctor/view.py", "log_view.py", "job_view.py"},
     "plistlib": {"launchd/agent.py", "doctor/facts.py"},
 }
 #: files that decide and must not act -> modules that would let them.

@@ -47,25 +47,24 @@ def subcommands():
 
 
 def commands_page():
-    """docs/commands.md: every command with every option, then the JSON documents that scripts may rely on."""
+    """docs/commands.md: every command with every option, then the JSON documents that scripts rely on."""
     lines = [
         "# Commands",
         "",
-        "Made from the program's own parser by `python tests/unit/test_docs.py`; `anklet-supervisor COMMAND --help` says the",
-        "same. Exit codes and signals are in the [README](../README.md#day-to-day). `python -m anklet_supervisor` is the same",
-        "program.",
+        "Generated from the program's own parser by `python tests/unit/test_docs.py`; `anklet-supervisor COMMAND --help` shows",
+        "the same. The [README](../README.md#day-to-day) lists exit codes and signals. `python -m anklet_supervisor` runs the",
+        "same program.",
         "",
         "`anklet-supervisor -s drain|stop` and `-version` are the original's spelling of `drain`, `stop` and `--version`.",
     ]
     for name, sub in subcommands().items():
         actions = [action for action in sub._actions if not isinstance(action, argparse._HelpAction)]
-        said = sub.description[0].upper() + sub.description[1:]
-        lines += ["", f"## {name}", "", said if said.endswith("?") else f"{said}.", ""]
+        lines += ["", f"## {name}", "", f"{sub.description[0].upper()}{sub.description[1:]}.", ""]
         lines += ["```", usage(name, actions), "```", "", "| | |", "|---|---|"]
         lines += ["| `{}` | {} |".format(spelling(action).replace("|", "\\|"), meaning(action)) for action in actions]
     lines += ["", "# JSON for scripts", ""]
     lines += [
-        "Keys may be added; none of these changes its name or meaning. Times are RFC 3339 in `status`, Unix seconds in `job`."
+        "New keys may appear; these keep their names and meanings. Times are RFC 3339 in `status`, Unix seconds in `job`."
     ]
     for title, text in documents().items():
         lines += ["", f"## {title}", "", "```json", text.strip(), "```"]

@@ -115,21 +115,21 @@ HINT = Problem("/c.yml", 3, 1, "others can read this", Severity.WARN)
         (with_driver(error="anka is not on PATH", vms=None), "VM tool", "problem", "anka is not on PATH"),
         (with_driver(vms=(VMSeen(name=OURS, running=False),)), "templates", "warning", "no template"),
         (with_driver(vms=(VMSeen(name="a@sha256:0", running=False),)), "templates", "warning", "no template"),
-        (with_image(here=True), "guest agent", "not checked", "tart's guest agent shows when a VM of it starts"),
-        (with_image(here=False), "image", "warning", "ghcr.io/a/b:c is not here yet"),
+        (with_image(here=True), "guest agent", "not checked", "whether it has tart's guest agent"),
+        (with_image(here=False), "image", "warning", "ghcr.io/a/b:c is not on this host yet"),
         (with_image(here=False, can_be_pulled=False), "image", "problem", "nothing pulls it"),
         (changed(registries=(Reached(what="r", services=("A",), error="refused"),)), "registry", "warning", "refused"),
         (changed(stores=(Reached(what="r", services=("A",), error="away"),)), "Redis", "problem", "away"),
         (changed(disk=(4 * GIB, "/")), "disk", "problem", "4 GiB free"),
         (changed(disk=(49 * GIB, "/")), "disk", "warning", "49 GiB free"),
-        (changed(disk=None), "disk", "not checked", "not tell"),
+        (changed(disk=None), "disk", "not checked", "free space"),
         (with_mac(power={"sleep": "10"}), "sleep", "warning", "10 minutes"),
         (with_mac(power={"sleep": "0", "autorestart": "0"}), "power cut", "warning", "stays off"),
-        (with_mac(power=None), "sleep", "not checked", "not checked here"),
+        (with_mac(power=None), "sleep", "not checked", "not checked: "),
         (with_mac(console_ours=False), "login", "problem", "not logged in"),
-        (with_mac(auto_login=None), "login after a reboot", "warning", "nobody"),
+        (with_mac(auto_login=None), "login after a reboot", "warning", "automatic login is off"),
         (with_mac(keychain_unlocked=False), "login keychain", "warning", "locked"),
-        (with_mac(keychain_unlocked=None), "login keychain", "not checked", "not checked here"),
+        (with_mac(keychain_unlocked=None), "login keychain", "not checked", "not checked: "),
         (with_mac(dhcp_lease=None), "DHCP lease time", "warning", "a day"),
         (with_mac(dhcp_lease=86_400), "DHCP lease time", "warning", "86400 s"),
         (with_mac(virtualization_processes=2), "leftover virtualization processes", "warning", "2 virtualization"),
@@ -138,11 +138,11 @@ HINT = Problem("/c.yml", 3, 1, "others can read this", Severity.WARN)
         (changed(install_id=None), "foreign VMs", "warning", OURS),
         (changed(port=Reached(what="h:1", services=(), error="in use")), "port", "problem", "in use"),
         (changed(supervisor=7, port=Reached(what="h:1", services=(), error="in use")), "port", "ok", "pid 7"),
-        (changed(paths=path(stat.S_IFDIR | 0o750)), "file modes", "warning", "read by others"),
-        (changed(paths=path(stat.S_IFDIR | 0o775, secret=False)), "file modes", "problem", "changed by others"),
+        (changed(paths=path(stat.S_IFDIR | 0o750)), "file modes", "warning", "other users can read"),
+        (changed(paths=path(stat.S_IFDIR | 0o775, secret=False)), "file modes", "problem", "other users can change"),
         (changed(paths=path(0o600, ours=False)), "file modes", "problem", "another user"),
         (with_mac(agent_loaded=False), "launchd agent", "warning", "not loaded"),
-        (changed(agent_current=False), "launchd agent", "warning", "not what this program would write"),
+        (changed(agent_current=False), "launchd agent", "warning", "differs from what `agent install` would write"),
     ],
 )  # fmt: skip
 def test_each_fault_is_told(facts, check, verdict, words):
@@ -168,7 +168,7 @@ def test_elsewhere_than_on_a_mac_nothing_is_guessed():
         "sleep", "login", "login after a reboot", "login keychain", "DHCP lease time",
         "leftover virtualization processes", "launchd agent",
     }  # fmt: skip
-    assert all("not checked here" in one.said for one in findings if one.verdict is Verdict.NOT_CHECKED)
+    assert all("not checked: " in one.said for one in findings if one.verdict is Verdict.NOT_CHECKED)
     assert fit(findings)
 
 
@@ -235,7 +235,7 @@ def test_without_a_configuration_the_rest_is_examined(tmp_path):
     (first, *others) = findings
     assert first.remedy == "anklet-supervisor init"
     assert first.check == "configuration"
-    assert "there is no such file" in first.said
+    assert "no such file" in first.said
     assert {"user", "disk", "login"} <= {one.check for one in others}
 
 
@@ -256,7 +256,7 @@ def test_findings_are_drawn_with_their_remedies(width):
     text = console.file.getvalue()
     assert all(len(line) <= width for line in text.splitlines())
     flat = " ".join(text.split())
-    for word in ("FAIL", "warn", "sudo pmset", "->", "not fit to run jobs", "RUNNER1:"):
+    for word in ("FAIL", "warn", "sudo pmset", "->", "not ready: fix 1 problem", "RUNNER1:"):
         assert word in flat
 
 
@@ -269,7 +269,17 @@ def test_what_is_piped_has_whole_lines_and_nothing_behind_them(capsys):
     assert not any("\x1b" in line for line in lines)
 
 
-def test_a_fit_host_is_called_fit(capsys):
-    """In the last line."""
-    doctor_view.show(judge(FIT))
-    assert capsys.readouterr().out.splitlines()[-1] == "this host is fit to run jobs"
+@pytest.mark.parametrize(
+    ("facts", "summary"),
+    [
+        (FIT, "ready to run jobs"),
+        (changed(agent_current=False), "ready to run jobs, 1 warning"),
+        (with_mac(power={"sleep": "10", "autorestart": "0"}), "ready to run jobs, 2 warnings"),
+        (with_mac(console_ours=False), "not ready: fix 1 problem"),
+        (changed(root=True, problems=(ERROR,)), "not ready: fix 2 problems, starting at the top"),
+    ],
+)
+def test_the_last_line_sums_up(capsys, facts, summary):
+    """Ready, with the number of warnings; or the number of problems to fix."""
+    doctor_view.show(judge(facts))
+    assert capsys.readouterr().out.splitlines()[-1] == summary

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from anklet_supervisor.console.log_view import LineWriter
-from anklet_supervisor.log.reader import Tail, Wanted, last_lines, parsed
+from anklet_supervisor.log.reader import LineFilter, Tail, last_lines, parsed
 
 RECORD = {
     "time": "2026-01-02T03:04:05.678901Z",
@@ -28,27 +28,27 @@ RECORD = {
 @pytest.mark.parametrize(
     ("wanted", "takes"),
     [
-        (Wanted(), True),
-        (Wanted(service="RUNNER1"), True),
-        (Wanted(service="RUNNER2"), False),
-        (Wanted(job="42"), True),
-        (Wanted(job="anklet-vm-1"), True),
-        (Wanted(job="4"), False),
-        (Wanted(level="INFO"), True),
-        (Wanted(level="WARN"), False),
-        (Wanted(service="RUNNER1", job="42", level="DEBUG"), True),
-        (Wanted(service="RUNNER1", job="43"), False),
+        (LineFilter(), True),
+        (LineFilter(service="RUNNER1"), True),
+        (LineFilter(service="RUNNER2"), False),
+        (LineFilter(job="42"), True),
+        (LineFilter(job="anklet-vm-1"), True),
+        (LineFilter(job="4"), False),
+        (LineFilter(level="INFO"), True),
+        (LineFilter(level="WARN"), False),
+        (LineFilter(service="RUNNER1", job="42", level="DEBUG"), True),
+        (LineFilter(service="RUNNER1", job="43"), False),
     ],
 )
 def test_lines_are_taken_by_service_job_and_level(wanted, takes):
     """Each by itself, and together."""
-    assert wanted.takes(RECORD) is takes
+    assert wanted.matches(RECORD) is takes
 
 
 def test_what_is_no_record_is_shown_only_with_everything():
     """Lines of LOG_LEVEL=dev and of crashes belong to no service and no job."""
-    assert Wanted().takes(None)
-    assert not Wanted(job="1").takes(None)
+    assert LineFilter().matches(None)
+    assert not LineFilter(job="1").matches(None)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_is_no_record(line):
 
 def test_a_level_that_nobody_knows_is_shown():
     """A later version's, perhaps: better too much than too little."""
-    assert Wanted(level="ERROR").takes({**RECORD, "level": "PANIC"})
+    assert LineFilter(level="ERROR").matches({**RECORD, "level": "PANIC"})
 
 
 # ---- following ----
@@ -129,14 +129,14 @@ def rotated_log(path):
 @pytest.mark.parametrize(
     ("wanted", "most", "numbers"),
     [
-        (Wanted(), 3, [10, 11, 12]),
-        (Wanted(), 6, [7, 8, 9, 10, 11, 12]),
-        (Wanted(), 100, list(range(1, 13))),
-        (Wanted(job="77"), 3, [6, 9, 12]),
-        (Wanted(job="77"), 100, [3, 6, 9, 12]),
-        (Wanted(job="1"), 100, [1]),
-        (Wanted(job="99"), 100, []),
-        (Wanted(), 0, []),
+        (LineFilter(), 3, [10, 11, 12]),
+        (LineFilter(), 6, [7, 8, 9, 10, 11, 12]),
+        (LineFilter(), 100, list(range(1, 13))),
+        (LineFilter(job="77"), 3, [6, 9, 12]),
+        (LineFilter(job="77"), 100, [3, 6, 9, 12]),
+        (LineFilter(job="1"), 100, [1]),
+        (LineFilter(job="99"), 100, []),
+        (LineFilter(), 0, []),
     ],
 )
 def test_the_last_lines_are_found_across_rotations(rotated_log, wanted, most, numbers):

@@ -25,3 +25,14 @@ def test_a_supervisor_that_has_ended_since_it_was_seen(command, tmp_path, monkey
     monkeypatch.setattr(remote, "running_supervisor", lambda _state_dir: ended.pid)
     assert command(tmp_path / "config.yml") == 3
     assert capsys.readouterr().err == f"no supervisor is running (state directory {tmp_path})\n"
+
+
+def test_a_supervisor_that_ends_before_it_answers_a_reload(tmp_path, monkeypatch, capsys):
+    """That is no timeout: 75, and the message says what happened."""
+    seen = iter([4711])
+    monkeypatch.setattr(remote, "state_dir_of", lambda _config: tmp_path)
+    monkeypatch.setattr(remote, "running_supervisor", lambda _state_dir: next(seen, None))
+    monkeypatch.setattr(remote, "_document_of", lambda _state_dir, _pid: None)
+    monkeypatch.setattr(remote, "_send", lambda _pid, _number: True)
+    assert remote.reload(tmp_path / "config.yml", 60.0) == 75
+    assert capsys.readouterr().err == "the supervisor (pid 4711) ended before it answered\n"

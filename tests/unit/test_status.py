@@ -295,7 +295,7 @@ def test_the_last_failures_and_the_rate_are_shown(width):
     assert "last failures 1m00s ago, RUNNER1, ui tests, failure https://g/7" in text
     assert "RUNNER1: 4321 of 5000 API requests left, renewed in 57m20s" in text
     later = " ".join(drawn(StatusView(found, now=START + 4000, age=0.0), width).split())
-    assert "RUNNER1: all of 5000 API requests left, it seems" in later
+    assert "RUNNER1: up to 5000 API requests left" in later
     assert "failures" not in drawn(view_of(model_of()), width)
     (one,) = json.loads(msgspec.json.encode(found))["failures"]
     assert list(one) == ["id", "name", "url", "service", "ended", "reason", "at"]

@@ -264,4 +264,4 @@ def test_the_list_has_a_line_for_each(capsys):
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["JOB", "NAME", "SERVICE", "CLAIMED", "TOOK", "ENDED"]
     assert rows[1][-3:] == ["12", "s", "success"]
-    assert rows[2][-2:] == ["in", "hand"]
+    assert rows[2][-2:] == ["in", "progress"]

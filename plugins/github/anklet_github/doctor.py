@@ -63,7 +63,7 @@ def _examined(service: ServiceConfig, ask: Ask) -> Iterator[Finding]:
     if first.status != _OK:
         yield _login_failed(first, service)
         return
-    yield Finding(check="GitHub login", verdict=Verdict.OK, said=f"accepted; {place} is to be seen")
+    yield Finding(check="GitHub login", verdict=Verdict.OK, said=f"accepted; {place} is visible")
     yield from _rights(service, place, ask)
     yield _rate(ask("GET", "/rate_limit"))
     yield from _clock(first)
@@ -72,17 +72,17 @@ def _examined(service: ServiceConfig, ask: Ask) -> Iterator[Finding]:
 def _login_failed(answer: Answer, service: ServiceConfig) -> Finding:
     host = service.api_url
     if answer.status == 0:
-        said, remedy = f"{host}: {answer.said}", "see to the network, a proxy, and api_url"
+        said, remedy = f"{host}: {answer.said}", "check the network, the proxy, and api_url"
     elif answer.status == _UNAUTHORIZED:
         said, remedy = (
-            f"GitHub does not accept the login (401 {answer.said})",
-            "make a new token, or see to app_id and private_key",
+            f"GitHub rejects the login (401 {answer.said})",
+            "make a new token, or check app_id and private_key",
         )
     elif answer.status == _NOT_FOUND:
-        said = f"GitHub knows no {service.owner}/{service.repo}, or does not show it to this login (404)"
-        remedy = "see to owner and repo; give the token, or the App's installation, access to this repository"
+        said = f"GitHub has no {service.owner}/{service.repo}, or hides it from this login (404)"
+        remedy = "check owner and repo; give the token, or the App's installation, access to this repository"
     else:
-        said, remedy = f"GitHub answers {answer.status} {answer.said}", "see to the token's rights; try again"
+        said, remedy = f"GitHub answers {answer.status} {answer.said}", "check the token's rights, then try again"
     return Finding(check="GitHub login", verdict=Verdict.PROBLEM, said=said, remedy=remedy)
 
 
@@ -103,7 +103,7 @@ def _rights(service: ServiceConfig, place: str, ask: Ask) -> Iterator[Finding]:
                 check="GitHub rights",
                 verdict=Verdict.PROBLEM,
                 said=f"{right}: refused ({answer.status or 'no answer'} {answer.said})".replace(" )", ")"),
-                remedy=f"grant {right} to the token, or to the App and then to its installation",
+                remedy=f"grant {right} to the token, or to the App and then its installation",
             )
 
 
@@ -112,9 +112,9 @@ def _rate(answer: Answer) -> Finding:
     limit, left = core.get("limit"), core.get("remaining")
     if answer.status == _NOT_FOUND or not isinstance(limit, int) or not isinstance(left, int) or limit <= 0:
         return Finding(check="GitHub rate", verdict=Verdict.OK, said="this server has no rate limit")
-    said = f"{left} of {limit} requests are left in this hour"
+    said = f"{left} of {limit} requests left this hour"
     if left < limit * _LITTLE_LEFT:
-        remedy = "log in as a GitHub App, whose limit is its own; or a longer sleep_interval, fewer services"
+        remedy = "log in as a GitHub App, which has its own limit; or use a longer sleep_interval, or fewer services"
         return Finding(check="GitHub rate", verdict=Verdict.WARNING, said=said, remedy=remedy)
     return Finding(check="GitHub rate", verdict=Verdict.OK, said=said)
 
@@ -124,9 +124,9 @@ def _clock(answer: Answer) -> Iterator[Finding]:
         return
     skew = answer.took_at - answer.date
     said = f"this host's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} GitHub's"
-    remedy = "System Settings, Date & Time: set automatically; or sudo sntp -sS time.apple.com"
+    remedy = "turn on System Settings, Date & Time, Set automatically; or run sudo sntp -sS time.apple.com"
     if abs(skew) > _SKEW_TOO_MUCH:
-        yield Finding(check="clock", verdict=Verdict.PROBLEM, said=said + "; logins are refused", remedy=remedy)
+        yield Finding(check="clock", verdict=Verdict.PROBLEM, said=said + "; GitHub refuses logins", remedy=remedy)
     elif abs(skew) > _SKEW_TOLD:
         yield Finding(check="clock", verdict=Verdict.WARNING, said=said, remedy=remedy)
     else:

@@ -1,1 +1,1 @@
-"""The commands for people: what they ask, and how the answer is drawn."""
+"""The commands that people type, and how their answers are drawn."""

@@ -1,6 +1,6 @@
-"""The commands of an operator's day: init, doctor, agent, logs, job. What each takes, and who answers it.
+"""The operator's commands init, doctor, agent, logs and job: the arguments of each, and the function that runs it.
 
-Imports lazily, as `cli` does: the parser of every command is made at each call, and by each worker's interpreter.
+Imports lazily, as `cli` does. Must not know how a command does its work.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anklet_worker.contract.errors import ExitCode
 
-#: Makes the parser of a command: its name, what runs it, its summary.
+#: Adds a command by its name, the function that runs it, and its summary; returns its parser.
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 FindConfig = Callable[[argparse.Namespace], Path]
 
@@ -21,28 +21,30 @@ _AGENT_ACTIONS = ("print", "install", "uninstall", "status")
 
 
 def add(command: AddCommand, find_config: FindConfig) -> None:
-    """Add the commands to the parser. `find_config` tells the configuration that the options name."""
+    """Add the commands to the parser. `find_config` returns the configuration's path from the parsed options."""
     _add_init(command, find_config)
-    doctor = command("doctor", lambda options: _doctor(options, find_config), "is this host fit to run jobs?")
-    doctor.add_argument("--json", action="store_true", help="as JSON, in a stable form")
-    agent = command("agent", lambda options: _agent(options, find_config), "the launchd agent")
-    agent.add_argument("action", choices=_AGENT_ACTIONS, help="print its file, load it, unload it, or say what it does")
-    agent.add_argument("--newsyslog", action="store_true", help="with print: the rule for newsyslog instead")
-    logs = command("logs", lambda options: _logs(options, find_config), "the log, for people")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is written, until Ctrl-C")
-    logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="of what is there, the last N (50)")
+    doctor = command("doctor", lambda options: _doctor(options, find_config), "check whether this host can run jobs")
+    doctor.add_argument("--json", action="store_true", help="print JSON with stable keys")
+    agent = command("agent", lambda options: _agent(options, find_config), "manage the launchd agent")
+    agent.add_argument(
+        "action", choices=_AGENT_ACTIONS, help="print its property list, load it, unload it, or show its state"
+    )
+    agent.add_argument("--newsyslog", action="store_true", help="with print: print the rule for newsyslog instead")
+    logs = command("logs", lambda options: _logs(options, find_config), "show the log in readable form")
+    logs.add_argument("-f", "--follow", action="store_true", help="keep showing new lines until Ctrl-C")
+    logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="show the last N lines (default: 50)")
     logs.add_argument("--service", metavar="NAME", help="only lines of this service")
-    logs.add_argument("--job", metavar="ID", help="only lines of this job, by its id, or by its VM's name")
+    logs.add_argument("--job", metavar="ID", help="only lines of this job: its ID or its VM's name")
     logs.add_argument("--level", choices=("DEBUG", "INFO", "WARN", "ERROR"), help="only lines of this level or above")
-    job = command("job", lambda options: _job(options, find_config), "what happened to a job, step by step")
-    job.add_argument("action", choices=("show", "list"), help="one job, or the latest ones")
-    job.add_argument("id", nargs="?", metavar="ID", help="with show: the job's id, or its VM's name")
-    job.add_argument("--json", action="store_true", help="as JSON, in a stable form")
+    job = command("job", lambda options: _job(options, find_config), "show what happened to a job, step by step")
+    job.add_argument("action", choices=("show", "list"), help="show one job, or list the latest")
+    job.add_argument("id", nargs="?", metavar="ID", help="with show: the job's ID or its VM's name")
+    job.add_argument("--json", action="store_true", help="print JSON with stable keys")
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines")
     return min(int(text), sys.maxsize)
 
 
@@ -59,22 +61,26 @@ def seconds(text: str) -> float:
 
 def _add_init(command: AddCommand, find_config: FindConfig) -> None:
     init = command(
-        "init", lambda options: _init(options, find_config), "write a first configuration, asking what it needs"
+        "init", lambda options: _init(options, find_config), "write a first configuration, asking for what it needs"
     )
-    init.add_argument("--owner", help="user or organization")
-    init.add_argument("--repo", help="repository of that owner")
+    init.add_argument("--owner", help="user or organization that owns the repository")
+    init.add_argument("--repo", help="repository whose jobs to run")
     init.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="a file that holds the token; else it is asked for, or read from standard input",
+        help="file with the token; without it, init asks, or reads standard input",
     )
-    init.add_argument("--plugin", help="where jobs come from; need not be said where only one plugin is installed")
-    init.add_argument("--services", type=int, choices=(1, 2), default=2, help="how many jobs at once (2)")
-    init.add_argument("--vm-driver", choices=("anka", "tart"), default="anka", help="what runs VMs (anka)")
+    init.add_argument("--plugin", help="source of jobs; needed only when several plugins are installed")
+    init.add_argument("--services", type=int, choices=(1, 2), default=2, help="jobs at the same time (default: 2)")
+    init.add_argument(
+        "--vm-driver", choices=("anka", "tart"), default="anka", help="tool that runs VMs (default: anka)"
+    )
     init.add_argument("--registry-url", metavar="URL", help="Anka registry to pull templates from")
-    init.add_argument("--api-url", metavar="URL", help="for GitHub Enterprise Server https://HOST/api/v3")
-    init.add_argument("--log-dir", type=Path, metavar="DIR", help="directory of anklet.log (on a Mac ~/Library/Logs)")
+    init.add_argument("--api-url", metavar="URL", help="for GitHub Enterprise Server: https://HOST/api/v3")
+    init.add_argument(
+        "--log-dir", type=Path, metavar="DIR", help="directory for anklet.log (default on a Mac: ~/Library/Logs)"
+    )
 
 
 def _init(options: argparse.Namespace, find_config: FindConfig) -> int:
@@ -120,9 +126,9 @@ def _agent(options: argparse.Namespace, find_config: FindConfig) -> int:
 
 
 def _logs(options: argparse.Namespace, find_config: FindConfig) -> int:
-    from anklet_supervisor.log.reader import Wanted, show
+    from anklet_supervisor.log.reader import LineFilter, show
 
-    wanted = Wanted(service=options.service, job=options.job, level=options.level)
+    wanted = LineFilter(service=options.service, job=options.job, level=options.level)
     return show(find_config(options), wanted, lines=options.lines, follow=options.follow)
 
 
@@ -132,10 +138,10 @@ def _job(options: argparse.Namespace, find_config: FindConfig) -> int:
 
     if options.action == "list":
         if options.id is not None:
-            raise UsageError(f"job list takes no id; did you mean: job show {options.id}?")
+            raise UsageError(f"job list takes no ID; did you mean: job show {options.id}?")
         return list_jobs(find_config(options), as_json=options.json)
     if options.id is None:
-        raise UsageError("job show takes the id of a job (see anklet-supervisor job --help)")
+        raise UsageError("job show needs the ID of a job (see anklet-supervisor job --help)")
     return show_job(find_config(options), options.id, as_json=options.json)
 
 

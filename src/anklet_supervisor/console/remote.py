@@ -1,6 +1,6 @@
-"""Commands that speak to a supervisor that runs elsewhere on this host: drain, stop, reload, pause, status.
+"""Commands to a supervisor that runs in another process on this host: drain, stop, restart, reload, pause, resume, status.
 
-They find it by the lock in its state directory, ask by signals and marks in files, and read its status file. They hold nothing.
+They find it by the lock in its state directory, send it signals, write pause marks, and read its status file. They own no state.
 """
 
 from __future__ import annotations
@@ -27,48 +27,53 @@ from anklet_worker.link.setup import pause_file
 if TYPE_CHECKING:
     from anklet_supervisor.console.status_view import StatusView
 
+#: Seconds between two looks at the supervisor, and between two views of `status --watch`.
 _PAUSE = 0.05
 _WATCH_PAUSE = 0.5
-#: Seconds in which a supervisor that has just started writes its first status.
+#: Seconds that a supervisor gets after its start to write its first status.
 _STATUS_PATIENCE = 3.0
 
 
 def signal_and_wait(config: Path, number: signal.Signals, wait: float | None) -> int:
-    """Send the signal; with `wait`, wait so many seconds for the end, else 75. 3 when no supervisor runs."""
+    """Send the signal, and with `wait` wait that many seconds for the exit. Returns 75 on a timeout, 3 when none runs."""
     state_dir = state_dir_of(config)
     pid = running_supervisor(state_dir)
     if pid is None:
-        return _nobody(state_dir)
-    current = status_file.read(state_dir)
-    # A second SIGINT would not stop but cut off; who says `stop` twice does not mean that.
-    if not (
-        number is signal.SIGINT and current is not None and current.mode == Mode.STOPPING.value and current.pid == pid
-    ) and not _sent(pid, number):
-        return _nobody(state_dir)
+        return _not_running(state_dir)
+    # A second SIGINT would skip the clean-up; a second `stop` must not.
+    already_stopping = number is signal.SIGINT and _is_stopping(state_dir, pid)
+    if not already_stopping and not _send(pid, number):
+        return _not_running(state_dir)
     if wait is None:
         return int(ExitCode.OK)
     deadline = time.monotonic() + wait
     while running_supervisor(state_dir) == pid:
         if time.monotonic() >= deadline:
-            _say(f"the supervisor (pid {pid}) has not ended within {wait:g} s; it goes on ending", error=True)
+            _say(f"timed out after {wait:g} s: the supervisor (pid {pid}) is still shutting down", error=True)
             return int(ExitCode.TEMPFAIL)
         time.sleep(_PAUSE)
     return int(ExitCode.OK)
 
 
-def reload(config: Path, wait: float | None) -> int:
-    """Have the configuration read again; with `wait`, wait so many seconds for what comes of it, else 75. 3: no supervisor runs.
+def _is_stopping(state_dir: Path, pid: int) -> bool:
+    document = status_file.read(state_dir)
+    return document is not None and document.pid == pid and document.mode == Mode.STOPPING.value
 
-    A configuration that cannot be used is 78, with its problems; a reload that is refused is 75.
+
+def reload(config: Path, wait: float | None) -> int:
+    """Make the supervisor read its configuration again, and with `wait` wait that many seconds for the result.
+
+    Prints the problems of the configuration. Returns 78 for a configuration that cannot be used, 75 for a refused reload, a
+    timeout, or a supervisor that ended before it answered, 3 when none runs.
     """
     state_dir = state_dir_of(config)
     pid = running_supervisor(state_dir)
     if pid is None:
-        return _nobody(state_dir)
+        return _not_running(state_dir)
     before = None if wait is None else _document_of(state_dir, pid)
     asked = 0 if before is None or before.reload is None else before.reload.asked
-    if not _sent(pid, signal.SIGHUP):
-        return _nobody(state_dir)
+    if not _send(pid, signal.SIGHUP):
+        return _not_running(state_dir)
     if wait is None:
         return int(ExitCode.OK)
     deadline = time.monotonic() + wait
@@ -80,12 +85,15 @@ def reload(config: Path, wait: float | None) -> int:
                 _say(problem, error=True)
             return int(ExitCode.OK if not answer.problems else ExitCode.TEMPFAIL if answer.refused else ExitCode.CONFIG)
         time.sleep(_PAUSE)
-    _say(f"the supervisor (pid {pid}) has not answered within {wait:g} s", error=True)
+    if running_supervisor(state_dir) == pid:
+        _say(f"timed out after {wait:g} s: the supervisor (pid {pid}) has not answered", error=True)
+    else:
+        _say(f"the supervisor (pid {pid}) ended before it answered", error=True)
     return int(ExitCode.TEMPFAIL)
 
 
-def _sent(pid: int, number: signal.Signals) -> bool:
-    """Send a signal to a supervisor; False when it has ended since it was seen."""
+def _send(pid: int, number: signal.Signals) -> bool:
+    """Send a signal to a supervisor; False when it has ended in the meantime."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -93,16 +101,16 @@ def _sent(pid: int, number: signal.Signals) -> bool:
     return True
 
 
-def _nobody(state_dir: Path) -> int:
+def _not_running(state_dir: Path) -> int:
     _say(f"no supervisor is running (state directory {state_dir})", error=True)
     return int(ExitCode.NOT_RUNNING)
 
 
 def set_paused(config: Path, service: str, *, paused: bool) -> int:
-    """Mark a service as paused, or take the mark away, whether a supervisor runs or not: it outlasts restarts.
+    """Write a service's pause mark, or remove it. Needs no running supervisor; the mark outlasts restarts.
 
-    Raises `UsageError` for a service that there is not, `ConfigErrors` when only the configuration could tell and cannot be read,
-    `ConfigError` and `TemporaryError` for a state directory that cannot be written.
+    Raises `UsageError` for an unknown service, `ConfigErrors` when no supervisor runs and the configuration cannot be read,
+    `ConfigError` or `TemporaryError` when the state directory cannot be written.
     """
     state_dir = state_dir_of(config)
     _check_service(config, state_dir, service)
@@ -115,14 +123,19 @@ def set_paused(config: Path, service: str, *, paused: bool) -> int:
         else:
             remove(mark)
     if paused:
-        _say(f"{service} takes no more jobs, until `anklet-supervisor resume {service}`; a job in hand finishes")
+        _say(
+            f"paused {service}: it finishes its current job and takes no new one until `anklet-supervisor resume {service}`"
+        )
     else:
-        _say(f"{service} takes jobs")
+        _say(f"resumed {service}")
     return int(ExitCode.OK)
 
 
 def _check_service(config: Path, state_dir: Path, service: str) -> None:
-    """The services are those of the running supervisor; when none runs, those of the configuration. No secret is looked up."""
+    """Raise `UsageError` unless the running supervisor, or without one the configuration, has this service.
+
+    Resolves no secret.
+    """
     pid = running_supervisor(state_dir)
     document = None if pid is None else _document_of(state_dir, pid)
     if document is not None:
@@ -131,19 +144,21 @@ def _check_service(config: Path, state_dir: Path, service: str) -> None:
         names = service_names(config, os.environ, home=Path.home(), platform=sys.platform)
     if service not in names:
         near = difflib.get_close_matches(service, names, 1, 0.5)
-        known = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-        raise UsageError(f"there is no service {service!r}; {known}")
+        known = f"did you mean {near[0]}?" if near else f"configured: {', '.join(names)}"
+        raise UsageError(f"unknown service {service!r}; {known}")
 
 
 def show_status(config: Path, *, as_json: bool, watch: bool) -> int:
-    """Print what the supervisor does; 3 when none runs."""
+    """Print the supervisor's status. Returns 3 when none runs, 75 when it writes none."""
     state_dir = state_dir_of(config)
     pid = running_supervisor(state_dir)
     if pid is None:
-        return _nobody(state_dir)
+        return _not_running(state_dir)
     document = _document_of(state_dir, pid)
     if document is None:
-        _say(f"the supervisor (pid {pid}) has not said its status within {_STATUS_PATIENCE:g} s", error=True)
+        _say(
+            f"timed out after {_STATUS_PATIENCE:g} s: the supervisor (pid {pid}) has not written its status", error=True
+        )
         return int(ExitCode.TEMPFAIL)
     if as_json:
         _say(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
@@ -151,14 +166,14 @@ def show_status(config: Path, *, as_json: bool, watch: bool) -> int:
     from anklet_supervisor.console import status_view
 
     if watch:
-        status_view.watch(lambda: _view(state_dir, pid), lambda: time.sleep(_WATCH_PAUSE))
+        status_view.watch(lambda: _current_view(state_dir, pid), lambda: time.sleep(_WATCH_PAUSE))
     else:
-        status_view.show(_drawn(state_dir, document))
+        status_view.show(_view_of(state_dir, document))
     return int(ExitCode.OK)
 
 
 def _document_of(state_dir: Path, pid: int) -> status_file.StatusDocument | None:
-    """The document of this very supervisor: one that has just started may not have replaced its predecessor's yet."""
+    """The status of this supervisor; waits while the file is still its predecessor's. None after `_STATUS_PATIENCE`."""
     deadline = time.monotonic() + _STATUS_PATIENCE
     while True:
         document = status_file.read(state_dir)
@@ -169,13 +184,13 @@ def _document_of(state_dir: Path, pid: int) -> status_file.StatusDocument | None
         time.sleep(_PAUSE)
 
 
-def _view(state_dir: Path, pid: int) -> StatusView | None:
-    """What to draw now; None once the supervisor has ended."""
+def _current_view(state_dir: Path, pid: int) -> StatusView | None:
+    """The view to draw now; None once the supervisor has ended."""
     document = _document_of(state_dir, pid) if running_supervisor(state_dir) == pid else None
-    return None if document is None else _drawn(state_dir, document)
+    return None if document is None else _view_of(state_dir, document)
 
 
-def _drawn(state_dir: Path, document: status_file.StatusDocument) -> StatusView:
+def _view_of(state_dir: Path, document: status_file.StatusDocument) -> StatusView:
     from anklet_supervisor.console.status_view import StatusView
 
     now = time.time()
@@ -183,7 +198,7 @@ def _drawn(state_dir: Path, document: status_file.StatusDocument) -> StatusView:
 
 
 def state_dir_of(config: Path) -> Path:
-    """Where the running supervisor keeps its files. A configuration that is broken by now must not keep anybody from draining."""
+    """The state directory of this configuration, found even when the file is broken: a drain must still work then."""
     return find_state_dir(config, os.environ, home=Path.home(), platform=sys.platform)
 
 

@@ -1,13 +1,11 @@
-"""The status document for people: tables where there is room, one line after the other where there is not.
+"""Draws the status document: tables on a wide terminal, lines on a narrow one.
 
-The only file that draws, and so the only importer of rich; commands import it when they draw.
+Reads no file: `console.remote` hands it each document.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
@@ -16,25 +14,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from anklet_supervisor.console.drawing import NARROW, open_console, plain
 from anklet_supervisor.report.status import ApiBudget, ServiceStatus, SlotStatus, StatusDocument
 
-#: Columns below which a table would be more breaks than text.
-_NARROW = 100
-#: Columns for what is not a terminal: `status | grep` wants whole lines.
-_PIPED = 500
-#: Seconds; the file is written at least every 5.
+#: Seconds; the supervisor writes the file at least every 5.
 _STALE_AFTER = 15.0
 _STYLES = {
     "ready": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow", "fatal": "bold red",
     "orphaned": "yellow", "failed": "red", "failure": "red", "limit_paused": "yellow", "paused": "yellow",
 }  # fmt: skip
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-#: Names of jobs are not ours; a terminal must not take them for orders.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class StatusView:
-    """One document, drawn for the width that there is. `now` is Unix seconds, `age` the seconds since it was written."""
+    """One document, drawn to fit the console. `now` is Unix seconds, `age` the seconds since the document was written."""
 
     def __init__(self, document: StatusDocument, *, now: float, age: float) -> None:
         self.document = document
@@ -48,16 +41,16 @@ class StatusView:
         )
         if self._age > _STALE_AFTER:
             yield Text(
-                f"written {_duration(self._age)} ago: the supervisor hangs, or its disk is full", style="bold red"
+                f"this status is {_duration(self._age)} old: the supervisor hangs or its disk is full", style="bold red"
             )
         for service in document.services:
             if service.api is not None:
-                yield _plain(f"{service.name}: {self._budget(service.api)}")
+                yield plain(f"{service.name}: {self._budget(service.api)}")
         yield Text()
-        yield from self._lines() if options.max_width < _NARROW else self._tables()
+        yield from self._lines() if options.max_width < NARROW else self._tables()
         for service in document.services:
             if service.reason:
-                reason = _plain(f"{service.name}: {service.reason}")
+                reason = plain(f"{service.name}: {service.reason}")
                 reason.stylize(_STYLES.get(service.state, ""))
                 yield reason
         yield from self._reload()
@@ -67,7 +60,7 @@ class StatusView:
         services = Table("SERVICE", "STATE", "STATUS", "PID", "RESTARTS", "JOB", "VM", "FOR", box=None, pad_edge=False)
         for service in self.document.services:
             services.add_row(
-                _plain(service.name),
+                plain(service.name),
                 _word(service.state),
                 _status(service),
                 str(service.pid or "-"),
@@ -80,17 +73,17 @@ class StatusView:
         yield services
         for service in self.document.services:
             if service.job is not None:
-                yield _plain(f"{service.name} runs {service.job.url}")
+                yield plain(f"{service.name} runs {service.job.url}")
         yield from (Text(), slots)
 
     def _lines(self) -> Iterator[Text]:
         for service in self.document.services:
             pid = f", pid {service.pid}" if service.pid else ""
-            yield Text.assemble(_plain(service.name), ": ", _word(service.state), ", ", _status(service), pid)
+            yield Text.assemble(plain(service.name), ": ", _word(service.state), ", ", _status(service), pid)
             if service.job is not None:
                 name, vm, since = self._job(service)
                 yield Text.assemble("  job ", name, f", for {since}, in ", vm)
-                yield _plain(f"  {service.job.url}")
+                yield plain(f"  {service.job.url}")
         yield Text()
         for slot in self.document.slots:
             name, vm, since = self._holder(slot)
@@ -98,34 +91,34 @@ class StatusView:
             yield Text.assemble(f"slot {slot.index}: ", _word(slot.state), held)
 
     def _reload(self) -> Iterator[Text]:
-        """Why the last reload changed nothing, if it did not."""
+        """Why the last reload changed nothing."""
         reload = self.document.reload
         for problem in reload.problems if reload is not None else []:
-            yield Text.assemble(Text("not reloaded: ", style="red"), _plain(problem))
+            yield Text.assemble(Text("not reloaded: ", style="red"), plain(problem))
 
     def _failures(self) -> Iterator[Text]:
-        """The latest jobs that did not succeed, one line each."""
+        """The latest jobs that did not succeed, one per line."""
         if self.document.failures:
             yield Text()
             yield Text("last failures")
         for one in self.document.failures:
             why = f": {one.reason}" if one.reason else ""
-            line = _plain(f"{self._since(one.at)} ago, {one.service}, {one.name}, {one.ended}{why} {one.url}")
+            line = plain(f"{self._since(one.at)} ago, {one.service}, {one.name}, {one.ended}{why} {one.url}")
             line.stylize(_STYLES.get(one.ended, ""))
             yield line
 
     def _job(self, service: ServiceStatus) -> tuple[Text, Text, str]:
         if service.job is None:
             return Text("-"), Text("-"), "-"
-        return _plain(service.job.name), _plain(service.job.vm), self._since(service.job.since)
+        return plain(service.job.name), plain(service.job.vm), self._since(service.job.since)
 
     def _holder(self, slot: SlotStatus) -> tuple[Text, Text, str]:
-        return _plain(slot.service or "-"), _plain(slot.vm or "-"), self._since(slot.since)
+        return plain(slot.service or "-"), plain(slot.vm or "-"), self._since(slot.since)
 
     def _budget(self, api: ApiBudget) -> str:
         left = datetime.fromisoformat(api.reset).timestamp() - self._now
         if left <= 0:
-            return f"all of {api.limit} API requests left, it seems: the limit has been renewed since the last one"
+            return f"up to {api.limit} API requests left: the limit was renewed after the last request"
         return f"{api.remaining} of {api.limit} API requests left, renewed in {_duration(left)}"
 
     def _since(self, moment: str | None) -> str:
@@ -133,16 +126,16 @@ class StatusView:
 
 
 def show(view: StatusView) -> None:
-    """Draw once, on standard output."""
-    _console().print(view)
+    """Print the view once on standard output."""
+    open_console().print(view)
 
 
 def watch(look: Callable[[], StatusView | None], wait: Callable[[], None]) -> None:
-    """Draw what `look` gives, again and again, until it gives None or Ctrl-C is pressed; `wait` is the pause in between.
+    """Draw what `look` returns until it returns None or the user presses Ctrl-C; `wait` pauses between two views.
 
-    Where nothing can be drawn over, what has changed is drawn below.
+    A terminal that cannot redraw, or a pipe, gets each changed view below the last one.
     """
-    console = _console()
+    console = open_console()
     with contextlib.suppress(KeyboardInterrupt):
         if not console.is_terminal or console.is_dumb_terminal:
             last = None
@@ -158,26 +151,18 @@ def watch(look: Callable[[], StatusView | None], wait: Callable[[], None]) -> No
                 wait()
 
 
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _PIPED, highlight=False)
-
-
 def _word(word: str) -> Text:
     return Text(word, style=_STYLES.get(word, ""))
 
 
 def _status(service: ServiceStatus) -> Text:
-    """What it does; a job in hand goes on in a service that is paused."""
+    """The status, with `paused` added while a paused service finishes its job."""
     word = _word(service.status)
     return word if not service.paused or service.status == "paused" else Text.assemble(word, ", ", _word("paused"))
 
 
-def _plain(text: str) -> Text:
-    return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
-
-
 def _duration(seconds: float) -> str:
-    """In the two largest units that count; a clock that was set back makes 0s."""
+    """Seconds in their two largest units; negative ones, after the clock was set back, are 0s."""
     whole = max(0, int(seconds))
     if whole >= _DAY:
         return f"{whole // _DAY}d{whole % _DAY // _HOUR:02d}h"

@@ -1,7 +1,7 @@
-"""Is this host fit to run jobs? Judgements over facts that have been gathered; each finding has its remedy. Pure.
+"""Judges whether this host can run jobs: gathered facts become findings, each with its remedy. Pure.
 
-Owns what counts as fit. Asks nothing of any system: that is `doctor_facts`. Knows no plugin and no driver by name: what they find
-comes as findings and errors of theirs.
+Owns what counts as fit. `doctor.facts` gathers the facts. Must not know any plugin or driver by name: plugins hand in findings,
+drivers hand in errors.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from anklet_worker.contract.guest import NAME_PREFIX
 from anklet_worker.vm.names import parse_vm_name
 
 _GIB = 1 << 30
-#: Free disk below which the next pull or a grown clone may fill it; below the second, no clone should be tried.
+#: Bytes free: below the first the next pull or a growing clone may fill the disk, below the second a clone may fail.
 _SOME_DISK, _NO_DISK = 50 * _GIB, 5 * _GIB
-#: Each VM takes an address of a /24 for the time of its lease; the default lease is a day (field reports: some 250 VMs a day).
+#: Seconds. Each VM holds an address of a /24 network for its lease, by default a day (field reports: about 250 VMs a day).
 _LONGEST_DHCP_LEASE = 3600
 _OTHERS_MAY_READ = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -34,7 +34,7 @@ class VMSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """An image that the configuration names for these services, and whether it is here, or can be pulled."""
+    """An image that the configuration names for these services. `here`: it is on this host."""
 
     name: str
     services: tuple[str, ...]
@@ -43,7 +43,7 @@ class ImageWanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriverFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a VM driver said. `error`: why it cannot be used; `vms` is None when they could not be listed."""
+    """A VM driver's answers. `error`: why it cannot be used; `vms` is None when it could not list them."""
 
     name: str
     services: tuple[str, ...]
@@ -54,7 +54,7 @@ class DriverFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):
-    """Something on the network: what it is, for which services, and why it did not answer (empty: it did)."""
+    """Something on the network and the services that need it. `error`: why it did not answer; empty when it did."""
 
     what: str
     services: tuple[str, ...]
@@ -62,7 +62,7 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PathFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A file or directory of ours. `mode` None: it is not there. `secret`: nobody else may read it."""
+    """A file or directory that we use. `mode` is None when it does not exist; `secret`: other users must not read it."""
 
     path: Path
     what: str
@@ -72,9 +72,9 @@ class PathFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MacFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What only macOS can tell; None for what it did not.
+    """Facts that only macOS has; None where it gave no answer.
 
-    `power` are pmset's settings on the mains; `dhcp_lease` is seconds; `console_ours`: the desktop is this user's.
+    `power`: pmset's settings on AC power; `dhcp_lease`: seconds; `console_ours`: this user owns the desktop session.
     """
 
     power: dict[str, str] | None = None
@@ -87,8 +87,11 @@ class MacFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was gathered. `missing`: there is no configuration; `mac` is None elsewhere than on macOS; `disk` is free
-    bytes and where; `agent_current`: the agent's file is the one that this program would write."""
+    """Everything that was gathered.
+
+    `missing`: the configuration file does not exist. `supervisor`: the pid of the running one. `disk`: free bytes, and the path
+    they were measured at. `mac` is None on other systems. `agent_current`: the agent's file is what `agent install` would write.
+    """
 
     config: str
     missing: bool = False
@@ -110,12 +113,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """Every finding, in the order in which an operator should see to them."""
+    """Every finding, in the order in which an operator should fix them."""
     return [finding for check in _CHECKS for finding in check(facts)]
 
 
 def fit(findings: Iterable[Finding]) -> bool:
-    """True when nothing stands in the way of running jobs."""
+    """True when no finding is a problem."""
     return all(finding.verdict is not Verdict.PROBLEM for finding in findings)
 
 
@@ -131,58 +134,60 @@ def _problem(check: str, said: str, remedy: str, service: str = "") -> Finding:
     return Finding(check=check, verdict=Verdict.PROBLEM, said=said, remedy=remedy, service=service)
 
 
-def _not_checked(check: str, why: str = "only a Mac can tell") -> Finding:
-    return Finding(check=check, verdict=Verdict.NOT_CHECKED, said=f"not checked here: {why}")
+def _not_checked(check: str, why: str = "needs macOS") -> Finding:
+    return Finding(check=check, verdict=Verdict.NOT_CHECKED, said=f"not checked: {why}")
 
 
 # ---- the configuration and who runs ----
 
 
 def configuration(facts: Facts) -> Iterator[Finding]:
-    """The file and the environment, as `check` tells them."""
+    """The same errors and warnings that `check` reports."""
     if facts.missing:
-        yield _problem("configuration", f"{facts.config}: there is no such file", "anklet-supervisor init")
+        yield _problem("configuration", f"{facts.config}: no such file", "anklet-supervisor init")
         return
     errors = [problem for problem in facts.problems if problem.severity is Severity.ERROR]
     for problem in facts.problems:
         if problem.severity is Severity.ERROR:
-            yield _problem("configuration", str(problem), "mend it; `anklet-supervisor check` tells all errors at once")
+            yield _problem("configuration", str(problem), "fix it; `anklet-supervisor check` lists every error")
         else:
-            yield _warning("configuration", str(problem), "see to it when you can; the program starts all the same")
+            yield _warning("configuration", str(problem), "fix it when convenient; jobs run all the same")
     if not errors:
         yield _ok("configuration", f"{facts.config}: no errors; services: {facts.services}")
 
 
 def user(facts: Facts) -> Iterator[Finding]:
-    """An ordinary one."""
+    """An ordinary user, not root."""
     if facts.root and facts.mac is None:
-        yield _warning("user", "this is root; on a Mac that would not do", "run everything as an ordinary user")
+        yield _warning(
+            "user", "running as root; on a Mac this must be an ordinary user", "run everything as an ordinary user"
+        )
     elif facts.root:
         yield _problem(
             "user",
-            "this is root; macOS runs VMs for a logged-in user",
-            "run everything as the ordinary user who is logged in",
+            "running as root; macOS runs VMs only for a logged-in user",
+            "run everything as the user who is logged in at the desktop",
         )
     else:
-        yield _ok("user", "an ordinary user")
+        yield _ok("user", "not root")
 
 
 # ---- VMs ----
 
 
 def vm_tools(facts: Facts) -> Iterator[Finding]:
-    """Each driver's tool: there, understood, licensed."""
+    """Each driver's tool: installed, of a known version, licensed."""
     for driver in facts.drivers:
         service = ", ".join(driver.services)
         if driver.error:
-            remedy = f"install {driver.name} (and its licence), or choose another vm_driver; see the README, Set it up"
+            remedy = f"install {driver.name} and its licence, or set another vm_driver (README: Set it up on a Mac)"
             yield _problem("VM tool", driver.error, remedy, service)
         else:
             yield _ok("VM tool", driver.product, service)
 
 
 def templates(facts: Facts) -> Iterator[Finding]:
-    """Something to clone from; a job may name one that is pulled first."""
+    """Templates to clone from; one that is not here is pulled for the first job that names it."""
     for driver in facts.drivers:
         if driver.vms is None:
             continue
@@ -194,49 +199,49 @@ def templates(facts: Facts) -> Iterator[Finding]:
         else:
             yield _warning(
                 "templates",
-                f"{driver.name} has no template on this host; the first job of each waits for its pull",
-                f"pull the templates that your jobs name with {driver.name} itself, ahead of the first job",
+                f"{driver.name} has no template on this host; the first job of each template waits for its pull",
+                f"use {driver.name} to pull the templates that your jobs name",
                 service,
             )
 
 
 def images(facts: Facts) -> Iterator[Finding]:
-    """The images that services have without a label's saying so."""
+    """The images that services name in the configuration."""
     for driver in facts.drivers:
         for image in driver.images:
             service = ", ".join(image.services)
             if image.here:
                 yield _ok("image", f"{image.name} is on this host", service)
-                why = f"whether {image.name} has {driver.name}'s guest agent shows when a VM of it starts; without it, ssh is used"
+                why = f"only a running VM of {image.name} shows whether it has {driver.name}'s guest agent; without it, ssh is used"
                 yield _not_checked("guest agent", why)
             elif image.can_be_pulled:
                 remedy = f"{driver.name} pull {image.name}"
                 yield _warning(
-                    "image", f"{image.name} is not here yet; the first job waits for its pull", remedy, service
+                    "image", f"{image.name} is not on this host yet; the first job waits for its pull", remedy, service
                 )
             else:
                 yield _problem(
                     "image",
                     f"{image.name} is not on this host, and nothing pulls it",
-                    f"make it with {driver.name}, or see to the keys image and pull of these services",
+                    f"create it with {driver.name}, or change the keys image and pull of these services",
                     service,
                 )
 
 
 def _is_template(vm: VMSeen) -> bool:
-    """One that has a tag is listed by its digest, too: once is enough."""
+    """An image with a tag is listed again by its digest; that row does not count."""
     return not vm.running and not vm.name.startswith(NAME_PREFIX) and "@sha256:" not in vm.name
 
 
 def registries(facts: Facts) -> Iterator[Finding]:
-    """Where templates are pulled from."""
+    """The registries that templates are pulled from."""
     for registry in facts.registries:
         service = ", ".join(registry.services)
         if registry.error:
             yield _warning(
                 "registry",
-                f"{registry.what} does not answer: {registry.error}; only templates that are here can be used",
-                "see to registry_url, the network, and the registry itself",
+                f"{registry.what} does not answer: {registry.error}; jobs can use only templates on this host",
+                "check registry_url, the network and the registry",
                 service,
             )
         else:
@@ -244,33 +249,33 @@ def registries(facts: Facts) -> Iterator[Finding]:
 
 
 def origins(facts: Facts) -> Iterator[Finding]:
-    """What the plugins found of where jobs come from."""
+    """The plugins' own findings about where jobs come from."""
     yield from facts.origins
 
 
 def stores(facts: Facts) -> Iterator[Finding]:
-    """Redis, for services that share it."""
+    """Redis, for the services that use it."""
     for store in facts.stores:
         service = ", ".join(store.services)
         if store.error:
             yield _problem(
-                "Redis", store.error, "see to Redis and to the keys database.*; no job is claimed without it", service
+                "Redis", store.error, "check Redis and the keys database.*; no job is claimed without Redis", service
             )
         else:
-            yield _ok("Redis", f"{store.what} answers and is new enough", service)
+            yield _ok("Redis", f"{store.what} answers, and its version is supported", service)
 
 
 # ---- the host ----
 
 
 def disk(facts: Facts) -> Iterator[Finding]:
-    """Room for clones and pulls."""
+    """Free space for clones and pulls."""
     if facts.disk is None:
-        yield _not_checked("disk", "the system does not tell")
+        yield _not_checked("disk", "cannot read the free space")
         return
     free, where = facts.disk
     said = f"{free / _GIB:.0f} GiB free at {where}"
-    remedy = "delete templates that no job names any more, and old logs"
+    remedy = "delete unused templates and old logs"
     if free < _NO_DISK:
         yield _problem("disk", said + "; a clone may not fit", remedy)
     elif free < _SOME_DISK:
@@ -280,7 +285,7 @@ def disk(facts: Facts) -> Iterator[Finding]:
 
 
 def sleep_settings(facts: Facts) -> Iterator[Finding]:
-    """A CI host stays awake, and comes back after a power cut."""
+    """A CI host stays awake and restarts after a power cut."""
     power = None if facts.mac is None else facts.mac.power
     if power is None:
         yield _not_checked("sleep")
@@ -292,33 +297,33 @@ def sleep_settings(facts: Facts) -> Iterator[Finding]:
             "sudo pmset -c sleep 0 disksleep 0",
         )
     else:
-        yield _ok("sleep", "this Mac does not sleep by itself")
+        yield _ok("sleep", "this Mac does not sleep when idle")
     if power.get("autorestart", "1") != "1":
         yield _warning("power cut", "this Mac stays off after a power cut", "sudo pmset -a autorestart 1")
 
 
 def login(facts: Facts) -> Iterator[Finding]:
-    """A desktop session of this user, also after a reboot; its keychain open."""
+    """This user has a desktop session, also after a reboot, with an unlocked keychain."""
     mac = facts.mac
     if mac is None or mac.console_ours is None:
         yield _not_checked("login")
     elif mac.console_ours:
-        yield _ok("login", "this user is logged in to the desktop")
+        yield _ok("login", "this user is logged in at the desktop")
     else:
         yield _problem(
             "login",
-            "this user is not logged in to the desktop; macOS runs VMs only then",
-            "log in at the screen, or by Screen Sharing",
+            "this user is not logged in at the desktop; macOS runs VMs only for a logged-in user",
+            "log in at the screen or through Screen Sharing",
         )
     if mac is None:
         yield _not_checked("login after a reboot")
     elif mac.auto_login:
-        yield _ok("login after a reboot", f"{mac.auto_login} is logged in automatically")
+        yield _ok("login after a reboot", f"{mac.auto_login} logs in automatically")
     else:
         yield _warning(
             "login after a reboot",
-            "nobody is logged in automatically, so that no job runs after a reboot",
-            "System Settings, Users & Groups: log in automatically (FileVault must be off)",
+            "automatic login is off, so no job runs after a reboot until someone logs in",
+            "System Settings, Users & Groups, Automatically log in as (FileVault must be off)",
         )
     yield _keychain(mac)
 
@@ -331,12 +336,12 @@ def _keychain(mac: MacFacts | None) -> Finding:
     return _warning(
         "login keychain",
         "locked; VM tools that keep keys there cannot start VMs",
-        "security unlock-keychain login.keychain-db; and no lock after a time: security set-keychain-settings login.keychain-db",
+        "security unlock-keychain login.keychain-db; to keep it unlocked: security set-keychain-settings login.keychain-db",
     )
 
 
 def dhcp(facts: Facts) -> Iterator[Finding]:
-    """The addresses of VMs that are gone must be free again soon."""
+    """The addresses of deleted VMs become free again soon."""
     if facts.mac is None:
         yield _not_checked("DHCP lease time")
         return
@@ -344,17 +349,17 @@ def dhcp(facts: Facts) -> Iterator[Finding]:
     if lease is not None and lease <= _LONGEST_DHCP_LEASE:
         yield _ok("DHCP lease time", f"{lease} s")
         return
-    said = "a day, macOS' default" if lease is None else f"{lease} s"
+    said = "a day (the default of macOS)" if lease is None else f"{lease} s"
     yield _warning(
         "DHCP lease time",
-        f"{said}: after some 250 VMs within that time there are no addresses left",
+        f"{said}: macOS runs out of addresses after about 250 VMs within that time",
         "sudo defaults write /Library/Preferences/SystemConfiguration/com.apple.InternetSharing.default.plist "
         "bootpd -dict DHCPLeaseTimeSecs -int 600",
     )
 
 
 def leftover_vms(facts: Facts) -> Iterator[Finding]:
-    """VMs that take a place and are nobody's, and VMs of another installation."""
+    """Unlisted VMs that take a place, and VMs of another installation."""
     listed = [vm for driver in facts.drivers for vm in driver.vms or ()]
     running = sum(vm.running for vm in listed)
     if facts.mac is None:
@@ -364,9 +369,9 @@ def leftover_vms(facts: Facts) -> Iterator[Finding]:
     elif facts.mac.virtualization_processes > running:
         yield _warning(
             "leftover virtualization processes",
-            f"{facts.mac.virtualization_processes} virtualization processes, but {running} running VMs are listed; each takes "
-            "one of the two places",
-            "quit other programs that run VMs; if none does, reboot",
+            f"{facts.mac.virtualization_processes} virtualization processes, but only {running} running VMs are listed; each "
+            "process takes one of the two places",
+            "quit other programs that run VMs; if there are none, reboot",
         )
     else:
         yield _ok("leftover virtualization processes", "none")
@@ -374,8 +379,8 @@ def leftover_vms(facts: Facts) -> Iterator[Finding]:
     if foreign:
         yield _warning(
             "foreign VMs",
-            f"VMs of another Anklet: {', '.join(sorted(foreign))}; they are never deleted by this one",
-            "delete them with the VM tool, if no other Anklet runs on this host",
+            f"VMs of another Anklet: {', '.join(sorted(foreign))}; this one never deletes them",
+            "delete them with the VM tool, unless another Anklet runs on this host",
         )
     elif listed or facts.drivers:
         yield _ok("foreign VMs", "none")
@@ -389,23 +394,23 @@ def _is_foreign(name: str, install_id: str | None) -> bool:
 
 
 def port(facts: Facts) -> Iterator[Finding]:
-    """The metrics endpoint's."""
+    """The port of the metrics endpoint."""
     if facts.port is None:
         return
     if facts.supervisor is not None:
-        yield _ok("port", f"{facts.port.what} is the running supervisor's (pid {facts.supervisor})")
+        yield _ok("port", f"{facts.port.what} belongs to the running supervisor (pid {facts.supervisor})")
     elif facts.port.error:
         yield _problem(
             "port",
-            f"{facts.port.what} cannot be had: {facts.port.error}",
-            "end who has it, or choose another metrics.port",
+            f"cannot listen on {facts.port.what}: {facts.port.error}",
+            "quit the program that uses the port, or set another metrics.port",
         )
     else:
         yield _ok("port", f"{facts.port.what} is free")
 
 
 def file_modes(facts: Facts) -> Iterator[Finding]:
-    """Nobody else may read secrets or state, nor write what is run."""
+    """Other users cannot read secrets or state, or change what we run."""
     bad = False
     for entry in facts.paths:
         finding = _file_mode(entry)
@@ -414,7 +419,7 @@ def file_modes(facts: Facts) -> Iterator[Finding]:
             yield finding
     if not bad and facts.paths:
         there = [entry.what for entry in facts.paths if entry.mode is not None]
-        yield _ok("file modes", f"as they should be: {', '.join(there) or 'nothing is there yet'}")
+        yield _ok("file modes", f"private: {', '.join(there)}" if there else "no files yet")
 
 
 def _file_mode(entry: PathFacts) -> Finding | None:
@@ -423,33 +428,35 @@ def _file_mode(entry: PathFacts) -> Finding | None:
     said = f"{entry.path} ({entry.what})"
     if not entry.ours:
         return _problem(
-            "file modes", f"{said} belongs to another user", f"chown it to the user who runs the program: {entry.path}"
+            "file modes",
+            f"{said} belongs to another user",
+            f"chown it to the user who runs the supervisor: {entry.path}",
         )
     if entry.secret and entry.mode & _OTHERS_MAY_READ:
         wanted = "700" if stat.S_ISDIR(entry.mode) else "600"
-        return _warning("file modes", f"{said} can be read by others", f"chmod {wanted} {entry.path}")
+        return _warning("file modes", f"other users can read {said}", f"chmod {wanted} {entry.path}")
     if entry.mode & _OTHERS_MAY_WRITE:
-        return _problem("file modes", f"{said} can be changed by others", f"chmod go-w {entry.path}")
+        return _problem("file modes", f"other users can change {said}", f"chmod go-w {entry.path}")
     return None
 
 
 def agent(facts: Facts) -> Iterator[Finding]:
-    """Started at login, and again after a crash."""
+    """The agent that starts the supervisor at login and after a crash."""
     loaded = None if facts.mac is None else facts.mac.agent_loaded
     if loaded is None:
         yield _not_checked("launchd agent")
     elif loaded and not facts.agent_current:
         yield _warning(
             "launchd agent",
-            f"{facts.agent_label} is loaded, but its file is not what this program would write: one of them has changed",
-            "anklet-supervisor agent install (it drains first)",
+            f"{facts.agent_label} is loaded, but its file differs from what `agent install` would write now",
+            "anklet-supervisor agent install (drains first)",
         )
     elif loaded:
         yield _ok("launchd agent", f"{facts.agent_label} is loaded")
     else:
         yield _warning(
             "launchd agent",
-            f"{facts.agent_label} is not loaded; nobody starts the program at login",
+            f"{facts.agent_label} is not loaded; the supervisor does not start at login",
             "anklet-supervisor agent install",
         )
 
@@ -474,11 +481,11 @@ _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
 )
 
 
-class _Report(msgspec.Struct, frozen=True):
+class _Document(msgspec.Struct, frozen=True):
     fit: bool
     findings: list[Finding]
 
 
 def as_json(findings: list[Finding]) -> str:
-    """The findings in a stable form: {"fit", "findings": [{"check", "verdict", "said", "remedy", "service"}]}."""
-    return msgspec.json.format(msgspec.json.encode(_Report(fit(findings), findings)), indent=2).decode()
+    """The findings as JSON with stable keys: {"fit", "findings": [{"check", "verdict", "said", "remedy", "service"}]}."""
+    return msgspec.json.format(msgspec.json.encode(_Document(fit(findings), findings)), indent=2).decode()

@@ -1,6 +1,6 @@
-"""Gathers what `doctor` judges: asks the VM tools, the network, the disk, and on a Mac the system. Changes nothing.
+"""Gathers the facts that `doctor` judges: asks the VM tools, the network, the disk and macOS. Changes nothing.
 
-Owns how each fact is got, and that one that cannot be got does not hide the others. What a fact means is in `doctor`.
+Owns how to get each fact; one that fails does not hide the others. Must not know what a fact means: that is `doctor.doctor`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -39,8 +38,9 @@ from anklet_worker.vm.foreign import virtualization_processes
 
 T = TypeVar("T")
 
+#: Seconds: to connect to a registry, and for a command of macOS to answer.
 _CONNECT = 5.0
-_ASK = 10.0
+_ANSWER = 10.0
 _PREFERENCES = Path("/Library/Preferences")
 _INTERNET_SHARING = _PREFERENCES / "SystemConfiguration" / "com.apple.InternetSharing.default.plist"
 _LOGIN_WINDOW = _PREFERENCES / "com.apple.loginwindow.plist"
@@ -50,7 +50,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def gather(config_path: Path, home: Path) -> Facts:
-    """Ask everything. Takes some seconds; never raises for what it finds."""
+    """Gather every fact. Takes some seconds; a fact that fails is left out, never raised."""
     config, problems = _configuration(config_path, home)
     facts = Facts(
         config=str(config_path),
@@ -81,7 +81,7 @@ def gather(config_path: Path, home: Path) -> Facts:
 
 
 def _configuration(path: Path, home: Path) -> tuple[SupervisorConfig | None, tuple[Problem, ...]]:
-    """The whole; where its services are wrong, at least the host's part."""
+    """The configuration and its problems. Without the services when these are wrong; None when the rest is, too."""
     try:
         return load(path, os.environ, home=home, platform=sys.platform)
     except ConfigErrors as error:
@@ -95,7 +95,7 @@ def _configuration(path: Path, home: Path) -> tuple[SupervisorConfig | None, tup
 
 
 def commands() -> CommandRunner:
-    """Runs commands of this examination: with our environment, noted nowhere."""
+    """Runs commands with this process's environment, and records none of them."""
     settings = CommandSettings(
         env=os.environ, secrets=(), cwd=Path("/"), in_flight=lambda _: None, ended=lambda *_: None
     )
@@ -111,7 +111,7 @@ def _drivers(config: SupervisorConfig) -> Iterator[DriverFacts]:
 def _driver(users: Sequence[ServiceConfig]) -> DriverFacts:
     facts = DriverFacts(name=users[0].vm_driver, services=tuple(user.name for user in users))
     log = open_log(lambda _: None, "ERROR", (), {}, name="anklet.doctor")
-    # A directory of its own: nothing of the running supervisor's is touched, no lock of its is waited for.
+    # A scratch directory: we touch nothing of a running supervisor and wait for none of its locks.
     with tempfile.TemporaryDirectory(prefix="anklet-doctor-") as scratch:
         try:
             driver = open_driver(users[0], Path(scratch), commands(), Orders(), log)
@@ -122,13 +122,13 @@ def _driver(users: Sequence[ServiceConfig]) -> DriverFacts:
         try:
             listing = driver.listing()
         except AnkletError as error:
-            return msgspec.structs.replace(facts, error=f"its VMs cannot be listed: {error}")
+            return msgspec.structs.replace(facts, error=f"cannot list VMs: {error}")
     seen = tuple(VMSeen(name=vm.name, running=vm.state is VMState.RUNNING) for vm in listing)
     return msgspec.structs.replace(facts, vms=seen, images=tuple(_images(users, {vm.name for vm in listing})))
 
 
 def _images(users: Sequence[ServiceConfig], here: set[str]) -> Iterator[ImageWanted]:
-    """Images that the services name in the configuration; only Tart's can."""
+    """The images that services name in the configuration; only services with Tart can."""
     with_image = [user for user in users if user.vm_driver == "tart" and user.tart.image]
     for name in dict.fromkeys(user.tart.image for user in with_image):
         asking = [user for user in with_image if user.tart.image == name]
@@ -150,13 +150,13 @@ def _registries(services: Sequence[ServiceConfig]) -> Iterator[Reached]:
 
 
 def _without_user(url: str) -> str:
-    """A URL may hold a password."""
+    """The URL without user and password, for messages."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _connect(url: str) -> str:
-    """Why nobody takes connections there; empty when somebody does."""
+    """Why a connection there fails; empty when it succeeds."""
     parts = urlsplit(url)
     try:
         address = (parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 80))
@@ -181,8 +181,8 @@ def _stores(services: Sequence[ServiceConfig]) -> Iterator[Reached]:
 
 
 def _origins(services: Sequence[ServiceConfig]) -> Iterator[Finding]:
-    """What the plugins' own doctors say. Services that differ in nothing but their name are examined once, and what is said the
-    same of several is told once."""
+    """The findings of the plugins' own doctors. Services that differ only in their name are examined once; the same finding about
+    several services appears once, with all their names."""
     alike: list[tuple[ServiceConfig, list[str]]] = []
     for service in services:
         bare = msgspec.structs.replace(service, name="")
@@ -200,14 +200,18 @@ def _origins(services: Sequence[ServiceConfig]) -> Iterator[Finding]:
 
 
 def _examined(service: ServiceConfig) -> list[Finding]:
+    from importlib.metadata import entry_points  # noqa: PLC0415  `agent` uses this module without plugins
+
     for point in entry_points(group=DOCTOR_GROUP, name=service.plugin):
         try:
             examine: PluginDoctor = point.load()
             return list(examine(service))
-        except Exception as error:  # noqa: BLE001  a stranger's code: whatever it raises is a finding
+        except Exception as error:  # noqa: BLE001  a plugin's code may raise anything; that becomes a finding
             said = f"the doctor of plugin {service.plugin} failed: {type(error).__name__}"
-            return [Finding(check="plugin", verdict=Verdict.WARNING, said=said, remedy="tell the plugin's author")]
-    said = f"plugin {service.plugin} brings no doctor of its own"
+            return [
+                Finding(check="plugin", verdict=Verdict.WARNING, said=said, remedy="report it to the plugin's author")
+            ]
+    said = f"not checked: plugin {service.plugin} has no doctor"
     return [Finding(check="plugin", verdict=Verdict.NOT_CHECKED, said=said)]
 
 
@@ -217,7 +221,7 @@ def _port(config: SupervisorConfig) -> Reached:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe:
-            # As the endpoint does: what lingers of earlier connections is nobody's.
+            # As the endpoint does: connections in TIME_WAIT do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
@@ -247,7 +251,7 @@ def _path(path: Path, what: str, *, secret: bool = True) -> PathFacts:
         info = path.stat()
     except OSError:
         return PathFacts(path=path, what=what, mode=None)
-    # /tmp and its like: everybody may write there, nobody may replace what is another's.
+    # With the sticky bit, as on /tmp, others may write but cannot replace our files.
     mode = info.st_mode & ~(stat.S_IWGRP | stat.S_IWOTH) if info.st_mode & stat.S_ISVTX else info.st_mode
     return PathFacts(path=path, what=what, mode=mode, ours=info.st_uid in (os.geteuid(), 0), secret=secret)
 
@@ -256,10 +260,10 @@ def _path(path: Path, what: str, *, secret: bool = True) -> PathFacts:
 
 
 def mac_facts() -> MacFacts:
-    """What macOS says of power, login, keychain, network sharing and the agent."""
-    power = _asked("pmset", "-g", "custom")
-    keychain = _asked("security", "show-keychain-info")
-    loaded = _asked("launchctl", "print", agent.target(os.getuid()))
+    """Ask macOS about power, login, keychain, DHCP and the agent."""
+    power = _ask("pmset", "-g", "custom")
+    keychain = _ask("security", "show-keychain-info")
+    loaded = _ask("launchctl", "print", agent.target(os.getuid()))
     return MacFacts(
         power=None if power is None or power.status else power_on_mains(power.stdout.decode(errors="replace")),
         console_ours=_or_none(lambda: _CONSOLE.stat().st_uid == os.getuid()),
@@ -278,7 +282,7 @@ def agent_is_current(config_path: Path, config: SupervisorConfig, home: Path) ->
 
 
 def power_on_mains(text: str) -> dict[str, str]:
-    """The settings that `pmset -g custom` prints for the mains; a Mac without a battery has no other."""
+    """The settings that `pmset -g custom` prints for AC power; a Mac without a battery has no others."""
     sections: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}
     for line in text.splitlines():
@@ -294,9 +298,9 @@ def _plist(path: Path) -> dict[str, Any]:
     return value
 
 
-def _asked(*argv: str) -> CommandResult | None:
+def _ask(*argv: str) -> CommandResult | None:
     with contextlib.suppress(AnkletError):
-        return commands().run(argv, timeout=_ASK)
+        return commands().run(argv, timeout=_ANSWER)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What `doctor` found, drawn for people: the findings in order, each with its remedy below. Draws, and judges nothing."""
+"""Draws what `doctor` found: the findings in order, each with its remedy below. Judges nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHECK_WIDTH = 34
 
 
 def show(findings: Sequence[Finding], console: Console | None = None) -> None:
-    """Draw on standard output (`console` stands for a terminal in tests); without a terminal a finding is a line."""
+    """Print the findings on standard output, or on `console`. Without a terminal each finding is one line."""
     if console is None and not sys.stdout.isatty():
         for finding in findings:
             sys.stdout.write(_line(finding))
@@ -58,7 +58,13 @@ def _said(finding: Finding) -> str:
 
 
 def _summary(findings: Sequence[Finding]) -> str:
-    if fit(findings):
-        return "this host is fit to run jobs"
     problems = sum(finding.verdict is Verdict.PROBLEM for finding in findings)
-    return f"this host is not fit to run jobs: {problems} to be mended, from the top down"
+    warnings = sum(finding.verdict is Verdict.WARNING for finding in findings)
+    if problems:
+        order = ", starting at the top" if problems > 1 else ""
+        return f"not ready: fix {_counted(problems, 'problem')}{order}"
+    return f"ready to run jobs, {_counted(warnings, 'warning')}" if warnings else "ready to run jobs"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,7 +1,7 @@
-"""The launchd agent: its property list, made from the configuration, and the few things done with launchctl.
+"""The launchd agent: its property list, made from the configuration, and how launchctl loads and unloads it.
 
-Owns the label, the property list and its file. What launchd demands is from launchd.plist(5) and launchctl(1): a job stays in the
-foreground, does not change its session or directory by itself, and has an absolute program path. Knows no service and no VM.
+Owns the label, the property list and its file. Follows launchd.plist(5) and launchctl(1): a job stays in the foreground, does not
+change its session or directory, and has an absolute program path. Must not know any service or VM.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from anklet_worker.files import remove, write_atomically
 from anklet_worker.process.command import CommandResult
 
 LABEL = "com.anklet.supervisor"
-#: launchd's own PATH has none of the places where VM tools are installed.
+#: VM tools are installed in places that launchd's own PATH lacks.
 PATH = "/usr/local/bin:/opt/homebrew/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-#: launchd's SIGTERM is a drain, which lasts as long as the longest job: a day, where no drain_timeout says less.
+#: Seconds from launchd's SIGTERM, a drain, to its SIGKILL without a drain_timeout: longer than the longest job.
 _LONGEST_DRAIN = 86_400
-#: What comes after a drain_timeout: the stop that it becomes, with every clean-up.
+#: Seconds that the stop after a drain_timeout gets for every clean-up.
 _STOP_MARGIN = 600
 _THROTTLE = 10
-#: Octal 077, as the number that launchd.plist(5) wants.
+#: Octal 077; launchd.plist(5) takes a number.
 _UMASK = 0o077
-_PATIENCE = 60.0
-#: launchctl: the service is not there (ESRCH, as launchctl tells it); the same for `print` (113: could not find service).
+#: launchctl's exit codes for a service that is not loaded: 3 (ESRCH) from most commands, 113 from `print`.
 _NOT_LOADED = frozenset({3, 113})
-#: launchctl bootout: it has been asked to end, and has not yet (EINPROGRESS of macOS).
+#: launchctl bootout's exit code while the service is still ending (EINPROGRESS on macOS).
 _IN_PROGRESS = 36
 _PRINTED = re.compile(r"^\t(state|pid|last exit code|runs) = (.+)$", re.MULTILINE)
 
@@ -42,7 +41,7 @@ Launchctl = Callable[[Sequence[str]], CommandResult]
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the property list is made from. Every path is absolute; `config` None: the usual place, nothing need be said."""
+    """The values in the property list. Every path is absolute; `config` is None for the default place."""
 
     python: Path
     home: Path
@@ -52,9 +51,9 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def installation(config_path: Path, config: SupervisorConfig, home: Path, python: Path | None = None) -> Installation:
-    """This program's, for a configuration. `python` stands for the running interpreter in tests.
+    """The installation of this program for a configuration, run by `python` or else by the current interpreter.
 
-    The interpreter is named as it was called, not where links lead: only so does it know its virtual environment.
+    Keeps the interpreter's path as it was called, with its links: Python finds its virtual environment by that path.
     """
     usual = home / ".config" / "anklet" / "config.yml"
     path = config_path.absolute()
@@ -68,23 +67,23 @@ def installation(config_path: Path, config: SupervisorConfig, home: Path, python
 
 
 def list_path(home: Path) -> Path:
-    """The property list's file, where launchd looks for those of a user."""
+    """The property list's file, in the user's LaunchAgents folder."""
     return home / "Library" / "LaunchAgents" / f"{LABEL}.plist"
 
 
 def target(uid: int) -> str:
-    """The agent's name for launchctl, in the login session of this user."""
+    """The agent's name for launchctl, in this user's login session."""
     return f"gui/{uid}/{LABEL}"
 
 
 def property_list(of: Installation) -> bytes:
-    """The agent as launchd reads it. No secret is in it: anybody on the host may read it."""
+    """The property list. It holds no secret: every user of the host can read it."""
     drain = _LONGEST_DRAIN if of.drain_timeout is None else int(of.drain_timeout) + _STOP_MARGIN
     where = [] if of.config is None else ["--config", str(of.config)]
     return plistlib.dumps(
         {
             "Label": LABEL,
-            # Not the console script: with it each worker's interpreter would import the command line again.
+            # Not the console script: each worker's interpreter would import the command line again.
             "ProgramArguments": [str(of.python), "-m", "anklet_supervisor", "start", "--agent", *where],
             "EnvironmentVariables": {"PATH": PATH},
             "LimitLoadToSessionType": "Aqua",
@@ -102,19 +101,21 @@ def property_list(of: Installation) -> bytes:
 
 
 def newsyslog_rule(log_dir: Path, user: str) -> str:
-    """A file for /etc/newsyslog.d: the log is moved aside at 100 MB, seven are kept. Nobody is signalled (N): the program
-    notices within a second that its file was moved, and makes it anew; so it is not compressed, which would lose what is written
-    until then. Nor is a line of newsyslog's own put in (B). newsyslog.conf(5)."""
+    """A file for /etc/newsyslog.d: move the log aside at 100 MB and keep seven. See newsyslog.conf(5).
+
+    Flag N: send no signal, because the log's writer notices the move within a second. No compression: it would lose the lines
+    written until then. Flag B: newsyslog adds no line of its own.
+    """
     return (
-        "# Rotates the log of anklet-supervisor. To be put into /etc/newsyslog.d/ by root, with log.max_megabytes: 0 in the\n"
-        "# configuration, so that not both rotate. Sizes are in KiB.\n"
+        "# Rotates the log of anklet-supervisor. Install it as root in /etc/newsyslog.d/, and set log.max_megabytes: 0 in the\n"
+        "# configuration, so that only newsyslog rotates. Sizes are in KiB.\n"
         "# logfilename                          [owner:group]    mode count size   when  flags\n"
         f"{log_dir}/anklet.log    {user}:staff    640  7     102400 *     NB\n"
     )
 
 
 class Agent:
-    """The agent of one user. `path` is its property list's file."""
+    """One user's agent. `path` is its property list's file."""
 
     def __init__(self, path: Path, launchctl: Launchctl, uid: int | None = None) -> None:
         self.path = path
@@ -122,20 +123,20 @@ class Agent:
         self._uid = os.getuid() if uid is None else uid
 
     def install(self, content: bytes) -> str:
-        """Write the property list and load it, replacing one that is there; says what was done.
+        """Write the property list and load it in place of an earlier one. Returns what was done.
 
-        The same list that is loaded already is left alone: nobody is drained for nothing; what has ended since (by a drain) is
-        started. Raises `TemporaryError` when the one before still drains, `ConfigError` when launchd refuses.
+        A list that is already loaded stays loaded, so that nothing drains needlessly; if its program has ended, by a drain, it
+        starts again. Raises `TemporaryError` while the earlier one drains, `ConfigError` when launchd refuses the list.
         """
         printed = self._ask("print", target(self._uid))
         loaded = printed.status == 0
         if loaded and self.path.is_file() and self.path.read_bytes() == content:
             if _facts(printed).get("state") != "not running":
-                return f"{LABEL} is loaded, and {self.path} is as it should be"
+                return f"{LABEL} is already loaded, and {self.path} is up to date"
             started = self._ask("kickstart", target(self._uid))
             if started.status != 0:
-                raise TemporaryError(f"launchd does not start {LABEL}: {_said(started)}")
-            return f"{LABEL} was loaded and not running; it is started"
+                raise TemporaryError(f"launchd did not start {LABEL}: {_said(started)}")
+            return f"started {LABEL}, which was loaded but not running"
         if loaded:
             self._unload()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,13 +144,13 @@ class Agent:
         self._ask("enable", target(self._uid))
         done = self._ask("bootstrap", f"gui/{self._uid}", str(self.path))
         if done.status != 0:
-            raise ConfigError(f"launchd does not load {self.path}: {_said(done)}; are you logged in to the desktop?")
+            raise ConfigError(f"launchd did not load {self.path}: {_said(done)}; are you logged in at the desktop?")
         return f"{LABEL} is loaded from {self.path}"
 
     def uninstall(self) -> str:
-        """Unload the agent and remove its file; says what was done. A supervisor with jobs drains first.
+        """Unload the agent and remove its file. Returns what was done. A supervisor with jobs drains first.
 
-        Raises `TemporaryError` while it drains: then nothing is removed yet.
+        Raises `TemporaryError` while it drains; nothing is removed then.
         """
         loaded = self._is_loaded()
         if loaded:
@@ -159,7 +160,7 @@ class Agent:
         return f"{LABEL} is unloaded and removed" if loaded or there else f"{LABEL} was not installed"
 
     def status(self) -> tuple[int, str]:
-        """Exit code (0: loaded, 3: not) and what launchd says of it."""
+        """The exit code (0: loaded, 3: not loaded) and what launchd reports."""
         printed = self._ask("print", target(self._uid))
         if printed.status in _NOT_LOADED:
             hint = f"; {self.path} exists" if self.path.exists() else ""
@@ -167,13 +168,13 @@ class Agent:
         if printed.status != 0:
             raise TemporaryError(f"launchctl print {target(self._uid)} failed: {_said(printed)}")
         facts = _facts(printed)
-        told = ", ".join(
+        shown = ", ".join(
             f"{name} {facts[name]}" for name in ("state", "pid", "runs", "last exit code") if name in facts
         )
-        return int(ExitCode.OK), f"{LABEL} is loaded: {told or 'launchd says no more'}"
+        return int(ExitCode.OK), f"{LABEL} is loaded: {shown or 'launchd gives no details'}"
 
     def pid(self) -> int | None:
-        """The process that launchd runs for the agent, if it runs one."""
+        """The pid of the agent's process; None when launchd runs none."""
         pid = _facts(self._ask("print", target(self._uid))).get("pid", "")
         return int(pid) if pid.isdigit() else None
 
@@ -184,16 +185,16 @@ class Agent:
         done = self._ask("bootout", target(self._uid))
         if done.timed_out or done.status == _IN_PROGRESS:
             raise TemporaryError(
-                "the supervisor drains: its jobs finish first; try again then, or interrupt them by `anklet-supervisor stop`"
+                "the supervisor is draining: its jobs finish first; try again later, or end them with `anklet-supervisor stop`"
             )
         if done.status not in (0, *_NOT_LOADED):
-            raise TemporaryError(f"launchd does not unload {LABEL}: {_said(done)}")
+            raise TemporaryError(f"launchd did not unload {LABEL}: {_said(done)}")
 
     def _ask(self, *arguments: str) -> CommandResult:
         try:
             return self._launchctl(arguments)
         except CliUnavailable as error:
-            raise CliUnavailable("launchctl is not on PATH; only a Mac has launchd") from error
+            raise CliUnavailable("launchctl is not on PATH; launchd needs macOS") from error
         except AnkletError as error:
             raise TemporaryError(str(error)) from None
 

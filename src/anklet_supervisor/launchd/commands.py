@@ -1,4 +1,7 @@
-"""`agent print|install|uninstall|status`: reads the configuration, asks launchctl, says what came of it."""
+"""`agent print|install|uninstall|status`: reads the configuration, calls launchctl, prints the result.
+
+Must not know what a property list holds: that is `launchd.agent`.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ from anklet_supervisor.launchd.agent import (
 from anklet_worker.contract.errors import ConfigError, ExitCode
 from anklet_worker.process.command import CommandResult
 
-#: launchctl bootout waits for the agent's end; a drain may take a day, a command not.
+#: Seconds for launchctl. `bootout` waits for the agent's exit, which a drain can delay for a day.
 _PATIENCE = 60.0
 
 
 def act(action: str, config_path: Path, *, newsyslog: bool = False) -> int:
-    """Do one of the four; the exit code. Raises `AnkletError`."""
+    """Run one of the four actions. Returns the exit code; raises `AnkletError`."""
     home = Path.home()
     agent = Agent(list_path(home), _launchctl)
     if action == "status":
@@ -51,17 +54,17 @@ def act(action: str, config_path: Path, *, newsyslog: bool = False) -> int:
 
 
 def _config_under_launchd(path: Path, home: Path) -> SupervisorConfig:
-    """What the agent will read. One that is wrong, or needs this shell's environment, would make an agent that ends at once.
+    """The configuration as the agent will read it.
 
-    Raises `ConfigError`.
+    Raises `ConfigError` for one that is wrong or needs this shell's environment: the agent would exit at once.
     """
     load_config(path)
     try:
         return load(path, {"PATH": PATH, "HOME": str(home)}, home=home, platform=sys.platform)[0]
     except ConfigErrors as error:
         raise ConfigError(
-            f"launchd starts the agent without this shell's environment, and then: {error} (write it into the configuration, or "
-            "use a _file or _command key)"
+            f"launchd starts the agent without this shell's environment: {error} (write the value into the configuration, or use "
+            "a _file or _command key)"
         ) from None
 
 
@@ -72,11 +75,11 @@ def _install(agent: Agent, what: Installation, config: SupervisorConfig) -> None
     _say(agent.install(property_list(what)))
     overrides = sorted(_overrides(config) & os.environ.keys())
     if overrides:
-        _say(f"the agent does not have what this shell's environment overrides: {', '.join(overrides)}")
+        _say(f"the agent does not see what this shell's environment overrides: {', '.join(overrides)}")
     if running != ours:
         _say(
-            f"a supervisor that launchd has not started is running (pid {running}), so the agent's has ended at once: "
-            "end it by `anklet-supervisor drain`, then `anklet-supervisor agent install` again"
+            f"another supervisor, which launchd did not start, is running (pid {running}), so the agent exited: run "
+            "`anklet-supervisor drain`, then `anklet-supervisor agent install` again"
         )
 
 

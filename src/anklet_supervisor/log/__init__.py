@@ -1,1 +1,1 @@
-"""The log file: its one writer and its readers."""
+"""The log file: its one writer and its reader."""

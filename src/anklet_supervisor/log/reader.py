@@ -1,6 +1,6 @@
-"""`logs`: reads the log file, keeps what is wanted, and goes on reading across rotations.
+"""`logs`: reads the log file, filters its lines, and keeps reading across rotations.
 
-Owns which lines are shown. How they look is in `log_view`, how they are written in `anklet_worker.log.service_log`.
+Owns which lines are shown. `console.log_view` draws them; `anklet_worker.log.service_log` owns their form.
 """
 
 from __future__ import annotations
@@ -20,32 +20,34 @@ from anklet_supervisor.console.log_view import LineWriter
 from anklet_supervisor.log.writer import log_file, rotated
 from anklet_worker.contract.errors import ConfigError, ExitCode
 
+#: Seconds between two reads of `logs --follow`.
 _PAUSE = 0.2
 _LEVELS = ("DEBUG", "INFO", "WARN", "ERROR")
+#: Bytes per read.
 _CHUNK = 1 << 16
-#: What is no line of ours has no end, perhaps.
+#: Bytes after which a line that never ends is cut; we write no line this long.
 _LONGEST_LINE = 1 << 20
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which lines are shown: of one service, of one job (by its id, or its VM's name), of this level or above. None: all."""
+class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Selects lines by service, by job (its ID or its VM's name), and by lowest level; None selects all."""
 
     service: str | None = None
     job: str | None = None
     level: str | None = None
 
-    def takes_line(self, line: bytes) -> bool:
-        """True when the line is to be shown; reads as little of it as will do."""
-        if self == Wanted():
+    def matches_line(self, line: bytes) -> bool:
+        """True when the line is shown. Parses it only when it must."""
+        if self == LineFilter():
             return True
         if self.job is not None and self.job.encode() not in line:
             return False
-        return self.takes(parsed(line))
+        return self.matches(parsed(line))
 
-    def takes(self, record: dict[str, object] | None) -> bool:
-        """True when the record is to be shown. A line that is none (of LOG_LEVEL=dev, of a crash) only where all are."""
+    def matches(self, record: dict[str, object] | None) -> bool:
+        """True when the record is shown. None, a line of LOG_LEVEL=dev or of a crash, matches only the empty filter."""
         if record is None:
-            return self == Wanted()
+            return self == LineFilter()
         if self.service is not None and record.get("serviceName") != self.service:
             return False
         if self.job is not None and self.job not in {
@@ -60,7 +62,7 @@ def _rank(level: object) -> int:
 
 
 def parsed(line: bytes) -> dict[str, object] | None:
-    """The record of a line of the log; None for what is none."""
+    """The record in a line of the log; None for any other text."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -68,11 +70,11 @@ def parsed(line: bytes) -> dict[str, object] | None:
     return value if isinstance(value, dict) and isinstance(value.get("msg"), str) else None
 
 
-def show(config: Path, wanted: Wanted, *, lines: int, follow: bool) -> int:
-    """Show the last so many lines of those wanted, and with `follow` those to come, until Ctrl-C. Raises `ConfigError`."""
+def show(config: Path, wanted: LineFilter, *, lines: int, follow: bool) -> int:
+    """Print the last `lines` lines that match, and with `follow` new ones until Ctrl-C. Raises `ConfigError`."""
     host = load_host(config, os.environ, home=Path.home(), platform=sys.platform)
     if host.log.file_dir is None:
-        raise ConfigError(f"the log goes to standard output; set log.file_dir in {config} to have it in a file")
+        raise ConfigError(f"the log goes to standard output; set log.file_dir in {config} to write it to a file")
     path = log_file(host.log.file_dir)
     if not path.exists() and not follow:
         raise ConfigError(f"{path} does not exist: no supervisor has written it yet")
@@ -82,11 +84,11 @@ def show(config: Path, wanted: Wanted, *, lines: int, follow: bool) -> int:
     for line in shown:
         writer.write(line, parsed(line))
     if not shown and not follow and lines:
-        sys.stderr.write(f"no line of {path} is to be shown\n")
+        sys.stderr.write(f"no matching line in {path}\n")
     try:
         while follow:
             for line in tail.read():
-                if wanted.takes_line(line):
+                if wanted.matches_line(line):
                     writer.write(line, parsed(line))
             time.sleep(_PAUSE)
     except KeyboardInterrupt:
@@ -94,15 +96,14 @@ def show(config: Path, wanted: Wanted, *, lines: int, follow: bool) -> int:
     return int(ExitCode.OK)
 
 
-def last_lines(path: Path, lines: Iterable[bytes], wanted: Wanted, most: int) -> list[bytes]:
-    """The last `most` of those wanted: `lines` are the log's at `path`; what is missing is in the files that it was before, where
-    the program itself rotates."""
-    found = deque(filter(wanted.takes_line, lines), maxlen=most)
+def last_lines(path: Path, lines: Iterable[bytes], wanted: LineFilter, most: int) -> list[bytes]:
+    """The last `most` lines that match. `lines` are those of the log at `path`; rotated files supply the rest."""
+    found = deque(filter(wanted.matches_line, lines), maxlen=most)
     number = 1
     while len(found) < most:
         try:
             with rotated(path, number).open("rb") as file:
-                earlier = deque(filter(wanted.takes_line, map(_without_end, file)), maxlen=most - len(found))
+                earlier = deque(filter(wanted.matches_line, map(_without_end, file)), maxlen=most - len(found))
         except OSError:
             break
         found.extendleft(reversed(earlier))
@@ -115,7 +116,7 @@ def _without_end(line: bytes) -> bytes:
 
 
 class Tail:
-    """Whole lines of a file as they come, also when it is moved away and begun anew. `is_same` tells whether it was not."""
+    """Reads whole lines as a file grows, and continues with its successor when it is moved away or truncated."""
 
     def __init__(self, path: Path, open_file: Callable[[Path], int] | None = None) -> None:
         self._path = path
@@ -124,10 +125,10 @@ class Tail:
         self._rest = b""
 
     def read(self) -> list[bytes]:
-        """The lines since the last call, without their ends."""
+        """The lines since the last call, without their newlines."""
         found = self._read_open()
         if self._has_moved():
-            # What was written between the last look and the move is in the old file.
+            # Lines written between the last read and the move are still in the old file.
             found += self._read_open()
             self._close()
             found += self._read_open()
