@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from anklet_supervisor.daemon.state_dir import open_state_dir, take_over, told
+from anklet_supervisor.daemon.state_dir import explained, open_state_dir, take_over
 from anklet_worker.contract.errors import ConfigError, ExitCode, TemporaryError
+from anklet_worker.state_layout import Kind, Place
 
-FILES = ["lock", "slots", "status.json", "install-id", "leases.db", "jobs.json", "version"]
-FOLDERS = ["services", "jobs", "services/A", "services/A/records"]
+FOLDERS = [place for place in Place if place.kind is Kind.FOLDER]
+FILES = [place for place in Place if place.kind is Kind.FILE]
+
+
+def example(place, state):
+    """One path of this place."""
+    return place.path(state, *("A" * place.pattern.count("*")))
 
 
 def mode(path):
@@ -25,12 +31,12 @@ def state(tmp_path):
     path = tmp_path / "state"
     assert open_state_dir(path) == []
     take_over(path)
-    for name in FOLDERS:
-        (path / name).mkdir(mode=0o700, exist_ok=True)
-    for name in FILES:
-        if not (path / name).exists():
-            (path / name).write_text("x")
-            (path / name).chmod(0o600)
+    for place in FOLDERS:
+        example(place, path).mkdir(mode=0o700, exist_ok=True)
+    for place in FILES:
+        if place is not Place.VERSION:
+            example(place, path).write_text("x")
+            example(place, path).chmod(place.mode)
     return path
 
 
@@ -48,28 +54,41 @@ def test_a_directory_in_order_is_left_as_it_is(state):
     assert open_state_dir(state) == []
 
 
-@pytest.mark.parametrize("name", [*FILES, *FOLDERS])
-def test_a_symbolic_link_is_refused_wherever_it_stands(state, tmp_path, name):
-    """78, with its path and what to do."""
-    target = tmp_path / "target"
-    (state / name).rename(target)
-    (state / name).symlink_to(target)
+@pytest.mark.parametrize("place", Place)
+@pytest.mark.parametrize("dangles", [False, True])
+def test_a_symbolic_link_is_refused_wherever_it_stands(state, tmp_path, place, dangles):
+    """78, with its path and what to do; even if the link leads nowhere yet."""
+    path, target = example(place, state), tmp_path / "target"
+    path.rename(target)
+    path.symlink_to(tmp_path / "nowhere" if dangles else target)
     with pytest.raises(ConfigError, match="symbolic link") as caught:
         open_state_dir(state)
-    assert str(state / name) in str(caught.value)
+    assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*FILES, *FOLDERS[1:]])
-def test_rights_of_others_are_taken_away_and_told(state, name):
-    """Each in one line where they could write; where they could only look, without a word."""
-    private = 0o600 if name in FILES else 0o700
-    (state / name).chmod(0o777)
-    (note,) = open_state_dir(state)
-    assert str(state / name) in note
-    assert mode(state / name) == private
-    (state / name).chmod(private | 0o055)
+@pytest.mark.parametrize("place", Place)
+def test_rights_of_others_are_removed_and_told(state, place):
+    """Each in one line where they could write; where they could only read, without a word."""
+    path = example(place, state)
+    path.chmod(0o777)
+    assert open_state_dir(state) == [f"removed group/other write permission from {path} (mode was 777)"]
+    assert mode(path) == place.mode
+    path.chmod(place.mode | 0o055)
     assert open_state_dir(state) == []
-    assert mode(state / name) == private
+    assert mode(path) == place.mode
+
+
+@pytest.mark.parametrize("place", Place)
+def test_a_path_of_the_wrong_kind_is_refused(state, place):
+    """78 with its path; but among folders of any name something else may lie, such as a file manager's."""
+    path = example(place, state)
+    path.rename(state.parent / "moved")
+    path.touch(0o600) if place.kind is Kind.FOLDER else path.mkdir(0o700)
+    if place.has_any_name:
+        assert open_state_dir(state) == []
+        return
+    with pytest.raises(ConfigError, match=f"{path} is not a {place.kind.value}; move it away"):
+        open_state_dir(state)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -129,7 +148,7 @@ def test_what_a_killed_writer_left_aside_is_removed(state):
 )
 def test_a_refusal_of_the_system_is_one_line_with_its_exit_code(number, kind, code):
     """Try again, or see to it; the file is named."""
-    with pytest.raises(kind) as caught, told(Path("/state")):
+    with pytest.raises(kind) as caught, explained(Path("/state")):
         raise OSError(number, os.strerror(number), "/state/slots")
     assert caught.value.exit_code == code
     assert "/state/slots" in str(caught.value)

@@ -21,6 +21,7 @@ import psutil
 
 from anklet_worker.contract.errors import AlreadyRunning, ConfigError, TemporaryError
 from anklet_worker.files import remove, write_atomically
+from anklet_worker.state_layout import Place
 
 #: What stands in place of a host's id where the system has none.
 UNKNOWN_HOST = "0" * 16
@@ -50,7 +51,7 @@ class InstanceLock:
     """One supervisor per state directory. The kernel drops the lock with its holder, however that dies."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / "lock"
+        self._path = Place.LOCK.path(state_dir)
         self._fd = -1
 
     def acquire(self) -> None:
@@ -88,11 +89,11 @@ def running_supervisor(state_dir: Path) -> int | None:
     Raises `TemporaryError` when one runs and does not say its pid.
     """
     try:
-        fd = os.open(state_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(Place.LOCK.path(state_dir), os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise TemporaryError(f"cannot read {state_dir / 'lock'}: {error.strerror}") from None
+        raise TemporaryError(f"cannot read {Place.LOCK.path(state_dir)}: {error.strerror}") from None
     try:
         for _ in range(_LOOKS):
             if _flock(fd, fcntl.LOCK_SH):
@@ -104,7 +105,7 @@ def running_supervisor(state_dir: Path) -> int | None:
             threading.Event().wait(_LOOK_PAUSE)
     finally:
         os.close(fd)
-    raise TemporaryError(f"a supervisor holds {state_dir / 'lock'}, but its pid is not in it")
+    raise TemporaryError(f"a supervisor holds {Place.LOCK.path(state_dir)}, but its pid is not in it")
 
 
 def _flock(fd: int, how: int) -> bool:
@@ -125,7 +126,7 @@ class PidFile:
     """`<pid_file_dir>/anklet.pid`: a pointer for people and scripts, nothing of ours relies on it."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "anklet.pid"
+        self._path = Place.PID_FILE.in_folder(directory)
 
     def write(self) -> None:
         """Write our pid. Raises `TemporaryError`."""
@@ -151,7 +152,7 @@ def identify(state_dir: Path, host: str | None = None) -> HostIds:
     `ConfigError` when the file holds none, `TemporaryError` when it cannot be read or written.
     """
     here = host_id() if host is None else host
-    path = state_dir / "install-id"
+    path = Place.INSTALL_ID.path(state_dir)
     try:
         found = _read_install_id(path)
         if found is not None and (found.host_id == here or UNKNOWN_HOST in (found.host_id, here)):
@@ -170,7 +171,7 @@ def known_install_id(state_dir: Path) -> str | None:
 
     Raises `OSError`, and `ConfigError` for a file that says nothing.
     """
-    found = _read_install_id(state_dir / "install-id")
+    found = _read_install_id(Place.INSTALL_ID.path(state_dir))
     return None if found is None else found.install_id
 
 
@@ -211,7 +212,7 @@ def boot_id(state_dir: Path, kernel: str | None = None) -> str:
     if said:
         return said
     # Systems work the time of boot out from two clocks, so that it moves whenever one of them is set.
-    path, now = state_dir / "boot-time", round(psutil.boot_time())
+    path, now = Place.BOOT_TIME.path(state_dir), round(psutil.boot_time())
     seen = _first_text((path,))
     if seen.isdigit() and abs(int(seen) - now) <= _BOOT_TIME_TOLERANCE:
         return seen

@@ -17,8 +17,8 @@ from anklet_worker.contract.errors import UNREADABLE
 from anklet_worker.files import write_atomically
 from anklet_worker.link import messages as m
 from anklet_worker.log.service_log import ServiceLog
+from anklet_worker.state_layout import Place
 
-_FILE_NAME = "jobs.json"
 #: How many failures the status shows.
 FAILURES_SHOWN = 5
 
@@ -27,7 +27,7 @@ class JobHistory:
     """Takes in facts, keeps the file up to date when told to, and writes a line to the log at the end of each attempt."""
 
     def __init__(self, state_dir: Path, log: ServiceLog) -> None:
-        self._path = state_dir / _FILE_NAME
+        self._path = Place.HISTORY.path(state_dir)
         self._log = log
         self._timelines = Timelines(self._read_or_set_aside())
         self._changed = False
@@ -35,7 +35,7 @@ class JobHistory:
     def _read_or_set_aside(self) -> list[Timeline]:
         lines = _decode(self._path)
         if lines is None:
-            kept = self._path.with_name(f"{_FILE_NAME}.corrupt")
+            kept = Place.DAMAGED_HISTORY.in_folder(self._path.parent)
             with contextlib.suppress(OSError):
                 self._path.replace(kept)
             self._log.warning("the history of jobs was damaged and is begun anew", extra={"kept": str(kept)})
@@ -83,7 +83,7 @@ class JobHistory:
 
 def read(state_dir: Path) -> list[Timeline]:
     """The timelines that are on file, oldest first; none when there is no file to be read."""
-    return _decode(state_dir / _FILE_NAME) or []
+    return _decode(Place.HISTORY.path(state_dir)) or []
 
 
 def _decode(path: Path) -> list[Timeline] | None:

@@ -20,8 +20,7 @@ from anklet_worker import __version__
 from anklet_worker.contract.errors import UNREADABLE
 from anklet_worker.files import write_atomically
 from anklet_worker.link.slots import SlotState
-
-_FILE_NAME = "status.json"
+from anklet_worker.state_layout import Place
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,7 +191,7 @@ class StatusFile:
     """The file; replaced whole. A disk that refuses it is no reason to stop: readers see its age."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / _FILE_NAME
+        self._path = Place.STATUS.path(state_dir)
 
     def write(self, content: StatusDocument) -> None:
         """Replace the file."""
@@ -203,7 +202,7 @@ class StatusFile:
 def read(state_dir: Path) -> StatusDocument | None:
     """The last document; None when there is none to be read."""
     try:
-        return msgspec.json.decode((state_dir / _FILE_NAME).read_bytes(), type=StatusDocument)
+        return msgspec.json.decode(Place.STATUS.path(state_dir).read_bytes(), type=StatusDocument)
     except (OSError, *UNREADABLE):
         return None
 
@@ -211,7 +210,7 @@ def read(state_dir: Path) -> StatusDocument | None:
 def written_at(state_dir: Path, default: float) -> float:
     """When the last document was written, Unix seconds; `default` when nobody can tell."""
     try:
-        return (state_dir / _FILE_NAME).stat().st_mtime
+        return Place.STATUS.path(state_dir).stat().st_mtime
     except OSError:
         return default
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anklet_worker.files import make_private_dir
+from anklet_worker.state_layout import Place
 from anklet_worker.vm.names import parse_vm_name
 
 #: How many jobs are kept, and for how many seconds.
@@ -22,7 +23,7 @@ class Archive:
     """The folders of one host's jobs; services share them."""
 
     def __init__(self, state_dir: Path, clock: Callable[[], float] = time.time) -> None:
-        self._dir = state_dir / "jobs"
+        self._dir = Place.ARCHIVE.path(state_dir)
         self._clock = clock
 
     def folder(self, vm: str) -> Path:

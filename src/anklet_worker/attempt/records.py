@@ -22,6 +22,7 @@ from anklet_worker.contract.job import Job, Outcome
 from anklet_worker.files import make_private_dir, remove, remove_unfinished, write_atomically
 from anklet_worker.link.messages import SlotRef
 from anklet_worker.process.command import InFlight
+from anklet_worker.state_layout import Place
 
 #: Version of the record format, and the ones that can be read. A record of any other version is left alone, with its VM.
 #: 1 had no `origin`.
@@ -72,7 +73,7 @@ class _DriverOnly(msgspec.Struct):
 def drivers_on_record(state_dir: Path) -> set[str]:
     """The VM drivers by which the records of any service, configured or not, were made."""
     found = set()
-    for path in state_dir.glob("services/*/records/*.json"):
+    for path in state_dir.glob(Place.RECORD.pattern):
         with contextlib.suppress(OSError, *UNREADABLE):
             found.add(msgspec.json.decode(path.read_bytes(), type=_DriverOnly).driver)
     return found
@@ -86,8 +87,8 @@ class RecordBook:
 
     def __init__(self, service_dir: Path) -> None:
         """Raises `TemporaryError` when the directories cannot be made."""
-        self._dir = service_dir / "records"
-        self._in_flight = service_dir / "command.json"
+        self._dir = Place.RECORDS.in_folder(service_dir)
+        self._in_flight = Place.COMMAND_IN_FLIGHT.in_folder(service_dir)
         #: The disk refused the last record; until it takes one again, no job may be begun.
         self._refused = False
         try:
@@ -103,11 +104,11 @@ class RecordBook:
     def check(self) -> None:
         """Raise `RecordNotWritten` while the disk takes no record. Costs nothing unless it refused the last one."""
         if self._refused:
-            probe = ".probe"
+            probe = Place.RECORD_PROBE.in_folder(self._dir)
             # Of the size of a record: a disk may have room for an empty file.
-            self._write(probe, b" " * 4096)
+            self._write(probe.name, b" " * 4096)
             with contextlib.suppress(OSError):
-                remove(self._dir / probe)
+                remove(probe)
 
     def _write(self, name: str, data: bytes) -> None:
         try:
@@ -238,7 +239,7 @@ class Holder:
             make_private_dir(service_dir)
         except OSError as error:
             raise TemporaryError(f"{service_dir} cannot be used: {error.strerror or error}") from error
-        self._path = service_dir / "holder.lock"
+        self._path = Place.HOLDER_LOCK.in_folder(service_dir)
         self._fd = -1
 
     def acquire(self, patience: float, wait: Callable[[float], None]) -> None:
