@@ -4,11 +4,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import allocator, events
 from anklet_supervisor.machine import restarts as backoff
-from anklet_supervisor.machine import step as machine
-from anklet_supervisor.machine.model import Fate
+from anklet_supervisor.machine.model import Fate, Moment
 from anklet_supervisor.machine.state import ALIVE, FINAL, Mode, ServiceState
+from anklet_supervisor.machine.step import initial, step
 from anklet_worker.link import messages as m
 from anklet_worker.link.slots import SlotState
 
@@ -16,7 +16,7 @@ SERVICES = ["alpha", "beta", "gamma"]
 name_of = st.sampled_from([*SERVICES, "delta"])
 #: The more telling ones are drawn more often.
 EXIT_CODES = [0, 64, 69, 70, 75, 77, 78, -9, -9, -9, -9, -15, -15]
-ORDERS = [machine.DrainAsked(), machine.Terminated(), machine.InterruptedBy(), machine.RestartAsked()]
+ORDERS = [events.DrainAsked(), events.Terminated(), events.InterruptedBy(), events.RestartAsked()]
 HOLDING = (SlotState.OCCUPIED, SlotState.ORPHANED)
 
 
@@ -39,7 +39,7 @@ class Host:
         self.finished = None
         self.vms = {f"left-{number}": SERVICES[number] for number in range(left)}
         allocation = allocator.build(2, 11, [(service, vm) for vm, service in self.vms.items()], 1.0)
-        self.before = self.model = machine.initial(SERVICES, allocation, once=once, drain_timeout=drain_timeout)
+        self.before = self.model = initial(SERVICES, allocation, once=once, drain_timeout=drain_timeout)
         self.starts = 0
         self.reading = False
         self.asked = self.asked_when_read = 0
@@ -50,32 +50,32 @@ class Host:
 
     def feed(self, event):
         """One step, with everything that follows from it."""
-        self.asked += isinstance(event, machine.ReloadAsked)
+        self.asked += isinstance(event, events.ReloadAsked)
         queue = [event]
         while queue:
             self.before = self.model
-            self.model, effects = machine.step(self.model, queue.pop(0), machine.Moment(self.now, self.now))
+            self.model, effects = step(self.model, queue.pop(0), Moment(self.now, self.now))
             queue.extend(event for effect in effects for event in self.perform(effect))
 
     def perform(self, effect):
         """Perform one effect; return the events that it causes."""
         match effect:
-            case machine.StartWorker(service=name):
+            case events.StartWorker(service=name):
                 assert name not in self.alive, "two live processes of one service"
                 self.starts += 1
                 self.alive[name] = Worker(self.in_force[name])
-                return [machine.WorkerStarted(name, 4000 + self.starts)]
-            case machine.Tell(service=name, command=command):
+                return [events.WorkerStarted(name, 4000 + self.starts)]
+            case events.Tell(service=name, command=command):
                 self.told.append((name, command))
                 self.tell(name, command)
-            case machine.DetachWorker():
+            case events.DetachWorker():
                 assert self.model.restarting, "a worker was sent away from its job"
-            case machine.KillWorker(service=name):
+            case events.KillWorker(service=name):
                 assert self.model.mode is Mode.STOPPING, "a worker was killed"
                 if name in self.alive:
                     del self.alive[name]
-                    return [machine.WorkerExited(name, -9)]
-            case machine.Finish(exit_code=code):
+                    return [events.WorkerExited(name, -9)]
+            case events.Finish(exit_code=code):
                 assert self.finished is None, "finished twice"
                 self.finished = code
             case _:
@@ -95,33 +95,33 @@ class Host:
     def perform_on_config(self, effect):
         """What concerns the configuration."""
         match effect:
-            case machine.ReadConfig():
+            case events.ReadConfig():
                 assert not self.reading, "the configuration is read twice at once"
                 self.reading = True
                 self.asked_when_read = self.asked
-            case machine.TakeConfig():
+            case events.TakeConfig():
                 assert self.asked_when_read == self.asked, "an older configuration than was asked for"
                 self.newest = self.proposed
                 self.configured = tuple(self.proposed)
-            case machine.RenewSettings(service=name):
+            case events.RenewSettings(service=name):
                 assert name not in self.alive, "settings were changed under a living worker"
                 service = self.before.services.get(name)
                 if service is not None and service.state is ServiceState.BACKOFF:
                     assert not allocator.owes(self.before.allocation, name), "its job may not be found any more"
                 self.in_force[name] = self.newest[name]
-            case machine.ForgetService(service=name):
+            case events.ForgetService(service=name):
                 assert name not in self.alive, "a service with a process was forgotten"
                 del self.in_force[name]
 
     def say(self, name, fact):
         """A worker says something."""
-        self.feed(machine.WorkerSaid(name, fact))
+        self.feed(events.WorkerSaid(name, fact))
 
     def exit(self, name, code):
         """A worker process ends; its VM stays."""
         if name in self.alive:
             del self.alive[name]
-            self.feed(machine.WorkerExited(name, code))
+            self.feed(events.WorkerExited(name, code))
 
     def clean_up(self, name):
         """A worker proves that every VM of its service is gone."""
@@ -151,7 +151,7 @@ class Supervision(RuleBasedStateMachine):
         self.said = []
         self.revision = 0
         self.host = Host(once=once, drain_timeout=timeout, left=left)
-        self.host.feed(machine.Began())
+        self.host.feed(events.Began())
 
     @property
     def running(self):
@@ -256,7 +256,7 @@ class Supervision(RuleBasedStateMachine):
         """The configuration is to be read again, perhaps while it is being read."""
         for _ in range(times):
             if self.running:
-                self.host.feed(machine.ReloadAsked())
+                self.host.feed(events.ReloadAsked())
 
     @rule(
         is_asked_first=st.booleans(),
@@ -274,14 +274,14 @@ class Supervision(RuleBasedStateMachine):
         self.host.reading = False
         if broken:
             before = self.host.model.services
-            self.host.feed(machine.ConfigRefused(("config.yml:1:1: no",)))
+            self.host.feed(events.ConfigRefused(("config.yml:1:1: no",)))
             assert self.host.model.services == before
             return
         self.revision += 1
         known = self.host.newest
         self.host.proposed = {n: known[n] if n in known and n not in changed else self.revision for n in names}
         self.host.feed(
-            machine.ConfigRead(
+            events.ConfigRead(
                 services=tuple(names),
                 changed=frozenset(n for n in names if n in known and n in changed),
                 vm_limit=limit,
@@ -294,7 +294,7 @@ class Supervision(RuleBasedStateMachine):
         """The loop's timer fires."""
         if self.running:
             self.host.now += seconds
-            self.host.feed(machine.Tick())
+            self.host.feed(events.Tick())
 
     @invariant()
     def processes_match_states(self):
@@ -358,8 +358,8 @@ class Supervision(RuleBasedStateMachine):
         if not self.running:
             return
         self.settle()
-        self.host.feed(machine.Terminated())
-        self.host.feed(machine.Terminated())
+        self.host.feed(events.Terminated())
+        self.host.feed(events.Terminated())
         for _ in range(100):
             if self.host.finished is not None:
                 break
@@ -367,7 +367,7 @@ class Supervision(RuleBasedStateMachine):
                 self.host.clean_up(name)
                 self.host.exit(name, 0)
             self.host.now += 61.0
-            self.host.feed(machine.Tick())
+            self.host.feed(events.Tick())
         assert self.host.finished is not None, "a stop that does not end"
         assert all(service.state in FINAL for service in self.host.model.services.values())
 
@@ -381,7 +381,7 @@ class Supervision(RuleBasedStateMachine):
                     self.host.clean_up(name)
                     self.host.exit(name, 0)
             self.host.now += 61.0
-            self.host.feed(machine.Tick())
+            self.host.feed(events.Tick())
         if self.host.finished is None:
             assert tuple(self.host.model.services) == self.host.configured
             assert self.host.in_force == self.host.newest

@@ -3,9 +3,10 @@
 import pytest
 
 from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.events import PublishSlots, Report, Tell, Tick, WorkerSaid
 from anklet_supervisor.machine.host_limit import HostLimit, allowed, refused, started
-from anklet_supervisor.machine.step import Moment, PublishSlots, Report, Tell, Tick, WorkerSaid
+from anklet_supervisor.machine.model import Moment
+from anklet_supervisor.machine.step import initial, next_deadline, step
 from anklet_worker.link import messages as m
 
 ERROR = Report("ERROR", "the host refuses to run as many VMs as it should; tried again now and then")
@@ -71,13 +72,13 @@ class Supervisor:
     """The machine, and what it does."""
 
     def __init__(self, *services):
-        self.model = machine.initial(list(services), allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None)
+        self.model = initial(list(services), allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None)
         self.now = 0.0
         self.effects = []
 
     def see(self, event):
         """Something happens; what is done."""
-        self.model, effects = machine.step(self.model, event, Moment(self.now, self.now))
+        self.model, effects = step(self.model, event, Moment(self.now, self.now))
         self.effects += effects
         return effects
 
@@ -100,7 +101,7 @@ class Supervisor:
 
     def tick_to(self, now):
         """Time passes."""
-        assert machine.next_deadline(self.model) <= now
+        assert next_deadline(self.model) <= now
         self.now = now
         return self.see(Tick())
 
@@ -128,7 +129,7 @@ def test_a_degraded_host_takes_no_job_and_recovers_by_itself():
     assert WELL in host.start("B", "vm-4", refuse=False)
     assert host.available == 1
     assert host.effects.count(ERROR) == 1
-    assert machine.next_deadline(host.model) is None
+    assert next_deadline(host.model) is None
 
 
 def test_what_the_host_does_run_it_goes_on_running():

@@ -13,8 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
 from anklet_supervisor.machine.state import ServiceState
+from anklet_supervisor.machine.step import initial
 from anklet_supervisor.report import metrics_http
 from anklet_supervisor.report.metrics import Metrics
 from anklet_supervisor.report.metrics_http import MetricsServer
@@ -78,7 +78,7 @@ def raw(server, data):
 
 def ready_model(**states):
     """A supervisor's state whose services are ready, but for those given."""
-    model = machine.initial(
+    model = initial(
         [service.name for service in SERVICES], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None
     )
     services = {

@@ -8,15 +8,12 @@ import pytest
 
 from anklet_supervisor.config.load import LogConfig, MetricsConfig, SupervisorConfig
 from anklet_supervisor.daemon.settings import Settings
-from anklet_supervisor.machine import step as machine
-from anklet_supervisor.machine.model import Fate
-from anklet_supervisor.machine.state import Mode, ServiceState
-from anklet_supervisor.machine.step import (
+from anklet_supervisor.machine import allocator, events
+from anklet_supervisor.machine.events import (
     ConfigRead,
     ConfigRefused,
     ForgetService,
     KillWorker,
-    Moment,
     ReadConfig,
     ReloadAsked,
     RenewSettings,
@@ -27,8 +24,10 @@ from anklet_supervisor.machine.step import (
     WorkerExited,
     WorkerSaid,
     WorkerStarted,
-    allocator,
 )
+from anklet_supervisor.machine.model import Fate, Moment
+from anklet_supervisor.machine.state import Mode, ServiceState
+from anklet_supervisor.machine.step import STOP_PATIENCE, initial, next_deadline, step
 from anklet_worker.contract.service import Secret, ServiceConfig
 from anklet_worker.link import messages as m
 from anklet_worker.link.setup import WorkerSetup
@@ -43,15 +42,15 @@ class History:
     def __init__(self, *, once=False, left=(), drain_timeout=None):
         self.now = 100.0
         allocation = allocator.build(2, 1, left, 0.0)
-        self.model = machine.initial(["A", "B"], allocation, once=once, drain_timeout=drain_timeout)
-        self.feed(machine.Began())
+        self.model = initial(["A", "B"], allocation, once=once, drain_timeout=drain_timeout)
+        self.feed(events.Began())
         for number, name in enumerate(self.model.services):
             self.feed(WorkerStarted(name, 10 + number), WorkerSaid(name, m.Ready(driver="anka", driver_version="3")))
 
     def feed(self, *events):
         """Steps; the effects of the last one."""
         for event in events:
-            self.model, effects = machine.step(self.model, event, Moment(self.now, self.now))
+            self.model, effects = step(self.model, event, Moment(self.now, self.now))
         return effects
 
     def reload(self, services="AB", changed="", vm_limit=2):
@@ -73,7 +72,7 @@ class History:
         while self.model.services[name].state is not ServiceState.FATAL:
             self.feed(WorkerExited(name, -9))
             self.now += 61.0
-            self.feed(machine.Tick())
+            self.feed(events.Tick())
 
     def after(self, effects):
         """Effects without those that only tell."""
@@ -113,9 +112,9 @@ def test_a_changed_worker_that_dies_with_its_job_is_followed_under_its_old_setti
     history.occupies("A", "vm")
     history.reload(changed="A")
     effects = history.feed(WorkerExited("A", -9))
-    assert history.after(effects) == [machine.PublishSlots()]
+    assert history.after(effects) == [events.PublishSlots()]
     history.now += 2.0
-    assert history.after(history.feed(machine.Tick())) == [StartWorker("A")]
+    assert history.after(history.feed(events.Tick())) == [StartWorker("A")]
     assert history.after(history.feed(WorkerStarted("A", 30))) == [Tell("A", m.Drain())]
     history.feed(WorkerSaid("A", m.VMAdopted(vm="vm")), WorkerSaid("A", m.VMGone(vm="vm")))
     assert history.after(history.feed(WorkerExited("A", 0))) == [RenewSettings("A"), StartWorker("A")]
@@ -193,7 +192,7 @@ def test_a_service_that_backs_off_and_owes_nothing_is_dealt_with_at_once(history
     """Its back-off is nobody's business any more."""
     history.feed(WorkerExited("A", 70))
     assert effect in history.reload(services=services, changed="A")
-    assert machine.next_deadline(history.model) is None
+    assert next_deadline(history.model) is None
 
 
 def test_the_last_of_two_reloads_wins(history):
@@ -217,7 +216,7 @@ def test_a_broken_configuration_changes_nothing(history):
     assert history.model.services == before
 
 
-@pytest.mark.parametrize("order", [machine.DrainAsked(), machine.InterruptedBy(), machine.RestartAsked()])
+@pytest.mark.parametrize("order", [events.DrainAsked(), events.InterruptedBy(), events.RestartAsked()])
 @pytest.mark.parametrize("read", [None, ConfigRefused(("x",)), "changed"])
 def test_nothing_is_reloaded_while_it_ends(history, order, read):
     """Neither when asked then, nor when the answer comes then: one WARN."""
@@ -245,9 +244,9 @@ def test_once_is_not_reloaded():
 def test_an_order_to_all_ends_a_replacement(history):
     """A drain in the middle of it: nobody begins anew."""
     history.reload(services="A", changed="A")
-    history.feed(machine.Terminated())
+    history.feed(events.Terminated())
     assert history.feed(WorkerExited("A", 0)) == []
-    assert history.feed(WorkerExited("B", 0)) == [machine.Finish(0)]
+    assert history.feed(WorkerExited("B", 0)) == [events.Finish(0)]
 
 
 def test_a_smaller_limit_waits_for_slots_in_use(history):
@@ -256,7 +255,7 @@ def test_a_smaller_limit_waits_for_slots_in_use(history):
     history.reload(vm_limit=1)
     assert [slot.state for slot in history.model.allocation.table.slots] == [SlotState.OCCUPIED] * 2
     effects = history.feed(WorkerSaid("A", m.SlotReleased(slot=slots["A"])))
-    assert history.after(effects) == [machine.PublishSlots()]
+    assert history.after(effects) == [events.PublishSlots()]
     assert history.model.allocation.table.slots[0].state is SlotState.RETIRED
     assert history.after(history.feed(WorkerSaid("A", m.SlotWanted()))) == []
     effects = history.reload(vm_limit=3)
@@ -269,42 +268,42 @@ def test_a_smaller_limit_waits_for_slots_in_use(history):
 # ---- orders that cross ----
 
 
-@pytest.mark.parametrize("late", [machine.Terminated(), machine.DrainAsked(), machine.InterruptedBy()])
+@pytest.mark.parametrize("late", [events.Terminated(), events.DrainAsked(), events.InterruptedBy()])
 def test_an_order_after_a_restart_comes_too_late_and_is_told(history, late):
     """The workers have let go; exit code 75 still brings the next start, which follows the jobs."""
-    history.feed(machine.RestartAsked())
+    history.feed(events.RestartAsked())
     (report,) = history.feed(late)
     assert report.level == "WARN"
     for name in "AB":
         effects = history.feed(WorkerExited(name, 75))
-    assert effects == [machine.Finish(75)]
+    assert effects == [events.Finish(75)]
 
 
 def test_a_restart_ends_a_drain(history):
     """The jobs go on in their VMs, and the next start takes jobs again."""
-    history.feed(machine.Terminated())
-    effects = history.feed(machine.RestartAsked())
-    assert machine.DetachWorker("A") in effects
+    history.feed(events.Terminated())
+    effects = history.feed(events.RestartAsked())
+    assert events.DetachWorker("A") in effects
     assert history.model.restarting
     assert history.model.drain_deadline is None
 
 
 def test_a_restart_during_a_stop_is_refused(history):
     """With a WARN; it stops."""
-    history.feed(machine.InterruptedBy())
-    (report,) = history.feed(machine.RestartAsked())
+    history.feed(events.InterruptedBy())
+    (report,) = history.feed(events.RestartAsked())
     assert (report.level, history.model.restarting) == ("WARN", False)
 
 
 def test_a_stop_ends_though_nobody_can_clean_up(history):
     """A worker that dies again and again owing a VM, and one that hangs: after the patience nobody is started again."""
     history.occupies("A", "vm")
-    history.feed(machine.InterruptedBy(), WorkerExited("A", -9))
+    history.feed(events.InterruptedBy(), WorkerExited("A", -9))
     assert history.model.services["A"].state is ServiceState.BACKOFF
-    history.now += machine.STOP_PATIENCE
-    assert history.after(history.feed(machine.Tick())) == [KillWorker("B")]
+    history.now += STOP_PATIENCE
+    assert history.after(history.feed(events.Tick())) == [KillWorker("B")]
     assert history.model.services["A"].state is ServiceState.STOPPED
-    assert history.feed(WorkerExited("B", -9)) == [machine.Finish(0)]
+    assert history.feed(WorkerExited("B", -9)) == [events.Finish(0)]
 
 
 def test_a_drain_waits_for_a_service_that_owes_and_its_deadline_goes_on():
@@ -312,14 +311,14 @@ def test_a_drain_waits_for_a_service_that_owes_and_its_deadline_goes_on():
     history = History(drain_timeout=50.0)
     history.occupies("A", "vm")
     history.feed(WorkerExited("A", -9))
-    history.feed(machine.DrainAsked())
+    history.feed(events.DrainAsked())
     history.feed(WorkerExited("B", 0))
     assert history.model.services["A"].state is ServiceState.BACKOFF
     history.now += 1.0
-    assert history.feed(machine.Tick()) == [StartWorker("A")]
+    assert history.feed(events.Tick()) == [StartWorker("A")]
     assert history.feed(WorkerStarted("A", 50)) == [Tell("A", m.Drain())]
     history.now += 49.0
-    effects = history.feed(machine.Tick())
+    effects = history.feed(events.Tick())
     assert Tell("A", m.Stop()) in effects
     assert history.model.mode is Mode.STOPPING
 

@@ -20,17 +20,12 @@ from anklet_supervisor.machine.events import (
     Effect,
     Event,
     Finish,
-    ForgetService,
     InterruptedBy,
     KillWorker,
     PublishSlots,
-    ReadConfig,
     ReloadAsked,
-    RenewSettings,
-    Report,
     RestartAsked,
     StartWorker,
-    TakeConfig,
     Tell,
     Terminated,
     Tick,
@@ -38,53 +33,13 @@ from anklet_supervisor.machine.events import (
     WorkerSaid,
     WorkerStarted,
 )
-from anklet_supervisor.machine.model import Fate, JobView, Model, Moment, Reload, Service
+from anklet_supervisor.machine.model import Fate, JobView, Model, Moment, Service
 from anklet_supervisor.machine.state import ALIVE, FINAL, Mode, ServiceState, Trigger
 from anklet_supervisor.machine.turn import Turn
 from anklet_worker.contract.errors import DO_NOT_RESTART, ExitCode
 from anklet_worker.link import messages as m
 from anklet_worker.link.messages import Status
 from anklet_worker.link.slots import SlotState
-
-__all__ = [
-    "STOP_PATIENCE",
-    "Began",
-    "ConfigRead",
-    "ConfigRefused",
-    "DetachWorker",
-    "DrainAsked",
-    "Effect",
-    "Event",
-    "Fate",
-    "Finish",
-    "ForgetService",
-    "InterruptedBy",
-    "JobView",
-    "KillWorker",
-    "Model",
-    "Moment",
-    "PublishSlots",
-    "ReadConfig",
-    "Reload",
-    "ReloadAsked",
-    "RenewSettings",
-    "Report",
-    "RestartAsked",
-    "Service",
-    "StartWorker",
-    "TakeConfig",
-    "Tell",
-    "Terminated",
-    "Tick",
-    "WorkerExited",
-    "WorkerSaid",
-    "WorkerStarted",
-    "describe_exit",
-    "initial",
-    "next_deadline",
-    "slots_in_use",
-    "step",
-]
 
 #: Seconds after a Stop by which a worker must have ended; its own clean-up is bounded well below that.
 STOP_PATIENCE = 300.0
