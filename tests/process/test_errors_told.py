@@ -13,7 +13,8 @@ from test_supervision import running_job
 from anklet_supervisor.machine import allocator, events
 from anklet_supervisor.machine.events import Report
 from anklet_supervisor.machine.model import Moment
-from anklet_supervisor.machine.step import STOP_PATIENCE, initial, step
+from anklet_supervisor.machine.orders import STOP_PATIENCE
+from anklet_supervisor.machine.step import initial, step
 
 
 def the_error(mac, message, deadline=30):
@@ -87,7 +88,7 @@ def test_a_worker_that_hangs_at_a_stop_is_killed_and_told():
     model, effects = step(model, events.Tick(), Moment(STOP_PATIENCE, 1.0))
     assert effects == []
     model, effects = step(model, events.Tick(), Moment(STOP_PATIENCE + 1.0, 1.0))
-    assert Report("ERROR", "the worker did not end within 300 s; killed", "A") in effects
+    assert Report("ERROR", "the worker did not exit within 300 s; killed it", "A") in effects
     assert events.KillWorker("A") in effects
 
 

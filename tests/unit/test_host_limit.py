@@ -9,8 +9,8 @@ from anklet_supervisor.machine.model import Moment
 from anklet_supervisor.machine.step import initial, next_deadline, step
 from anklet_worker.link import messages as m
 
-ERROR = Report("ERROR", "the host refuses to run as many VMs as it should; tried again now and then")
-WELL = Report("INFO", "the host runs as many VMs as it should again")
+ERROR = Report("ERROR", "the host refuses to run as many VMs as it has slots; retrying now and then")
+WELL = Report("INFO", "the host runs as many VMs as it has slots again")
 
 
 def test_a_host_that_is_full_is_right():

@@ -4,7 +4,15 @@ import itertools
 
 import pytest
 
-from anklet_supervisor.machine.state import ALIVE, FINAL, TRANSITIONS, ImpossibleTrigger, ServiceState, Trigger, follow
+from anklet_supervisor.machine.state import (
+    ALIVE,
+    FINAL,
+    TRANSITIONS,
+    ImpossibleTrigger,
+    ServiceState,
+    Trigger,
+    transition,
+)
 from anklet_worker.attempt.phases import Event, ImpossibleTransition, Phase, advance, may_have_vm
 
 IMPOSSIBLE_FOR_SERVICES = {
@@ -23,9 +31,9 @@ def test_every_cell_of_the_service_table_is_decided(state, trigger):
     """A cell leads somewhere, or is on the list of impossible ones; none is forgotten."""
     if (state, trigger) in IMPOSSIBLE_FOR_SERVICES:
         with pytest.raises(ImpossibleTrigger, match=trigger.value):
-            follow(state, trigger)
+            transition(state, trigger)
     else:
-        assert follow(state, trigger) in ServiceState
+        assert transition(state, trigger) in ServiceState
 
 
 def test_final_states_are_left_by_new_settings_alone():

@@ -26,8 +26,9 @@ from anklet_supervisor.machine.events import (
     WorkerStarted,
 )
 from anklet_supervisor.machine.model import Fate, Moment
+from anklet_supervisor.machine.orders import STOP_PATIENCE
 from anklet_supervisor.machine.state import Mode, ServiceState
-from anklet_supervisor.machine.step import STOP_PATIENCE, initial, next_deadline, step
+from anklet_supervisor.machine.step import initial, next_deadline, step
 from anklet_worker.contract.service import Secret, ServiceConfig
 from anklet_worker.link import messages as m
 from anklet_worker.link.setup import WorkerSetup
@@ -153,7 +154,7 @@ def test_a_removed_service_that_cannot_clean_up_is_told(history):
     history.occupies("B", "anklet-vm-x")
     history.reload(services="A")
     effects = history.feed(WorkerExited("B", 77))
-    message = "the service is configured no more, and nobody looks after its VM anklet-vm-x"
+    message = "the service is no longer configured, and nothing looks after its VM anklet-vm-x"
     assert Report("ERROR", message, "B") in effects
     assert history.model.allocation.table.slots[0].state is SlotState.ORPHANED
 
@@ -211,7 +212,7 @@ def test_a_broken_configuration_changes_nothing(history):
     history.feed(ReloadAsked())
     before = history.model.services
     problems = ("c.yml:1:2: no", "c.yml:3:4: nor this")
-    message = "the configuration cannot be used; nothing has changed"
+    message = "the configuration has errors; nothing has changed"
     assert history.feed(ConfigRefused(problems)) == [Report("ERROR", message, None, problems)]
     assert history.model.services == before
 
