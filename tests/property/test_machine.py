@@ -1,4 +1,4 @@
-"""The supervisor's step function, explored by histories that a host could produce."""
+"""The step function, explored with histories that a host could produce."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ HOLDING = (SlotState.OCCUPIED, SlotState.ORPHANED)
 
 
 class Worker:
-    """A live process: the slot that it was granted, the VM that it made, and the settings that it was born with."""
+    """A live process: its granted slot, its VM, and the settings that it started with."""
 
     def __init__(self, revision):
         self.slot = None
@@ -30,7 +30,7 @@ class Worker:
 
 
 class Host:
-    """Performs effects as the loop does, with imaginary processes, and knows which VMs there really are."""
+    """Performs effects as the loop does, with imaginary processes, and knows which VMs really exist."""
 
     def __init__(self, *, once=False, drain_timeout=None, left=0):
         self.now = 1000.0
@@ -93,7 +93,7 @@ class Host:
                 self.alive[name].slot = command.slot
 
     def perform_on_config(self, effect):
-        """What concerns the configuration."""
+        """Perform an effect on the configuration."""
         match effect:
             case events.ReadConfig():
                 assert not self.reading, "the configuration is read twice at once"
@@ -130,13 +130,13 @@ class Host:
             self.say(name, m.VMGone(vm=vm))
 
     def slot_of(self, ref):
-        """The slot of a grant, None when it stands for another grant now."""
+        """The slot of a grant; None if the slot now belongs to another grant."""
         slot = self.model.allocation.table.slots[ref.index]
         return slot if slot.ref == ref else None
 
 
 class Supervision(RuleBasedStateMachine):
-    """Workers announce, ask, make VMs, die; operators order and reload; time passes; facts are lost or come twice."""
+    """Workers announce, request, make VMs and die; operators order and reload; facts are lost or repeated."""
 
     @initialize(
         once=st.sampled_from([False, False, False, True]),
@@ -165,7 +165,7 @@ class Supervision(RuleBasedStateMachine):
 
     @rule(name=name_of, what=st.sampled_from(["ready", "want", "decline", "failed"]))
     def says(self, name, what):
-        """A live worker announces, asks, or takes its request back."""
+        """A live worker announces, requests a slot, or withdraws its request."""
         if not self.running or name not in self.host.alive:
             return
         worker = self.host.alive[name]
@@ -181,7 +181,7 @@ class Supervision(RuleBasedStateMachine):
 
     @rule(name=name_of, is_lost=st.sampled_from([False, False, True]))
     def makes_a_vm(self, name, is_lost):
-        """A worker asks for a slot, announces its VM, looks what the table says, and makes it, or not."""
+        """A worker requests a slot, announces its VM, reads the table, and makes the VM if the table says so."""
         worker = self.host.alive.get(name) if self.running else None
         if worker is not None and worker.slot is None:
             self.say(name, m.SlotWanted())
@@ -225,14 +225,14 @@ class Supervision(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def a_fact_comes_twice(self, data):
-        """Whatever a service has said is said again: no slot is freed by it that holds a VM."""
+        """A service repeats an earlier fact: that frees no slot that holds a VM."""
         old = [(name, fact) for name, fact in self.said if self.running and name in self.host.alive]
         if old:
             self.host.say(*data.draw(st.sampled_from(old)))
 
     @rule()
-    def those_told_to_finish_do(self):
-        """Workers of services that are to change or to leave clean up and end."""
+    def drained_workers_finish(self):
+        """Workers of services that change or leave clean up and exit."""
         if self.running and self.host.model.mode is Mode.RUNNING:
             for name in list(self.host.alive):
                 if self.host.model.services[name].fate is not Fate.STAYS:
@@ -253,7 +253,7 @@ class Supervision(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 2))
     def reload_asked(self, times):
-        """The configuration is to be read again, perhaps while it is being read."""
+        """A reload is requested, perhaps during another one."""
         for _ in range(times):
             if self.running:
                 self.host.feed(events.ReloadAsked())
@@ -266,7 +266,7 @@ class Supervision(RuleBasedStateMachine):
         broken=st.sampled_from([False, False, False, True]),
     )
     def config_arrives(self, is_asked_first, names, changed, limit, broken):
-        """It has been read."""
+        """A reading is done."""
         if is_asked_first:
             self.reload_asked(1)
         if not self.running or not self.host.reading:
@@ -298,7 +298,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def processes_match_states(self):
-        """A service has a process exactly in the states that say so, and a final one never has."""
+        """A service has a process exactly in the states in `ALIVE`."""
         if not self.running:
             return
         for service in self.host.model.services.values():
@@ -308,7 +308,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def the_configured_services_are_there(self):
-        """All of them, and besides them only those that are to leave."""
+        """All of them, and no others except those that leave."""
         if not self.running:
             return
         services = self.host.model.services
@@ -317,7 +317,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def a_worker_keeps_its_settings(self):
-        """Those that it was born with; one that stays has the newest."""
+        """A worker keeps the settings of its start; one that stays has the newest."""
         if not self.running:
             return
         for name, worker in self.host.alive.items():
@@ -327,7 +327,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def every_vm_has_its_slot(self):
-        """Only proof frees a slot, whatever is lost, said twice, reloaded or killed."""
+        """Only proof frees a slot, whatever is lost, repeated, reloaded or killed."""
         if not hasattr(self, "host"):
             return
         held = [slot.vm for slot in self.host.model.allocation.table.slots if slot.state in HOLDING]
@@ -336,7 +336,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def the_limit_holds(self):
-        """There are more slots than the limit only while those too many are in use; who drains or stops is granted nothing."""
+        """There are more slots than the limit only while the surplus is in use."""
         if not self.running:
             return
         allocation = self.host.model.allocation
@@ -348,13 +348,13 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def restarts_are_bounded(self):
-        """Nobody is started more often than the budget allows within its period."""
+        """No worker is started more often than the budget allows."""
         if hasattr(self, "host"):
             for service in self.host.model.services.values():
                 assert len(service.crashes) <= backoff.MAX_CRASHES or service.state is ServiceState.FATAL
 
     def teardown(self):
-        """What was reloaded comes true, and a stop ends in bounded steps: workers obey it, or are killed."""
+        """Reloads take effect, and a stop ends in bounded steps: workers obey it or are killed."""
         if not self.running:
             return
         self.settle()
@@ -372,7 +372,7 @@ class Supervision(RuleBasedStateMachine):
         assert all(service.state in FINAL for service in self.host.model.services.values())
 
     def settle(self):
-        """Workers that are to finish do so: then there are the configured services, each with its newest settings."""
+        """Drained workers finish: then the services are the configured ones, each with its newest settings."""
         if self.host.model.mode is not Mode.RUNNING or self.hangs:
             return
         for _ in range(20):

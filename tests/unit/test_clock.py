@@ -1,4 +1,4 @@
-"""The loop's clock: what this process slept through is no time in which a deadline could pass."""
+"""The loop's clock: no deadline passes while the process does not run."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_a_gap_counts_little_and_it_never_goes_back(jump, counts):
 
 @pytest.mark.parametrize("leap", [86_400.0, -86_400.0])
 def test_a_wall_clock_that_leaps_decides_nothing(leap):
-    """Back-off, drain and stop are measured on the other clock."""
+    """Back-off, drain and stop use the monotonic clock."""
     model = initial(["A"], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=100.0)
     histories = []
     for wall in (1e9, 1e9 + leap):

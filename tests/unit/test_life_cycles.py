@@ -1,4 +1,4 @@
-"""The transition tables: every state meets every trigger, and what is impossible is said to be."""
+"""The transition tables: every state with every trigger; impossible pairs are listed."""
 
 import itertools
 
@@ -28,7 +28,7 @@ IMPOSSIBLE_FOR_SERVICES = {
 
 @pytest.mark.parametrize(("state", "trigger"), list(itertools.product(ServiceState, Trigger)))
 def test_every_cell_of_the_service_table_is_decided(state, trigger):
-    """A cell leads somewhere, or is on the list of impossible ones; none is forgotten."""
+    """Each cell leads somewhere or is on the list of impossible ones."""
     if (state, trigger) in IMPOSSIBLE_FOR_SERVICES:
         with pytest.raises(ImpossibleTrigger, match=trigger.value):
             transition(state, trigger)
@@ -59,7 +59,7 @@ POSSIBLE_FOR_ATTEMPTS = {
 
 @pytest.mark.parametrize(("phase", "event"), list(itertools.product(Phase, Event)))
 def test_every_cell_of_the_attempt_table_is_decided(phase, event):
-    """An attempt moves on exactly as the table says, and never skips the announcement of an effect."""
+    """An attempt moves exactly as the table says, and never skips the announcement of an effect."""
     if (phase, event) in POSSIBLE_FOR_ATTEMPTS:
         assert advance(phase, event) is POSSIBLE_FOR_ATTEMPTS[phase, event]
     else:
@@ -68,5 +68,5 @@ def test_every_cell_of_the_attempt_table_is_decided(phase, event):
 
 
 def test_only_proof_says_that_no_vm_exists():
-    """Between the intent to clone and the proof of removal a VM may exist."""
+    """A VM may exist from the intent to clone until the proof of its removal."""
     assert [phase for phase in Phase if not may_have_vm(phase)] == [Phase.CLAIMED, Phase.VM_GONE]

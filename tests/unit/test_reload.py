@@ -1,4 +1,4 @@
-"""A reload: what the machine decides about each service, and which settings a worker is given."""
+"""A reload: what the machine decides about each service, and which settings a worker gets."""
 
 import itertools
 from pathlib import Path
@@ -38,7 +38,7 @@ ROOT = Path("/state")
 
 
 class History:
-    """A supervisor of two services that are ready, and what it did at each step."""
+    """A supervisor with two ready services, fed event by event."""
 
     def __init__(self, *, once=False, left=(), drain_timeout=None):
         self.now = 100.0
@@ -49,13 +49,13 @@ class History:
             self.feed(WorkerStarted(name, 10 + number), WorkerSaid(name, m.Ready(driver="anka", driver_version="3")))
 
     def feed(self, *events):
-        """Steps; the effects of the last one."""
+        """Feed events; return the effects of the last one."""
         for event in events:
             self.model, effects = step(self.model, event, Moment(self.now, self.now))
         return effects
 
     def reload(self, services="AB", changed="", vm_limit=2):
-        """A reload from the question to the answer."""
+        """A whole reload, from the request to the answer."""
         asked = self.feed(ReloadAsked())
         assert ReadConfig() in asked
         return self.feed(
@@ -69,14 +69,14 @@ class History:
         return grant.slot
 
     def crash_for_good(self, name):
-        """Deaths until no more restart follows."""
+        """Crash a worker until it is not restarted."""
         while self.model.services[name].state is not ServiceState.FATAL:
             self.feed(WorkerExited(name, -9))
             self.now += 61.0
             self.feed(events.Tick())
 
     def after(self, effects):
-        """Effects without those that only tell."""
+        """Effects without log lines."""
         return [one for one in effects if not isinstance(one, Report)]
 
 
@@ -87,7 +87,7 @@ def history():
 
 
 def test_what_has_not_changed_is_not_touched(history):
-    """No command, no start, no other pid."""
+    """No command, no start, no new pid."""
     before = history.model.services
     effects = history.reload()
     assert history.after(effects) == [TakeConfig()]
@@ -108,8 +108,8 @@ def test_a_changed_service_finishes_and_begins_with_new_settings(history):
     assert (service.state, service.fate, service.crashes) == (ServiceState.STARTING, Fate.STAYS, ())
 
 
-def test_a_changed_worker_that_dies_with_its_job_is_followed_under_its_old_settings(history):
-    """The job might not be found under the new ones."""
+def test_a_changed_worker_that_dies_with_its_job_restarts_with_its_old_settings(history):
+    """The new settings might not find the job."""
     history.occupies("A", "vm")
     history.reload(changed="A")
     effects = history.feed(WorkerExited("A", -9))
@@ -122,7 +122,7 @@ def test_a_changed_worker_that_dies_with_its_job_is_followed_under_its_old_setti
 
 
 def test_old_settings_that_do_not_work_give_way(history):
-    """A worker that cannot run under them is followed by one with the new ones; nobody needs to act."""
+    """After a worker that cannot run with them comes one with the new settings, without an operator."""
     history.occupies("A", "vm")
     history.reload(changed="A")
     effects = history.feed(WorkerExited("A", 77))
@@ -131,7 +131,7 @@ def test_old_settings_that_do_not_work_give_way(history):
 
 
 def test_a_removed_service_finishes_and_is_forgotten(history):
-    """It leaves the model with its process; its slot is given by proof only."""
+    """It leaves the model with its process; its slot is freed only by proof."""
     slot = history.occupies("B", "vm")
     effects = history.reload(services="A")
     assert history.after(effects) == [TakeConfig(), Tell("B", m.Drain())]
@@ -141,7 +141,7 @@ def test_a_removed_service_finishes_and_is_forgotten(history):
 
 
 def test_a_removed_service_that_comes_back_begins_anew(history):
-    """Its worker has been told to end; that cannot be taken back."""
+    """Its worker is draining, and that cannot be undone."""
     history.reload(services="A")
     effects = history.reload(services="BA")
     assert history.after(effects) == [TakeConfig()]
@@ -149,8 +149,8 @@ def test_a_removed_service_that_comes_back_begins_anew(history):
     assert list(history.model.services) == ["B", "A"]
 
 
-def test_a_removed_service_that_cannot_clean_up_is_told(history):
-    """One ERROR that names the VM; the slot stays the VM's."""
+def test_a_removed_service_that_cannot_clean_up_is_an_error(history):
+    """One ERROR names the VM, which keeps its slot."""
     history.occupies("B", "anklet-vm-x")
     history.reload(services="A")
     effects = history.feed(WorkerExited("B", 77))
@@ -160,7 +160,7 @@ def test_a_removed_service_that_cannot_clean_up_is_told(history):
 
 
 def test_a_new_service_starts_at_once(history):
-    """In the order of the file."""
+    """At its place in the order of the file."""
     effects = history.reload(services="CAB")
     assert history.after(effects) == [TakeConfig(), RenewSettings("C"), StartWorker("C")]
     assert list(history.model.services) == ["C", "A", "B"]
@@ -168,7 +168,7 @@ def test_a_new_service_starts_at_once(history):
 
 @pytest.mark.parametrize("changed", [True, False])
 def test_a_service_that_was_given_up_starts_afresh_when_it_changed(history, changed):
-    """And only then."""
+    """An unchanged one does not start."""
     history.crash_for_good("A")
     restarts = history.model.services["A"].restarts
     effects = history.after(history.reload(changed="A" if changed else ""))
@@ -180,7 +180,7 @@ def test_a_service_that_was_given_up_starts_afresh_when_it_changed(history, chan
 
 @pytest.mark.parametrize("services", ["AB", "B"])
 def test_a_service_that_backs_off_and_owes_cleans_up_first(history, services):
-    """At once, with a fresh budget, under its old settings."""
+    """At once, with a fresh budget and its old settings."""
     history.occupies("A", "vm")
     history.feed(WorkerExited("A", 70))
     effects = history.after(history.reload(services=services, changed="A"))
@@ -189,15 +189,15 @@ def test_a_service_that_backs_off_and_owes_cleans_up_first(history, services):
 
 
 @pytest.mark.parametrize(("services", "effect"), [("AB", StartWorker("A")), ("B", ForgetService("A"))])
-def test_a_service_that_backs_off_and_owes_nothing_is_dealt_with_at_once(history, services, effect):
-    """Its back-off is nobody's business any more."""
+def test_a_service_that_backs_off_and_owes_nothing_changes_at_once(history, services, effect):
+    """Its back-off ends."""
     history.feed(WorkerExited("A", 70))
     assert effect in history.reload(services=services, changed="A")
     assert next_deadline(history.model) is None
 
 
 def test_the_last_of_two_reloads_wins(history):
-    """What was being read when the second one came is not used."""
+    """A reading that began before the second request is not used."""
     history.feed(ReloadAsked())
     assert history.after(history.feed(ReloadAsked())) == []
     stale = ConfigRead(services=("A",), changed=frozenset("A"), vm_limit=1, drain_timeout=None)
@@ -220,7 +220,7 @@ def test_a_broken_configuration_changes_nothing(history):
 @pytest.mark.parametrize("order", [events.DrainAsked(), events.InterruptedBy(), events.RestartAsked()])
 @pytest.mark.parametrize("read", [None, ConfigRefused(("x",)), "changed"])
 def test_nothing_is_reloaded_while_it_ends(history, order, read):
-    """Neither when asked then, nor when the answer comes then: one WARN."""
+    """One WARN, if the request or the answer comes then."""
     if read is None:
         history.feed(order)
         effects = history.feed(ReloadAsked())
@@ -243,7 +243,7 @@ def test_once_is_not_reloaded():
 
 
 def test_an_order_to_all_ends_a_replacement(history):
-    """A drain in the middle of it: nobody begins anew."""
+    """A drain in the middle of it: no service starts again."""
     history.reload(services="A", changed="A")
     history.feed(events.Terminated())
     assert history.feed(WorkerExited("A", 0)) == []
@@ -251,7 +251,7 @@ def test_an_order_to_all_ends_a_replacement(history):
 
 
 def test_a_smaller_limit_waits_for_slots_in_use(history):
-    """Both VMs go on; the first slot that is free is withdrawn, and a larger limit brings it back."""
+    """Both VMs go on; the first free slot is retired, and a larger limit brings it back."""
     slots = {name: history.occupies(name, f"vm-{name}") for name in "AB"}
     history.reload(vm_limit=1)
     assert [slot.state for slot in history.model.allocation.table.slots] == [SlotState.OCCUPIED] * 2
@@ -270,8 +270,8 @@ def test_a_smaller_limit_waits_for_slots_in_use(history):
 
 
 @pytest.mark.parametrize("late", [events.Terminated(), events.DrainAsked(), events.InterruptedBy()])
-def test_an_order_after_a_restart_comes_too_late_and_is_told(history, late):
-    """The workers have let go; exit code 75 still brings the next start, which follows the jobs."""
+def test_an_order_after_a_restart_comes_too_late_and_warns(history, late):
+    """The workers detach; the exit code is still 75, so that the next start adopts the jobs."""
     history.feed(events.RestartAsked())
     (report,) = history.feed(late)
     assert report.level == "WARN"
@@ -296,8 +296,8 @@ def test_a_restart_during_a_stop_is_refused(history):
     assert (report.level, history.model.restarting) == ("WARN", False)
 
 
-def test_a_stop_ends_though_nobody_can_clean_up(history):
-    """A worker that dies again and again owing a VM, and one that hangs: after the patience nobody is started again."""
+def test_a_stop_ends_although_the_clean_up_fails(history):
+    """One worker crashes with a VM left, one hangs: after the patience neither is started again."""
     history.occupies("A", "vm")
     history.feed(events.InterruptedBy(), WorkerExited("A", -9))
     assert history.model.services["A"].state is ServiceState.BACKOFF
@@ -308,7 +308,7 @@ def test_a_stop_ends_though_nobody_can_clean_up(history):
 
 
 def test_a_drain_waits_for_a_service_that_owes_and_its_deadline_goes_on():
-    """It is started once more to clean up; the deadline counts from the order."""
+    """Its worker starts once more to clean up; the deadline counts from the order."""
     history = History(drain_timeout=50.0)
     history.occupies("A", "vm")
     history.feed(WorkerExited("A", -9))
@@ -328,13 +328,13 @@ def test_a_drain_waits_for_a_service_that_owes_and_its_deadline_goes_on():
 
 
 def config_of(*services, **more):
-    """A configuration of services by name, or as they are."""
+    """A configuration with these services, given whole or by name."""
     made = [ServiceConfig(name=one, plugin="p") if isinstance(one, str) else one for one in services]
     return SupervisorConfig(state_dir=ROOT, plugins_path=ROOT, pid_file_dir=ROOT, services=tuple(made), **more)
 
 
 def setups_of(config):
-    """As `start` makes them."""
+    """The setups that `start` makes."""
     return {
         service.name: WorkerSetup(
             service=service,
@@ -372,7 +372,7 @@ def settings_of(*services, **more):
     ],
 )
 def test_what_counts_as_a_change(config, changed):
-    """Settings and what else of the host a worker works with; not who else there is, nor the log's level."""
+    """Settings and facts of the host count; the list of services and the log level do not."""
     assert settings_of("A", "B").compare(config).changed == changed
 
 
@@ -380,7 +380,7 @@ def test_what_counts_as_a_change(config, changed):
     ("now", "changed"), [(("anka",), set()), (("anka", "tart"), set()), (("anka", "other", "tart"), {"A"}), ((), set())]
 )
 def test_a_driver_whose_last_vm_has_gone_is_no_change(now, changed):
-    """Those on record are looked up at each reload; only one that is new has to be listed from now on."""
+    """Drivers on record are read at each reload; only a new one concerns the workers."""
     in_use = ["anka", "tart"]
     settings = Settings(
         config_of("A"),
@@ -393,7 +393,7 @@ def test_a_driver_whose_last_vm_has_gone_is_no_change(now, changed):
 
 
 def test_a_service_keeps_its_settings_until_it_is_renewed():
-    """Also through a second reload; compared is with what was taken last."""
+    """Also through a second reload: the comparison is with the settings adopted last."""
     settings = settings_of("A")
     new = ServiceConfig(name="A", plugin="p", token=Secret("new"))
     assert settings.compare(config_of(new)).changed == {"A"}
@@ -407,7 +407,7 @@ def test_a_service_keeps_its_settings_until_it_is_renewed():
 
 
 def test_old_secrets_are_kept_out_of_the_log_as_long_as_they_are_in_use():
-    """A worker under old settings goes on with them."""
+    """A worker with old settings keeps them."""
     settings = settings_of(ServiceConfig(name="A", plugin="p", token=Secret("old")))
     settings.compare(config_of(ServiceConfig(name="A", plugin="p", token=Secret("new"))))
     list(settings.take())
@@ -417,7 +417,7 @@ def test_old_secrets_are_kept_out_of_the_log_as_long_as_they_are_in_use():
 
 
 def test_what_waits_for_the_next_start_is_named_and_left():
-    """At each reload, as long as it differs."""
+    """At each reload, as long as the value differs."""
     settings = settings_of("A")
     other = msgspec.structs.replace(
         config_of("A", metrics=MetricsConfig(port=1), log=LogConfig(keep=9, level="DEBUG"), vm_limit=9),
@@ -432,7 +432,7 @@ def test_what_waits_for_the_next_start_is_named_and_left():
 
 
 def test_every_key_of_the_host_is_applied_or_named():
-    """None is forgotten when one is added."""
+    """Adding one forgets none."""
     applied = {"services", "work_dir", "plugins_path", "vm_limit", "drain_timeout"}
     inherited = {"vm_driver", "lease_ttl", "job_retry_attempts"}
     at_start = {"state_dir", "pid_file_dir", "metrics", "log"}
