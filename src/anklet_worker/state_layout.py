@@ -6,7 +6,7 @@ Owns the names, not the contents: the modules that write a file decide what is i
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, unique
 from pathlib import Path
 
 
@@ -31,6 +31,7 @@ class Writer(Enum):
 _PRIVATE = {Kind.FILE: 0o600, Kind.FOLDER: 0o700}
 
 
+@unique
 class Place(Enum):
     """One path, or a family of paths. `pattern` is relative to the state directory; each `*` stands for a part of one name.
 

@@ -72,7 +72,7 @@ def test_the_list_explains_every_path_of_a_host_with_both_drivers(new_mac, githu
 
 @pytest.mark.parametrize("driver", ["anka", "tart"])
 def test_every_path_has_the_kind_and_mode_that_the_list_says(mac, github):
-    """After a job: the next start has nothing to remove, and a path that others could write is told in one WARN."""
+    """After a job: the next start has nothing to remove, and a path that others could write gives one WARN."""
     ids = queue(github, mac.job())
     mac.start()
     assert finish(mac, github, ids) == ["success"]

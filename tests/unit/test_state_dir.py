@@ -154,3 +154,22 @@ def test_a_refusal_of_the_system_is_one_line_with_its_exit_code(number, kind, co
     assert "/state/slots" in str(caught.value)
     assert os.strerror(number) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_paths_are_built_from_the_list(tmp_path):
+    """Each `*` takes the next name; a caller that has the folder gives the names of the last part only."""
+    assert Place.RECORD.path(tmp_path, "A", "vm-1") == tmp_path / "services" / "A" / "records" / "vm-1.json"
+    assert Place.RECORD.in_folder(tmp_path, "vm-1") == tmp_path / "vm-1.json"
+    for names in ((), ("A", "vm-1", "x")):
+        with pytest.raises(ValueError, match="argument"):
+            Place.RECORD.path(tmp_path, *names)
+
+
+def test_the_locks_of_both_drivers_have_the_same_names(tmp_path):
+    """`ImageLocks` is given the folder, and does not know whose it is."""
+    for anka, tart in (
+        (Place.ANKA_PULL_LOCK, Place.TART_PULL_LOCK),
+        (Place.ANKA_PULL_NOTE, Place.TART_PULL_NOTE),
+    ):
+        assert anka.in_folder(tmp_path) == tart.in_folder(tmp_path)
+    assert Place.ANKA_IMAGE_LOCK.in_folder(tmp_path, "x") == Place.TART_IMAGE_LOCK.in_folder(tmp_path, "x")

@@ -32,9 +32,11 @@ class Archive:
         job, attempt = (parsed.job, str(parsed.attempt)) if parsed is not None else (vm, "1")
         make_private_dir(self._dir)
         self._prune(keep=job)
-        make_private_dir(self._dir / job)
-        make_private_dir(self._dir / job / attempt)
-        return self._dir / job / attempt
+        job_folder = Place.ARCHIVED_JOB.in_folder(self._dir, job)
+        attempt_folder = Place.ARCHIVED_ATTEMPT.in_folder(job_folder, attempt)
+        make_private_dir(job_folder)
+        make_private_dir(attempt_folder)
+        return attempt_folder
 
     def _prune(self, keep: str) -> None:
         """Another service may do the same at the same time: what is gone is pruned."""
