@@ -22,6 +22,7 @@ from anklet_worker.link.messages import ApiCalled, FigureReported, Status, Statu
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.log.service_log import ServiceLog
 from anklet_worker.process.orders import Orders
+from anklet_worker.state_layout import Place
 from anklet_worker.vm.driver import VMDriver
 
 
@@ -77,7 +78,7 @@ class WorkerContext:
     def known_vms(self) -> set[str]:
         """Names of VMs of ours that exist, or that are on record."""
         # Records first: a VM is on record before it exists.
-        names = {path.stem for path in self._setup.state_dir.glob("services/*/records/*.json")}
+        names = {path.stem for path in self._setup.state_dir.glob(Place.RECORD.pattern)}
         return names | {vm.name for vm in self._driver.listing() if vm.name.startswith(self.vm_prefix)}
 
     @property

@@ -21,9 +21,9 @@ import seams
 from emulators.anka.control import AnkaHost
 
 from anklet_supervisor.machine import allocator, events
-from anklet_supervisor.machine import step as machine
 from anklet_supervisor.machine.model import Moment
 from anklet_supervisor.machine.state import ServiceState
+from anklet_supervisor.machine.step import initial, step
 from anklet_supervisor.report.tally import Tally
 from anklet_worker.contract.errors import ExitCode
 from anklet_worker.contract.service import Deadlines, Secret, ServiceConfig
@@ -243,7 +243,7 @@ class Supervisor:
         left = [(SERVICE, record.vm) for record in records if record.vm_may_exist]
         allocation = allocator.build(_LIMIT, time.monotonic_ns(), left, time.time())
         self._slots = SlotWriter(host.state_dir / "slots", allocation.table)
-        self._model = machine.initial([SERVICE], allocation, once=False, drain_timeout=None)
+        self._model = initial([SERVICE], allocation, once=False, drain_timeout=None)
         self._worker = None
         self._heard = {}
         self._step(events.Began())
@@ -320,7 +320,7 @@ class Supervisor:
         self._slots.close()
 
     def _step(self, event):
-        self._model, effects = machine.step(self._model, event, Moment(self._now, time.time()))
+        self._model, effects = step(self._model, event, Moment(self._now, time.time()))
         for effect in effects:
             match effect:
                 case events.StartWorker():

@@ -232,7 +232,7 @@ def test_a_limit_that_anka_knows_better_is_the_last_word(new_mac, github):
     assert mac.log_lines(level="ERROR") == []
     mac.anka.set(limit_always=True)
     (refused,) = queue(github, job("refused"))
-    told = "the host refuses to run as many VMs as it should; tried again now and then"
+    told = "the host refuses to run as many VMs as it has slots; retrying now and then"
     eventually(lambda: mac.log_lines(level="ERROR", msg=told), "the second refusal tells", 20)
     eventually(lambda: "anklet_host_degraded 1.0" in mac.get("/metrics")[1], "the metric tells", 10)
     eventually(lambda: "paused" in (mac.service_status(f"RUNNER{n}")["status"] for n in (1, 2)), "one pauses", 20)

@@ -10,9 +10,11 @@ from stage import eventually, job
 from test_job_life import queue
 from test_supervision import running_job
 
-from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
-from anklet_supervisor.machine.step import STOP_PATIENCE, Moment, Report
+from anklet_supervisor.machine import allocator, events
+from anklet_supervisor.machine.events import Report
+from anklet_supervisor.machine.model import Moment
+from anklet_supervisor.machine.orders import STOP_PATIENCE
+from anklet_supervisor.machine.step import initial, step
 
 
 def the_error(mac, message, deadline=30):
@@ -79,15 +81,15 @@ def test_a_service_that_cannot_run_says_why(mac):
 
 def test_a_worker_that_hangs_at_a_stop_is_killed_and_told():
     """After the patience of a stop, and not before."""
-    model = machine.initial(["A"], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None)
-    model, _ = machine.step(model, machine.Began(), Moment(0.0, 0.0))
-    model, _ = machine.step(model, machine.WorkerStarted("A", 1), Moment(0.0, 0.0))
-    model, _ = machine.step(model, machine.InterruptedBy(), Moment(1.0, 1.0))
-    model, effects = machine.step(model, machine.Tick(), Moment(STOP_PATIENCE, 1.0))
+    model = initial(["A"], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None)
+    model, _ = step(model, events.Began(), Moment(0.0, 0.0))
+    model, _ = step(model, events.WorkerStarted("A", 1), Moment(0.0, 0.0))
+    model, _ = step(model, events.InterruptedBy(), Moment(1.0, 1.0))
+    model, effects = step(model, events.Tick(), Moment(STOP_PATIENCE, 1.0))
     assert effects == []
-    model, effects = machine.step(model, machine.Tick(), Moment(STOP_PATIENCE + 1.0, 1.0))
-    assert Report("ERROR", "the worker did not end within 300 s; killed", "A") in effects
-    assert machine.KillWorker("A") in effects
+    model, effects = step(model, events.Tick(), Moment(STOP_PATIENCE + 1.0, 1.0))
+    assert Report("ERROR", "the worker did not exit within 300 s; killed it", "A") in effects
+    assert events.KillWorker("A") in effects
 
 
 def test_a_damaged_record_is_kept_and_told(mac):

@@ -57,7 +57,7 @@ def test_a_broken_configuration_changes_nothing(mac, github):
     assert done.returncode == 78
     assert len(done.stderr.splitlines()) == 2
     (line,) = mac.log_lines(level="ERROR")
-    assert line["msg"] == "the configuration cannot be used; nothing has changed"
+    assert line["msg"] == "the configuration has errors; nothing has changed"
     assert line["problems"] == done.stderr.splitlines()
     assert all(problem.startswith(f"{mac.config_path}:") for problem in line["problems"])
     mac.config["services"][0] = good

@@ -1,4 +1,4 @@
-"""The slot allocation, explored: whatever is asked, the limit holds and only proof frees a slot."""
+"""The slot allocation, explored: the limit always holds, and only proof frees a slot."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,11 +13,11 @@ UNUSED = (SlotState.FREE, SlotState.RETIRED)
 
 
 class SlotAllocation(RuleBasedStateMachine):
-    """Services ask, occupy, release and die; VMs come and go; foreign VMs appear and vanish."""
+    """Services request, occupy, release and die; VMs come and go, foreign ones too."""
 
     @initialize(limit=st.integers(1, 3), left=st.lists(service, max_size=4))
     def begin(self, limit, left):
-        """A supervisor starts and finds what the records name."""
+        """A supervisor starts with the VMs on record."""
         self.limit = limit
         self.vms = {f"left-{i}": name for i, name in enumerate(left)}
         self.allocation = allocator.build(limit, 7, [(name, vm) for vm, name in self.vms.items()], 1.0)
@@ -28,7 +28,7 @@ class SlotAllocation(RuleBasedStateMachine):
             del self.vms[vm]  # counted as foreign, not by a slot
 
     def grant(self):
-        """Give out what may be given, as the supervisor does at the end of each step."""
+        """Grant free slots, as the supervisor does at the end of each step."""
         self.allocation, grants = allocator.grant(self.allocation, 2.0)
         for grant in grants:
             used = [slot for slot in self.allocation.table.slots if slot.state not in UNUSED]
@@ -40,14 +40,14 @@ class SlotAllocation(RuleBasedStateMachine):
 
     @rule(name=service)
     def asks(self, name):
-        """A service asks for a slot."""
+        """A service requests a slot."""
         if not self.held.get(name):
             self.allocation = allocator.want(self.allocation, name)
         self.grant()
 
     @rule(name=service)
     def declines(self, name):
-        """A service takes its request back."""
+        """A service withdraws its request."""
         self.allocation = allocator.decline(self.allocation, name)
         if name in self.held:
             self.held[name] = [ref for ref in self.held[name] if self.state_of(ref) is SlotState.OCCUPIED]
@@ -55,7 +55,7 @@ class SlotAllocation(RuleBasedStateMachine):
 
     @rule(name=service)
     def occupies(self, name):
-        """A worker announces its VM; what the table then says decides whether it makes one."""
+        """A worker announces its VM, and makes it only if the table then says so."""
         for ref in self.held.get(name, []):
             if self.state_of(ref) is SlotState.RESERVED:
                 self.counter += 1
@@ -70,7 +70,7 @@ class SlotAllocation(RuleBasedStateMachine):
 
     @rule(name=service, data=st.data())
     def occupies_with_an_old_grant(self, name, data):
-        """A straggler announces a VM with a grant that is not its own any more; it must not get the slot."""
+        """A worker announces a VM with an expired grant; it must not get the slot."""
         if not self.used_refs:
             return
         index, generation, nonce = data.draw(st.sampled_from(sorted(self.used_refs)))
@@ -113,7 +113,7 @@ class SlotAllocation(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 4))
     def another_limit(self, limit):
-        """A reload: what is in use goes on, and what is too much is withdrawn when it is free."""
+        """A reload: slots in use stay, and a surplus slot is retired when it is free."""
         before = [slot for slot in self.allocation.table.slots if slot.state not in UNUSED]
         self.limit = limit
         self.allocation = allocator.resize(self.allocation, limit)
@@ -129,7 +129,7 @@ class SlotAllocation(RuleBasedStateMachine):
         self.grant()
 
     def state_of(self, ref):
-        """The state of the slot of a grant, None when it stands for another grant now."""
+        """The state of a grant's slot; None if the slot now belongs to another grant."""
         slot = self.allocation.table.slots[ref.index]
         return slot.state if slot.ref == ref else None
 

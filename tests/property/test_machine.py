@@ -1,14 +1,14 @@
-"""The supervisor's step function, explored by histories that a host could produce."""
+"""The step function, explored with histories that a host could produce."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from anklet_supervisor.machine import allocator
+from anklet_supervisor.machine import allocator, events
 from anklet_supervisor.machine import restarts as backoff
-from anklet_supervisor.machine import step as machine
-from anklet_supervisor.machine.model import Fate
+from anklet_supervisor.machine.model import Fate, Moment
 from anklet_supervisor.machine.state import ALIVE, FINAL, Mode, ServiceState
+from anklet_supervisor.machine.step import initial, step
 from anklet_worker.link import messages as m
 from anklet_worker.link.slots import SlotState
 
@@ -16,12 +16,12 @@ SERVICES = ["alpha", "beta", "gamma"]
 name_of = st.sampled_from([*SERVICES, "delta"])
 #: The more telling ones are drawn more often.
 EXIT_CODES = [0, 64, 69, 70, 75, 77, 78, -9, -9, -9, -9, -15, -15]
-ORDERS = [machine.DrainAsked(), machine.Terminated(), machine.InterruptedBy(), machine.RestartAsked()]
+ORDERS = [events.DrainAsked(), events.Terminated(), events.InterruptedBy(), events.RestartAsked()]
 HOLDING = (SlotState.OCCUPIED, SlotState.ORPHANED)
 
 
 class Worker:
-    """A live process: the slot that it was granted, the VM that it made, and the settings that it was born with."""
+    """A live process: its granted slot, its VM, and the settings that it started with."""
 
     def __init__(self, revision):
         self.slot = None
@@ -30,7 +30,7 @@ class Worker:
 
 
 class Host:
-    """Performs effects as the loop does, with imaginary processes, and knows which VMs there really are."""
+    """Performs effects as the loop does, with imaginary processes, and knows which VMs really exist."""
 
     def __init__(self, *, once=False, drain_timeout=None, left=0):
         self.now = 1000.0
@@ -39,7 +39,7 @@ class Host:
         self.finished = None
         self.vms = {f"left-{number}": SERVICES[number] for number in range(left)}
         allocation = allocator.build(2, 11, [(service, vm) for vm, service in self.vms.items()], 1.0)
-        self.before = self.model = machine.initial(SERVICES, allocation, once=once, drain_timeout=drain_timeout)
+        self.before = self.model = initial(SERVICES, allocation, once=once, drain_timeout=drain_timeout)
         self.starts = 0
         self.reading = False
         self.asked = self.asked_when_read = 0
@@ -50,32 +50,32 @@ class Host:
 
     def feed(self, event):
         """One step, with everything that follows from it."""
-        self.asked += isinstance(event, machine.ReloadAsked)
+        self.asked += isinstance(event, events.ReloadAsked)
         queue = [event]
         while queue:
             self.before = self.model
-            self.model, effects = machine.step(self.model, queue.pop(0), machine.Moment(self.now, self.now))
+            self.model, effects = step(self.model, queue.pop(0), Moment(self.now, self.now))
             queue.extend(event for effect in effects for event in self.perform(effect))
 
     def perform(self, effect):
         """Perform one effect; return the events that it causes."""
         match effect:
-            case machine.StartWorker(service=name):
+            case events.StartWorker(service=name):
                 assert name not in self.alive, "two live processes of one service"
                 self.starts += 1
                 self.alive[name] = Worker(self.in_force[name])
-                return [machine.WorkerStarted(name, 4000 + self.starts)]
-            case machine.Tell(service=name, command=command):
+                return [events.WorkerStarted(name, 4000 + self.starts)]
+            case events.Tell(service=name, command=command):
                 self.told.append((name, command))
                 self.tell(name, command)
-            case machine.DetachWorker():
+            case events.DetachWorker():
                 assert self.model.restarting, "a worker was sent away from its job"
-            case machine.KillWorker(service=name):
+            case events.KillWorker(service=name):
                 assert self.model.mode is Mode.STOPPING, "a worker was killed"
                 if name in self.alive:
                     del self.alive[name]
-                    return [machine.WorkerExited(name, -9)]
-            case machine.Finish(exit_code=code):
+                    return [events.WorkerExited(name, -9)]
+            case events.Finish(exit_code=code):
                 assert self.finished is None, "finished twice"
                 self.finished = code
             case _:
@@ -93,35 +93,35 @@ class Host:
                 self.alive[name].slot = command.slot
 
     def perform_on_config(self, effect):
-        """What concerns the configuration."""
+        """Perform an effect on the configuration."""
         match effect:
-            case machine.ReadConfig():
+            case events.ReadConfig():
                 assert not self.reading, "the configuration is read twice at once"
                 self.reading = True
                 self.asked_when_read = self.asked
-            case machine.TakeConfig():
+            case events.TakeConfig():
                 assert self.asked_when_read == self.asked, "an older configuration than was asked for"
                 self.newest = self.proposed
                 self.configured = tuple(self.proposed)
-            case machine.RenewSettings(service=name):
+            case events.RenewSettings(service=name):
                 assert name not in self.alive, "settings were changed under a living worker"
                 service = self.before.services.get(name)
                 if service is not None and service.state is ServiceState.BACKOFF:
                     assert not allocator.owes(self.before.allocation, name), "its job may not be found any more"
                 self.in_force[name] = self.newest[name]
-            case machine.ForgetService(service=name):
+            case events.ForgetService(service=name):
                 assert name not in self.alive, "a service with a process was forgotten"
                 del self.in_force[name]
 
     def say(self, name, fact):
         """A worker says something."""
-        self.feed(machine.WorkerSaid(name, fact))
+        self.feed(events.WorkerSaid(name, fact))
 
     def exit(self, name, code):
         """A worker process ends; its VM stays."""
         if name in self.alive:
             del self.alive[name]
-            self.feed(machine.WorkerExited(name, code))
+            self.feed(events.WorkerExited(name, code))
 
     def clean_up(self, name):
         """A worker proves that every VM of its service is gone."""
@@ -130,13 +130,13 @@ class Host:
             self.say(name, m.VMGone(vm=vm))
 
     def slot_of(self, ref):
-        """The slot of a grant, None when it stands for another grant now."""
+        """The slot of a grant; None if the slot now belongs to another grant."""
         slot = self.model.allocation.table.slots[ref.index]
         return slot if slot.ref == ref else None
 
 
 class Supervision(RuleBasedStateMachine):
-    """Workers announce, ask, make VMs, die; operators order and reload; time passes; facts are lost or come twice."""
+    """Workers announce, request, make VMs and die; operators order and reload; facts are lost or repeated."""
 
     @initialize(
         once=st.sampled_from([False, False, False, True]),
@@ -151,7 +151,7 @@ class Supervision(RuleBasedStateMachine):
         self.said = []
         self.revision = 0
         self.host = Host(once=once, drain_timeout=timeout, left=left)
-        self.host.feed(machine.Began())
+        self.host.feed(events.Began())
 
     @property
     def running(self):
@@ -165,7 +165,7 @@ class Supervision(RuleBasedStateMachine):
 
     @rule(name=name_of, what=st.sampled_from(["ready", "want", "decline", "failed"]))
     def says(self, name, what):
-        """A live worker announces, asks, or takes its request back."""
+        """A live worker announces, requests a slot, or withdraws its request."""
         if not self.running or name not in self.host.alive:
             return
         worker = self.host.alive[name]
@@ -181,7 +181,7 @@ class Supervision(RuleBasedStateMachine):
 
     @rule(name=name_of, is_lost=st.sampled_from([False, False, True]))
     def makes_a_vm(self, name, is_lost):
-        """A worker asks for a slot, announces its VM, looks what the table says, and makes it, or not."""
+        """A worker requests a slot, announces its VM, reads the table, and makes the VM if the table says so."""
         worker = self.host.alive.get(name) if self.running else None
         if worker is not None and worker.slot is None:
             self.say(name, m.SlotWanted())
@@ -225,14 +225,14 @@ class Supervision(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def a_fact_comes_twice(self, data):
-        """Whatever a service has said is said again: no slot is freed by it that holds a VM."""
+        """A service repeats an earlier fact: that frees no slot that holds a VM."""
         old = [(name, fact) for name, fact in self.said if self.running and name in self.host.alive]
         if old:
             self.host.say(*data.draw(st.sampled_from(old)))
 
     @rule()
-    def those_told_to_finish_do(self):
-        """Workers of services that are to change or to leave clean up and end."""
+    def drained_workers_finish(self):
+        """Workers of services that change or leave clean up and exit."""
         if self.running and self.host.model.mode is Mode.RUNNING:
             for name in list(self.host.alive):
                 if self.host.model.services[name].fate is not Fate.STAYS:
@@ -253,10 +253,10 @@ class Supervision(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 2))
     def reload_asked(self, times):
-        """The configuration is to be read again, perhaps while it is being read."""
+        """A reload is requested, perhaps during another one."""
         for _ in range(times):
             if self.running:
-                self.host.feed(machine.ReloadAsked())
+                self.host.feed(events.ReloadAsked())
 
     @rule(
         is_asked_first=st.booleans(),
@@ -266,7 +266,7 @@ class Supervision(RuleBasedStateMachine):
         broken=st.sampled_from([False, False, False, True]),
     )
     def config_arrives(self, is_asked_first, names, changed, limit, broken):
-        """It has been read."""
+        """A reading is done."""
         if is_asked_first:
             self.reload_asked(1)
         if not self.running or not self.host.reading:
@@ -274,14 +274,14 @@ class Supervision(RuleBasedStateMachine):
         self.host.reading = False
         if broken:
             before = self.host.model.services
-            self.host.feed(machine.ConfigRefused(("config.yml:1:1: no",)))
+            self.host.feed(events.ConfigRefused(("config.yml:1:1: no",)))
             assert self.host.model.services == before
             return
         self.revision += 1
         known = self.host.newest
         self.host.proposed = {n: known[n] if n in known and n not in changed else self.revision for n in names}
         self.host.feed(
-            machine.ConfigRead(
+            events.ConfigRead(
                 services=tuple(names),
                 changed=frozenset(n for n in names if n in known and n in changed),
                 vm_limit=limit,
@@ -294,11 +294,11 @@ class Supervision(RuleBasedStateMachine):
         """The loop's timer fires."""
         if self.running:
             self.host.now += seconds
-            self.host.feed(machine.Tick())
+            self.host.feed(events.Tick())
 
     @invariant()
     def processes_match_states(self):
-        """A service has a process exactly in the states that say so, and a final one never has."""
+        """A service has a process exactly in the states in `ALIVE`."""
         if not self.running:
             return
         for service in self.host.model.services.values():
@@ -308,7 +308,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def the_configured_services_are_there(self):
-        """All of them, and besides them only those that are to leave."""
+        """All of them, and no others except those that leave."""
         if not self.running:
             return
         services = self.host.model.services
@@ -317,7 +317,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def a_worker_keeps_its_settings(self):
-        """Those that it was born with; one that stays has the newest."""
+        """A worker keeps the settings of its start; one that stays has the newest."""
         if not self.running:
             return
         for name, worker in self.host.alive.items():
@@ -327,7 +327,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def every_vm_has_its_slot(self):
-        """Only proof frees a slot, whatever is lost, said twice, reloaded or killed."""
+        """Only proof frees a slot, whatever is lost, repeated, reloaded or killed."""
         if not hasattr(self, "host"):
             return
         held = [slot.vm for slot in self.host.model.allocation.table.slots if slot.state in HOLDING]
@@ -336,7 +336,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def the_limit_holds(self):
-        """There are more slots than the limit only while those too many are in use; who drains or stops is granted nothing."""
+        """There are more slots than the limit only while the surplus is in use."""
         if not self.running:
             return
         allocation = self.host.model.allocation
@@ -348,18 +348,18 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def restarts_are_bounded(self):
-        """Nobody is started more often than the budget allows within its period."""
+        """No worker is started more often than the budget allows."""
         if hasattr(self, "host"):
             for service in self.host.model.services.values():
                 assert len(service.crashes) <= backoff.MAX_CRASHES or service.state is ServiceState.FATAL
 
     def teardown(self):
-        """What was reloaded comes true, and a stop ends in bounded steps: workers obey it, or are killed."""
+        """Reloads take effect, and a stop ends in bounded steps: workers obey it or are killed."""
         if not self.running:
             return
         self.settle()
-        self.host.feed(machine.Terminated())
-        self.host.feed(machine.Terminated())
+        self.host.feed(events.Terminated())
+        self.host.feed(events.Terminated())
         for _ in range(100):
             if self.host.finished is not None:
                 break
@@ -367,12 +367,12 @@ class Supervision(RuleBasedStateMachine):
                 self.host.clean_up(name)
                 self.host.exit(name, 0)
             self.host.now += 61.0
-            self.host.feed(machine.Tick())
+            self.host.feed(events.Tick())
         assert self.host.finished is not None, "a stop that does not end"
         assert all(service.state in FINAL for service in self.host.model.services.values())
 
     def settle(self):
-        """Workers that are to finish do so: then there are the configured services, each with its newest settings."""
+        """Drained workers finish: then the services are the configured ones, each with its newest settings."""
         if self.host.model.mode is not Mode.RUNNING or self.hangs:
             return
         for _ in range(20):
@@ -381,7 +381,7 @@ class Supervision(RuleBasedStateMachine):
                     self.host.clean_up(name)
                     self.host.exit(name, 0)
             self.host.now += 61.0
-            self.host.feed(machine.Tick())
+            self.host.feed(events.Tick())
         if self.host.finished is None:
             assert tuple(self.host.model.services) == self.host.configured
             assert self.host.in_force == self.host.newest

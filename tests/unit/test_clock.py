@@ -1,11 +1,11 @@
-"""The loop's clock: what this process slept through is no time in which a deadline could pass."""
+"""The loop's clock: no deadline passes while the process does not run."""
 
 import pytest
 
 from anklet_supervisor.daemon.clock import AwakeClock
-from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
-from anklet_supervisor.machine.step import Moment
+from anklet_supervisor.machine import allocator, events
+from anklet_supervisor.machine.model import Moment
+from anklet_supervisor.machine.step import initial, step
 
 
 class Source:
@@ -42,22 +42,22 @@ def test_a_gap_counts_little_and_it_never_goes_back(jump, counts):
 
 @pytest.mark.parametrize("leap", [86_400.0, -86_400.0])
 def test_a_wall_clock_that_leaps_decides_nothing(leap):
-    """Back-off, drain and stop are measured on the other clock."""
-    model = machine.initial(["A"], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=100.0)
+    """Back-off, drain and stop use the monotonic clock."""
+    model = initial(["A"], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=100.0)
     histories = []
     for wall in (1e9, 1e9 + leap):
         one, effects = model, []
         for mono, event in (
-            (0.0, machine.Began()),
-            (1.0, machine.WorkerStarted("A", 1)),
-            (2.0, machine.WorkerExited("A", 70)),
-            (3.1, machine.Tick()),
-            (4.0, machine.WorkerStarted("A", 2)),
-            (5.0, machine.DrainAsked()),
-            (104.0, machine.Tick()),
-            (105.0, machine.Tick()),
+            (0.0, events.Began()),
+            (1.0, events.WorkerStarted("A", 1)),
+            (2.0, events.WorkerExited("A", 70)),
+            (3.1, events.Tick()),
+            (4.0, events.WorkerStarted("A", 2)),
+            (5.0, events.DrainAsked()),
+            (104.0, events.Tick()),
+            (105.0, events.Tick()),
         ):
-            one, more = machine.step(one, event, Moment(mono, wall if mono > 2.5 else 1e9))
+            one, more = step(one, event, Moment(mono, wall if mono > 2.5 else 1e9))
             effects += more
         histories.append(effects)
     assert histories[0] == histories[1]

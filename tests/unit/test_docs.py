@@ -20,8 +20,9 @@ from anklet_supervisor.config.load import load
 from anklet_supervisor.console import job_commands
 from anklet_supervisor.doctor import doctor
 from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.model import JobView
 from anklet_supervisor.machine.state import ServiceState
+from anklet_supervisor.machine.step import initial
 from anklet_supervisor.report.status import ApiBudget, document
 from anklet_supervisor.report.timelines import STEPS, Timeline
 from anklet_worker.contract.findings import Finding, Verdict
@@ -101,8 +102,8 @@ def documents():
         steps={step: START + 2.5 * number for number, step in enumerate(STEPS)}, ended="success",
     )  # fmt: skip
     failed = msgspec.structs.replace(line, job_id="31400000000", ended="given back", reason="no space left on the disk")
-    model = machine.initial(["RUNNER1"], allocator.build(2, 1, [], START), once=False, drain_timeout=None)
-    job = machine.JobView(id=line.job_id, url=URL, name="build", vm=VM, since=START + 60)
+    model = initial(["RUNNER1"], allocator.build(2, 1, [], START), once=False, drain_timeout=None)
+    job = JobView(id=line.job_id, url=URL, name="build", vm=VM, since=START + 60)
     service = msgspec.structs.replace(
         model.services["RUNNER1"], state=ServiceState.READY, status=Status.RUNNING, pid=502, job=job
     )

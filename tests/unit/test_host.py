@@ -1,4 +1,4 @@
-"""The host: one supervisor for a state directory, ids that tell machine and boot, a Mac that stays awake."""
+"""The host: one supervisor per state directory, ids of machine and boot, a Mac that stays awake."""
 
 import fcntl
 import multiprocessing
@@ -66,7 +66,7 @@ def holder(tmp_path):
 # ---- the lock ----
 
 
-def test_a_second_supervisor_is_refused_and_told_which_is_the_first(tmp_path, holder):
+def test_a_second_supervisor_is_refused_with_the_pid_of_the_first(tmp_path, holder):
     """Exit code 75, and the pid of the one that runs."""
     with pytest.raises(
         AlreadyRunning, match=rf"already running: another supervisor \(pid {holder.pid}\) holds "
@@ -76,7 +76,7 @@ def test_a_second_supervisor_is_refused_and_told_which_is_the_first(tmp_path, ho
 
 
 def test_a_killed_supervisor_holds_nothing(tmp_path, holder):
-    """The kernel drops the lock with its holder; the pid that is left in the file is not believed."""
+    """The kernel releases the lock; the pid left in the file does not count."""
     assert running_supervisor(tmp_path) == holder.pid
     holder.kill()
     holder.wait()
@@ -90,13 +90,13 @@ def test_a_killed_supervisor_holds_nothing(tmp_path, holder):
 
 
 def test_a_pid_without_the_lock_means_nothing(tmp_path):
-    """A lock file with a living pid in it, and nobody who holds it."""
+    """A lock file with the pid of a live process, and no holder."""
     (tmp_path / "lock").write_text(f"{os.getpid()}\n")
     assert running_supervisor(tmp_path) is None
 
 
 def test_no_state_directory_no_supervisor(tmp_path):
-    """Nothing is made by asking."""
+    """The question creates nothing."""
     assert running_supervisor(tmp_path / "missing") is None
     assert not (tmp_path / "missing").exists()
 
@@ -111,8 +111,8 @@ def test_a_command_that_looks_does_not_keep_a_supervisor_from_starting(tmp_path)
         lock.release()
 
 
-def test_a_supervisor_that_does_not_say_its_pid_is_an_error(tmp_path):
-    """A lock that is held, with half a pid in the file, is not taken for nobody, and not for that pid."""
+def test_a_held_lock_without_a_pid_is_an_error(tmp_path):
+    """Half a pid in the file means neither that no supervisor runs, nor that pid."""
     with (tmp_path / "lock").open("w+") as held:
         held.write("12")
         held.flush()
@@ -137,7 +137,7 @@ def hold_and_wait(state_dir, ready):
 
 
 def test_a_spawned_worker_does_not_inherit_the_lock(tmp_path):
-    """Workers are spawned; what they have open is what they are given."""
+    """Spawned workers have only the descriptors that they are given."""
     lock = InstanceLock(tmp_path)
     lock.acquire()
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
@@ -151,7 +151,7 @@ def test_a_spawned_worker_does_not_inherit_the_lock(tmp_path):
 
 
 def test_a_link_in_place_of_the_lock_is_refused(tmp_path):
-    """Nothing is written through somebody's link."""
+    """Nothing is written through the link."""
     (tmp_path / "elsewhere").write_text("theirs")
     (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(TemporaryError, match="cannot lock"):
@@ -192,7 +192,7 @@ def test_a_pid_file_of_somebody_else_stays(tmp_path, content):
     assert (tmp_path / "anklet.pid").read_bytes() == content
 
 
-def test_a_pid_file_that_cannot_be_written_is_told(tmp_path):
+def test_a_pid_file_that_cannot_be_written_is_reported(tmp_path):
     """The line names the file."""
     with pytest.raises(TemporaryError, match=re.escape(str(tmp_path / "missing" / "anklet.pid"))):
         PidFile(tmp_path / "missing").write()
@@ -218,7 +218,7 @@ def test_two_installations_differ(tmp_path):
 
 
 def test_a_directory_copied_from_another_host_gets_a_new_id(tmp_path):
-    """And the old one is told, for its owner still has it."""
+    """The result names the old one, which the other host still has."""
     there = identify(tmp_path, THERE)
     here = identify(tmp_path, HERE)
     assert here.install_id != there.install_id
@@ -228,8 +228,8 @@ def test_a_directory_copied_from_another_host_gets_a_new_id(tmp_path):
 
 
 @pytest.mark.parametrize(("first", "second"), [(UNKNOWN_HOST, HERE), (HERE, UNKNOWN_HOST)])
-def test_a_host_that_cannot_be_told_keeps_what_it_finds(tmp_path, first, second):
-    """A system that fails to say its id once must not cost the installation its VMs."""
+def test_a_host_without_an_id_keeps_the_install_id(tmp_path, first, second):
+    """If the system once gives no id, the installation must not lose its VMs."""
     before = identify(tmp_path, first)
     after = identify(tmp_path, second)
     assert (after.install_id, after.host_id) == (before.install_id, first)
@@ -239,21 +239,21 @@ def test_a_host_that_cannot_be_told_keeps_what_it_finds(tmp_path, first, second)
     "content", [b"", b"12345678", b"xyz\n", b"12345678 \xff\n", b"1234567890 " + b"a" * 16 + b"\n"]
 )
 def test_a_file_without_an_install_id_is_an_error_for_people(tmp_path, content):
-    """It is not replaced by guess: VMs may bear the id that it held."""
+    """It is not replaced: VMs may have the old id in their names."""
     (tmp_path / "install-id").write_bytes(content)
     with pytest.raises(ConfigError, match="holds no install id"):
         identify(tmp_path)
     assert (tmp_path / "install-id").read_bytes() == content
 
 
-def test_an_id_that_cannot_be_kept_is_none(tmp_path):
-    """Without a file of it, the next start would not know its VMs."""
+def test_an_id_that_cannot_be_saved_is_an_error(tmp_path):
+    """Without the file, the next start would not know its VMs."""
     with pytest.raises(TemporaryError, match="cannot use"):
         identify(tmp_path / "missing")
 
 
 def test_this_host_has_an_id_that_does_not_show_the_machine_id():
-    """The machine id itself is confidential (machine-id(5)); what is derived from it is the same each time."""
+    """The machine id itself is confidential (machine-id(5)); its hash is stable."""
     assert re.fullmatch(r"[0-9a-f]{16}", host.host_id())
     assert host.host_id() == host.host_id()
     for path in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
@@ -262,14 +262,14 @@ def test_this_host_has_an_id_that_does_not_show_the_machine_id():
 
 
 def test_the_boot_id_is_the_kernels(tmp_path):
-    """The same for each process of this boot, and nothing is kept of it."""
+    """The same in each process of this boot, without a file."""
     program = "import pathlib, sys; from anklet_supervisor.daemon.host import boot_id; print(boot_id(pathlib.Path(sys.argv[1])))"
     other = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == boot_id(tmp_path) != ""
 
 
 def test_without_a_kernels_boot_id_the_time_of_boot_stands_for_it(tmp_path, monkeypatch):
-    """A clock that is set moves that time a little, and the id not at all; a boot moves both."""
+    """Setting the clock moves the boot time a little but not the id; a boot changes both."""
     monkeypatch.setattr(psutil, "boot_time", lambda: 1_700_000_000.6)
     first = boot_id(tmp_path, kernel="")
     monkeypatch.setattr(psutil, "boot_time", lambda: 1_700_000_020.2)
@@ -288,7 +288,7 @@ mv "$0.said.new" "$0.said"
 
 @pytest.fixture
 def caffeinate(tmp_path, monkeypatch):
-    """A program of that name on PATH that writes down how it was called."""
+    """A program of that name on PATH that records how it was called."""
     program = tmp_path / "caffeinate"
     program.write_text(CAFFEINATE)
     program.chmod(0o755)

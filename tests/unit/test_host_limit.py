@@ -1,24 +1,25 @@
-"""A host that refuses a VM although there should be room: how it is believed, tried again, told, and when it is well."""
+"""A host that refuses a VM although a slot is free: what is learned, when it is tried again, and when it has recovered."""
 
 import pytest
 
 from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.events import PublishSlots, Report, Tell, Tick, WorkerSaid
 from anklet_supervisor.machine.host_limit import HostLimit, allowed, refused, started
-from anklet_supervisor.machine.step import Moment, PublishSlots, Report, Tell, Tick, WorkerSaid
+from anklet_supervisor.machine.model import Moment
+from anklet_supervisor.machine.step import initial, next_deadline, step
 from anklet_worker.link import messages as m
 
-ERROR = Report("ERROR", "the host refuses to run as many VMs as it should; tried again now and then")
-WELL = Report("INFO", "the host runs as many VMs as it should again")
+ERROR = Report("ERROR", "the host refuses to run as many VMs as it has slots; retrying now and then")
+RECOVERED = Report("INFO", "the host runs as many VMs as it has slots again")
 
 
 def test_a_host_that_is_full_is_right():
-    """Nothing is learned from it."""
+    """Such a refusal teaches nothing."""
     assert refused(HostLimit(), 2, 2, 0.0) == HostLimit()
 
 
 def test_the_first_refusal_is_a_short_wait():
-    """A place is given back a moment after its VM is gone."""
+    """A Mac frees a place a moment after its VM is gone."""
     limit = refused(HostLimit(), 0, 2, 100.0)
     assert not limit.degraded
     assert [allowed(limit, 2, now) for now in (100.0, 101.9, 102.0)] == [0, 0, 1]
@@ -26,7 +27,7 @@ def test_the_first_refusal_is_a_short_wait():
 
 
 def test_the_pauses_double_up_to_ten_minutes():
-    """And the host is degraded from the second on."""
+    """From the second refusal on, the host is degraded."""
     limit, now, pauses = HostLimit(), 0.0, []
     for number in range(10):
         limit = refused(limit, 0, 2, now)
@@ -37,7 +38,7 @@ def test_the_pauses_double_up_to_ten_minutes():
 
 
 def test_a_host_may_refuse_for_months():
-    """Nobody reboots it; it is tried every ten minutes."""
+    """Without a reboot it is tried every ten minutes."""
     limit, now = HostLimit(), 0.0
     for _ in range(1100):
         limit = refused(limit, 0, 2, now)
@@ -47,13 +48,13 @@ def test_a_host_may_refuse_for_months():
 
 
 def test_refusals_of_starts_that_were_under_way_are_one():
-    """Two services start at the same moment; the place that both did not get counts once, and the lower ceiling holds."""
+    """Two services start at once and are refused: that counts once, with the lower ceiling."""
     limit = refused(refused(HostLimit(), 1, 2, 0.0), 0, 2, 0.5)
     assert limit == HostLimit(ceiling=0, refusals=1, retry_at=2.0)
 
 
 def test_a_start_below_the_ceiling_proves_nothing():
-    """One more than that does."""
+    """A start beyond the ceiling clears it."""
     limit = HostLimit(ceiling=1, refusals=3, retry_at=9.0)
     assert started(limit, 1) == limit
     assert started(limit, 2) == HostLimit()
@@ -63,33 +64,33 @@ def test_a_start_below_the_ceiling_proves_nothing():
     ("ceiling", "now", "may"), [(None, 0.0, 2), (0, 0.0, 0), (1, 0.0, 1), (0, 9.0, 1), (2, 9.0, 2)]
 )
 def test_never_more_than_the_slots(ceiling, now, may):
-    """Whatever was learned."""
+    """Whatever the ceiling is."""
     assert allowed(HostLimit(ceiling=ceiling, refusals=1, retry_at=9.0), 2, now) == may
 
 
 class Supervisor:
-    """The machine, and what it does."""
+    """The machine, and its effects."""
 
     def __init__(self, *services):
-        self.model = machine.initial(list(services), allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None)
+        self.model = initial(list(services), allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None)
         self.now = 0.0
         self.effects = []
 
     def see(self, event):
-        """Something happens; what is done."""
-        self.model, effects = machine.step(self.model, event, Moment(self.now, self.now))
+        """Feed an event; return its effects."""
+        self.model, effects = step(self.model, event, Moment(self.now, self.now))
         self.effects += effects
         return effects
 
     def grant_to(self, service):
-        """The slot that is granted to the service when it asks, if any."""
+        """Request a slot for the service; return the granted one, if any."""
         effects = self.see(WorkerSaid(service, m.SlotWanted()))
         return next(
             (e.command.slot for e in effects if isinstance(e, Tell) and isinstance(e.command, m.GrantSlot)), None
         )
 
     def start(self, service, vm, *, refuse):
-        """The service makes a VM in a slot, which the host refuses or starts; a refused one goes."""
+        """The service makes a VM in a slot. The host starts or refuses it; a refused one is removed."""
         slot = self.grant_to(service)
         self.see(WorkerSaid(service, m.SlotOccupied(slot=slot, vm=vm)))
         if not refuse:
@@ -100,18 +101,18 @@ class Supervisor:
 
     def tick_to(self, now):
         """Time passes."""
-        assert machine.next_deadline(self.model) <= now
+        assert next_deadline(self.model) <= now
         self.now = now
         return self.see(Tick())
 
     @property
     def available(self):
-        """What the table shows to workers."""
+        """The slot table as workers see it."""
         return self.model.allocation.table.available
 
 
 def test_a_degraded_host_takes_no_job_and_recovers_by_itself():
-    """All services share it; one ERROR; one try at a time; well when a start succeeds."""
+    """For all services together: one ERROR, one try at a time, recovered when a start succeeds."""
     host = Supervisor("A", "B")
     assert ERROR not in host.start("A", "vm-1", refuse=True)
     assert host.available == 0
@@ -125,14 +126,14 @@ def test_a_degraded_host_takes_no_job_and_recovers_by_itself():
     assert host.available == 1
     assert ERROR not in host.start("B", "vm-3", refuse=True)
     host.tick_to(47.0)
-    assert WELL in host.start("B", "vm-4", refuse=False)
+    assert RECOVERED in host.start("B", "vm-4", refuse=False)
     assert host.available == 1
     assert host.effects.count(ERROR) == 1
-    assert machine.next_deadline(host.model) is None
+    assert next_deadline(host.model) is None
 
 
 def test_what_the_host_does_run_it_goes_on_running():
-    """One place of two is lost: the other one is used, job after job, and the try comes beside it."""
+    """With one of two places lost, the other one runs job after job, and tries for a second go on beside it."""
     host = Supervisor("A", "B")
     host.start("A", "vm-1", refuse=False)
     for now in (0.0, 2.0):
@@ -144,15 +145,15 @@ def test_what_the_host_does_run_it_goes_on_running():
     host.see(WorkerSaid("A", m.VMGone(vm="vm-1")))
     assert host.available == 1
     host.start("A", "vm-2", refuse=False)
-    assert (host.available, host.effects.count(WELL)) == (0, 0)
+    assert (host.available, host.effects.count(RECOVERED)) == (0, 0)
     host.tick_to(17.0)
     assert host.available == 1
     host.start("B", "vm-3", refuse=False)
-    assert host.effects.count(WELL) == 1
+    assert host.effects.count(RECOVERED) == 1
 
 
 def test_others_vms_are_no_fault_of_the_host():
-    """The worker lists before it tells of the refusal."""
+    """The worker lists VMs before it reports the refusal."""
     host = Supervisor("A")
     slot = host.grant_to("A")
     host.see(WorkerSaid("A", m.SlotOccupied(slot=slot, vm="vm-1")))

@@ -1,10 +1,18 @@
-"""The transition tables: every state meets every trigger, and what is impossible is said to be."""
+"""The transition tables: every state with every trigger; impossible pairs are listed."""
 
 import itertools
 
 import pytest
 
-from anklet_supervisor.machine.state import ALIVE, FINAL, TRANSITIONS, ImpossibleTrigger, ServiceState, Trigger, follow
+from anklet_supervisor.machine.state import (
+    ALIVE,
+    FINAL,
+    TRANSITIONS,
+    ImpossibleTrigger,
+    ServiceState,
+    Trigger,
+    transition,
+)
 from anklet_worker.life.attempt_phases import TABLE, Action, Event, ImpossibleEvent, Phase, advance
 from anklet_worker.life.vm_phases import TABLE as VM_TABLE
 from anklet_worker.life.vm_phases import ImpossibleVMEvent, VMAction, VMEvent, VMPhase, may_exist
@@ -35,12 +43,12 @@ IMPOSSIBLE_FOR_SERVICES = {
 
 @pytest.mark.parametrize(("state", "trigger"), list(itertools.product(ServiceState, Trigger)))
 def test_every_cell_of_the_service_table_is_decided(state, trigger):
-    """A cell leads somewhere, or is on the list of impossible ones; none is forgotten."""
+    """Each cell leads somewhere or is on the list of impossible ones."""
     if (state, trigger) in IMPOSSIBLE_FOR_SERVICES:
         with pytest.raises(ImpossibleTrigger, match=trigger.value):
-            follow(state, trigger)
+            transition(state, trigger)
     else:
-        assert follow(state, trigger) in ServiceState
+        assert transition(state, trigger) in ServiceState
 
 
 def test_final_states_are_left_by_new_settings_alone():

@@ -6,7 +6,7 @@ from stage import eventually
 
 from anklet_supervisor.daemon import loop
 from anklet_supervisor.daemon.loop import Loop
-from anklet_supervisor.machine.step import Terminated, WorkerExited, WorkerSaid
+from anklet_supervisor.machine.events import Terminated, WorkerExited, WorkerSaid
 from anklet_worker.link import messages as m
 
 FACT = WorkerSaid("RUNNER1", m.LeaseLost())

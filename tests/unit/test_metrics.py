@@ -14,9 +14,10 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
 from anklet_supervisor.machine.host_limit import HostLimit
+from anklet_supervisor.machine.model import JobView
 from anklet_supervisor.machine.state import ServiceState
+from anklet_supervisor.machine.step import initial
 from anklet_supervisor.report.history import JobHistory
 from anklet_supervisor.report.host_figures import HostFigures
 from anklet_supervisor.report.metrics import Metrics
@@ -60,7 +61,7 @@ DOCUMENTED = {
 def model_of(*services, limit=2):
     """A supervisor's state with these services."""
     allocation = allocator.build(limit, 1, [], START)
-    return machine.initial([service.name for service in services], allocation, once=False, drain_timeout=None)
+    return initial([service.name for service in services], allocation, once=False, drain_timeout=None)
 
 
 def with_service(model, name, **changes):
@@ -548,7 +549,7 @@ def test_what_waits_is_shown_as_last_seen(metrics):
 
 def test_a_job_in_hand_shows_since_when(metrics):
     """0 without one."""
-    job = machine.JobView(id="1", url="u", name="j", vm="v", since=START)
+    job = JobView(id="1", url="u", name="j", vm="v", since=START)
     metrics.update(with_service(model_of(A, B), "RUNNER1", job=job), 0, START)
     assert value(metrics, "anklet_job_in_hand_timestamp_seconds", service_name="RUNNER1") == START
     assert value(metrics, "anklet_job_in_hand_timestamp_seconds", service_name="RUNNER2") == 0

@@ -13,8 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
 from anklet_supervisor.machine.state import ServiceState
+from anklet_supervisor.machine.step import initial
 from anklet_supervisor.report import metrics_http
 from anklet_supervisor.report.metrics import Metrics
 from anklet_supervisor.report.metrics_http import MetricsServer
@@ -77,8 +77,8 @@ def raw(server, data):
 
 
 def ready_model(**states):
-    """A supervisor's state whose services are ready, but for those given."""
-    model = machine.initial(
+    """A model whose services are ready, except for those given."""
+    model = initial(
         [service.name for service in SERVICES], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None
     )
     services = {
@@ -108,7 +108,7 @@ def test_json_on_demand(server):
 
 @pytest.mark.parametrize("query", ["format=xml", "format=", "format=JSON", "format=json&format=xml"])
 def test_another_format_is_refused_by_naming_both(server, query):
-    """400, and the two that there are."""
+    """400, with the two formats."""
     status, _, body = get(server, f"/metrics?{query}")
     assert status == 400
     assert "format=prometheus" in body
@@ -117,7 +117,7 @@ def test_another_format_is_refused_by_naming_both(server, query):
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/metric", "/healthz/x", "/metrics/v1", "/%2e%2e/etc/passwd"])
 def test_an_unknown_path_is_not_found(server, path):
-    """404, and what is here."""
+    """404, with the paths that exist."""
     status, _, body = get(server, path)
     assert status == 404
     assert "/metrics" in body
@@ -165,7 +165,7 @@ def test_a_malformed_request_has_a_plain_answer(server, data, status):
 
 
 def test_health_is_the_loops(server, metrics, clock):
-    """503 before the first turn, 200 while it turns, 503 once it has not turned for 15 seconds."""
+    """503 before the first turn, 200 while it turns, 503 after 15 seconds without a turn."""
     assert get(server, "/healthz")[0] == 503
     metrics.beat(clock.now)
     assert get(server, "/healthz")[0] == 200
@@ -192,7 +192,7 @@ def test_readiness_names_the_services_that_are_not(server, metrics):
 
 
 def test_the_cpu_percentage_is_seen_by_every_scrape():
-    """A scrape's thread is a new one each time; it must not see the 0 of a first question."""
+    """Each scrape has a new thread, which must not get the 0 of a first call."""
     server = MetricsServer("127.0.0.1", 0, Metrics(SERVICES, 0.0))
     server.start()
     try:
@@ -223,8 +223,8 @@ def test_a_bug_in_a_figure_is_an_internal_error_in_the_log(caplog, clock):
     assert record.msg.endswith("from being answered")
 
 
-def test_slow_clients_block_nobody(server):
-    """With more silent and dripping connections than there are threads, an honest request is answered at once."""
+def test_slow_clients_block_no_others(server):
+    """With more silent and slow connections than threads, a normal request is answered at once."""
     with contextlib.ExitStack() as stack:
         for number in range(40):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
@@ -260,7 +260,7 @@ def test_a_client_that_drips_is_cut_off(metrics, monkeypatch):
 
 
 def test_many_scrapes_at_once_are_all_answered(server):
-    """Eight at a time, as often as they like."""
+    """Eight clients, five scrapes each."""
     answers = []
 
     def scrape():
@@ -275,7 +275,7 @@ def test_many_scrapes_at_once_are_all_answered(server):
 
 
 def test_nothing_is_written_to_standard_error(server, capfd):
-    """Neither requests nor clients that go away."""
+    """Neither for requests nor for clients that go away."""
     get(server, "/metrics")
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
@@ -284,7 +284,7 @@ def test_nothing_is_written_to_standard_error(server, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_taken_port_is_told_by_its_number(server, metrics):
+def test_a_taken_port_is_named(server, metrics):
     """Exit code 75, the port, and how to find who holds it."""
     with pytest.raises(
         TemporaryError, match=rf"port {server.port} on 127\.0\.0\.1 is taken.*lsof.*metrics\.port"
@@ -294,13 +294,13 @@ def test_a_taken_port_is_told_by_its_number(server, metrics):
 
 
 def test_an_address_of_another_host_is_refused(metrics):
-    """TEST-NET-1 is nobody's."""
+    """No host has an address in TEST-NET-1."""
     with pytest.raises(TemporaryError, match=r"cannot listen on 192\.0\.2\.1 port 8080"):
         MetricsServer("192.0.2.1", 8080, metrics)
 
 
 def test_a_host_that_is_no_address_is_refused(metrics):
-    """Told in one line."""
+    """With one line."""
     with pytest.raises(TemporaryError, match="cannot listen on no such host port 8080"):
         MetricsServer("no such host", 8080, metrics)
 
@@ -321,7 +321,7 @@ def test_the_port_is_free_again_at_once(metrics):
 
 
 def test_a_server_that_was_never_started_closes(metrics):
-    """What is listened for from construction on can be given back without a start."""
+    """The port is free again, although `start` was never called."""
     server = MetricsServer("127.0.0.1", 0, metrics)
     port = server.port
     server.close()
@@ -329,7 +329,7 @@ def test_a_server_that_was_never_started_closes(metrics):
 
 
 def test_the_end_is_quick_and_leaves_nothing(metrics):
-    """No thread, no open connection, no waiting for clients that say nothing."""
+    """No thread, no open connection, no waiting for silent clients."""
     before = {thread.ident for thread in threading.enumerate()}
     server = MetricsServer("127.0.0.1", 0, metrics)
     server.start()

@@ -10,7 +10,7 @@ import pytest
 
 from anklet_supervisor.daemon import process
 from anklet_supervisor.daemon.process import WorkerProcess
-from anklet_supervisor.machine.step import WorkerExited, WorkerStarted
+from anklet_supervisor.machine.events import WorkerExited, WorkerStarted
 from anklet_worker.link import messages as m
 
 SETUP = types.SimpleNamespace(service=types.SimpleNamespace(name="RUNNER1"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anklet_supervisor.config import schema as config_schema
 from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.step import initial
 from anklet_supervisor.report.metrics import Metrics
 from anklet_worker.contract.errors import ExitCode
 from anklet_worker.contract.figures import Figure
@@ -54,7 +54,7 @@ def filled():
         *(m.FigureReported(figure=figure, value=1.0) for figure in Figure),
     ):
         metrics.fact("RUNNER1", fact, 1.0)
-    model = machine.initial(["RUNNER1"], allocator.build(2, 1, (), 1.0), once=False, drain_timeout=None)
+    model = initial(["RUNNER1"], allocator.build(2, 1, (), 1.0), once=False, drain_timeout=None)
     metrics.update(model, 0, 1.0)
     return metrics
 

@@ -1,4 +1,4 @@
-"""A reload: what the machine decides about each service, and which settings a worker is given."""
+"""A reload: what the machine decides about each service, and which settings a worker gets."""
 
 import itertools
 from pathlib import Path
@@ -8,15 +8,12 @@ import pytest
 
 from anklet_supervisor.config.load import LogConfig, MetricsConfig, SupervisorConfig
 from anklet_supervisor.daemon.settings import Settings
-from anklet_supervisor.machine import step as machine
-from anklet_supervisor.machine.model import Fate
-from anklet_supervisor.machine.state import Mode, ServiceState
-from anklet_supervisor.machine.step import (
+from anklet_supervisor.machine import allocator, events
+from anklet_supervisor.machine.events import (
     ConfigRead,
     ConfigRefused,
     ForgetService,
     KillWorker,
-    Moment,
     ReadConfig,
     ReloadAsked,
     RenewSettings,
@@ -27,8 +24,11 @@ from anklet_supervisor.machine.step import (
     WorkerExited,
     WorkerSaid,
     WorkerStarted,
-    allocator,
 )
+from anklet_supervisor.machine.model import Fate, Moment
+from anklet_supervisor.machine.orders import STOP_PATIENCE
+from anklet_supervisor.machine.state import Mode, ServiceState
+from anklet_supervisor.machine.step import initial, next_deadline, step
 from anklet_worker.contract.service import Secret, ServiceConfig
 from anklet_worker.link import messages as m
 from anklet_worker.link.setup import WorkerSetup
@@ -38,24 +38,24 @@ ROOT = Path("/state")
 
 
 class History:
-    """A supervisor of two services that are ready, and what it did at each step."""
+    """A supervisor with two ready services, fed event by event."""
 
     def __init__(self, *, once=False, left=(), drain_timeout=None):
         self.now = 100.0
         allocation = allocator.build(2, 1, left, 0.0)
-        self.model = machine.initial(["A", "B"], allocation, once=once, drain_timeout=drain_timeout)
-        self.feed(machine.Began())
+        self.model = initial(["A", "B"], allocation, once=once, drain_timeout=drain_timeout)
+        self.feed(events.Began())
         for number, name in enumerate(self.model.services):
             self.feed(WorkerStarted(name, 10 + number), WorkerSaid(name, m.Ready(driver="anka", driver_version="3")))
 
     def feed(self, *events):
-        """Steps; the effects of the last one."""
+        """Feed events; return the effects of the last one."""
         for event in events:
-            self.model, effects = machine.step(self.model, event, Moment(self.now, self.now))
+            self.model, effects = step(self.model, event, Moment(self.now, self.now))
         return effects
 
     def reload(self, services="AB", changed="", vm_limit=2):
-        """A reload from the question to the answer."""
+        """A whole reload, from the request to the answer."""
         asked = self.feed(ReloadAsked())
         assert ReadConfig() in asked
         return self.feed(
@@ -69,14 +69,14 @@ class History:
         return grant.slot
 
     def crash_for_good(self, name):
-        """Deaths until no more restart follows."""
+        """Crash a worker until it is not restarted."""
         while self.model.services[name].state is not ServiceState.FATAL:
             self.feed(WorkerExited(name, -9))
             self.now += 61.0
-            self.feed(machine.Tick())
+            self.feed(events.Tick())
 
     def after(self, effects):
-        """Effects without those that only tell."""
+        """Effects without log lines."""
         return [one for one in effects if not isinstance(one, Report)]
 
 
@@ -87,7 +87,7 @@ def history():
 
 
 def test_what_has_not_changed_is_not_touched(history):
-    """No command, no start, no other pid."""
+    """No command, no start, no new pid."""
     before = history.model.services
     effects = history.reload()
     assert history.after(effects) == [TakeConfig()]
@@ -108,21 +108,21 @@ def test_a_changed_service_finishes_and_begins_with_new_settings(history):
     assert (service.state, service.fate, service.crashes) == (ServiceState.STARTING, Fate.STAYS, ())
 
 
-def test_a_changed_worker_that_dies_with_its_job_is_followed_under_its_old_settings(history):
-    """The job might not be found under the new ones."""
+def test_a_changed_worker_that_dies_with_its_job_restarts_with_its_old_settings(history):
+    """The new settings might not find the job."""
     history.occupies("A", "vm")
     history.reload(changed="A")
     effects = history.feed(WorkerExited("A", -9))
-    assert history.after(effects) == [machine.PublishSlots()]
+    assert history.after(effects) == [events.PublishSlots()]
     history.now += 2.0
-    assert history.after(history.feed(machine.Tick())) == [StartWorker("A")]
+    assert history.after(history.feed(events.Tick())) == [StartWorker("A")]
     assert history.after(history.feed(WorkerStarted("A", 30))) == [Tell("A", m.Drain())]
     history.feed(WorkerSaid("A", m.VMAdopted(vm="vm")), WorkerSaid("A", m.VMGone(vm="vm")))
     assert history.after(history.feed(WorkerExited("A", 0))) == [RenewSettings("A"), StartWorker("A")]
 
 
 def test_old_settings_that_do_not_work_give_way(history):
-    """A worker that cannot run under them is followed by one with the new ones; nobody needs to act."""
+    """After a worker that cannot run with them comes one with the new settings, without an operator."""
     history.occupies("A", "vm")
     history.reload(changed="A")
     effects = history.feed(WorkerExited("A", 77))
@@ -131,7 +131,7 @@ def test_old_settings_that_do_not_work_give_way(history):
 
 
 def test_a_removed_service_finishes_and_is_forgotten(history):
-    """It leaves the model with its process; its slot is given by proof only."""
+    """It leaves the model with its process; its slot is freed only by proof."""
     slot = history.occupies("B", "vm")
     effects = history.reload(services="A")
     assert history.after(effects) == [TakeConfig(), Tell("B", m.Drain())]
@@ -141,7 +141,7 @@ def test_a_removed_service_finishes_and_is_forgotten(history):
 
 
 def test_a_removed_service_that_comes_back_begins_anew(history):
-    """Its worker has been told to end; that cannot be taken back."""
+    """Its worker is draining, and that cannot be undone."""
     history.reload(services="A")
     effects = history.reload(services="BA")
     assert history.after(effects) == [TakeConfig()]
@@ -149,18 +149,18 @@ def test_a_removed_service_that_comes_back_begins_anew(history):
     assert list(history.model.services) == ["B", "A"]
 
 
-def test_a_removed_service_that_cannot_clean_up_is_told(history):
-    """One ERROR that names the VM; the slot stays the VM's."""
+def test_a_removed_service_that_cannot_clean_up_is_an_error(history):
+    """One ERROR names the VM, which keeps its slot."""
     history.occupies("B", "anklet-vm-x")
     history.reload(services="A")
     effects = history.feed(WorkerExited("B", 77))
-    message = "the service is configured no more, and nobody looks after its VM anklet-vm-x"
+    message = "the service is no longer configured, and nothing looks after its VM anklet-vm-x"
     assert Report("ERROR", message, "B") in effects
     assert history.model.allocation.table.slots[0].state is SlotState.ORPHANED
 
 
 def test_a_new_service_starts_at_once(history):
-    """In the order of the file."""
+    """At its place in the order of the file."""
     effects = history.reload(services="CAB")
     assert history.after(effects) == [TakeConfig(), RenewSettings("C"), StartWorker("C")]
     assert list(history.model.services) == ["C", "A", "B"]
@@ -168,7 +168,7 @@ def test_a_new_service_starts_at_once(history):
 
 @pytest.mark.parametrize("changed", [True, False])
 def test_a_service_that_was_given_up_starts_afresh_when_it_changed(history, changed):
-    """And only then."""
+    """An unchanged one does not start."""
     history.crash_for_good("A")
     restarts = history.model.services["A"].restarts
     effects = history.after(history.reload(changed="A" if changed else ""))
@@ -180,7 +180,7 @@ def test_a_service_that_was_given_up_starts_afresh_when_it_changed(history, chan
 
 @pytest.mark.parametrize("services", ["AB", "B"])
 def test_a_service_that_backs_off_and_owes_cleans_up_first(history, services):
-    """At once, with a fresh budget, under its old settings."""
+    """At once, with a fresh budget and its old settings."""
     history.occupies("A", "vm")
     history.feed(WorkerExited("A", 70))
     effects = history.after(history.reload(services=services, changed="A"))
@@ -189,15 +189,15 @@ def test_a_service_that_backs_off_and_owes_cleans_up_first(history, services):
 
 
 @pytest.mark.parametrize(("services", "effect"), [("AB", StartWorker("A")), ("B", ForgetService("A"))])
-def test_a_service_that_backs_off_and_owes_nothing_is_dealt_with_at_once(history, services, effect):
-    """Its back-off is nobody's business any more."""
+def test_a_service_that_backs_off_and_owes_nothing_changes_at_once(history, services, effect):
+    """Its back-off ends."""
     history.feed(WorkerExited("A", 70))
     assert effect in history.reload(services=services, changed="A")
-    assert machine.next_deadline(history.model) is None
+    assert next_deadline(history.model) is None
 
 
 def test_the_last_of_two_reloads_wins(history):
-    """What was being read when the second one came is not used."""
+    """A reading that began before the second request is not used."""
     history.feed(ReloadAsked())
     assert history.after(history.feed(ReloadAsked())) == []
     stale = ConfigRead(services=("A",), changed=frozenset("A"), vm_limit=1, drain_timeout=None)
@@ -212,15 +212,15 @@ def test_a_broken_configuration_changes_nothing(history):
     history.feed(ReloadAsked())
     before = history.model.services
     problems = ("c.yml:1:2: no", "c.yml:3:4: nor this")
-    message = "the configuration cannot be used; nothing has changed"
+    message = "the configuration has errors; nothing has changed"
     assert history.feed(ConfigRefused(problems)) == [Report("ERROR", message, None, problems)]
     assert history.model.services == before
 
 
-@pytest.mark.parametrize("order", [machine.DrainAsked(), machine.InterruptedBy(), machine.RestartAsked()])
+@pytest.mark.parametrize("order", [events.DrainAsked(), events.InterruptedBy(), events.RestartAsked()])
 @pytest.mark.parametrize("read", [None, ConfigRefused(("x",)), "changed"])
 def test_nothing_is_reloaded_while_it_ends(history, order, read):
-    """Neither when asked then, nor when the answer comes then: one WARN."""
+    """One WARN, if the request or the answer comes then."""
     if read is None:
         history.feed(order)
         effects = history.feed(ReloadAsked())
@@ -243,20 +243,20 @@ def test_once_is_not_reloaded():
 
 
 def test_an_order_to_all_ends_a_replacement(history):
-    """A drain in the middle of it: nobody begins anew."""
+    """A drain in the middle of it: no service starts again."""
     history.reload(services="A", changed="A")
-    history.feed(machine.Terminated())
+    history.feed(events.Terminated())
     assert history.feed(WorkerExited("A", 0)) == []
-    assert history.feed(WorkerExited("B", 0)) == [machine.Finish(0)]
+    assert history.feed(WorkerExited("B", 0)) == [events.Finish(0)]
 
 
 def test_a_smaller_limit_waits_for_slots_in_use(history):
-    """Both VMs go on; the first slot that is free is withdrawn, and a larger limit brings it back."""
+    """Both VMs go on; the first free slot is retired, and a larger limit brings it back."""
     slots = {name: history.occupies(name, f"vm-{name}") for name in "AB"}
     history.reload(vm_limit=1)
     assert [slot.state for slot in history.model.allocation.table.slots] == [SlotState.OCCUPIED] * 2
     effects = history.feed(WorkerSaid("A", m.SlotReleased(slot=slots["A"])))
-    assert history.after(effects) == [machine.PublishSlots()]
+    assert history.after(effects) == [events.PublishSlots()]
     assert history.model.allocation.table.slots[0].state is SlotState.RETIRED
     assert history.after(history.feed(WorkerSaid("A", m.SlotWanted()))) == []
     effects = history.reload(vm_limit=3)
@@ -269,57 +269,57 @@ def test_a_smaller_limit_waits_for_slots_in_use(history):
 # ---- orders that cross ----
 
 
-@pytest.mark.parametrize("late", [machine.Terminated(), machine.DrainAsked(), machine.InterruptedBy()])
-def test_an_order_after_a_restart_comes_too_late_and_is_told(history, late):
-    """The workers have let go; exit code 75 still brings the next start, which follows the jobs."""
-    history.feed(machine.RestartAsked())
+@pytest.mark.parametrize("late", [events.Terminated(), events.DrainAsked(), events.InterruptedBy()])
+def test_an_order_after_a_restart_comes_too_late_and_warns(history, late):
+    """The workers detach; the exit code is still 75, so that the next start adopts the jobs."""
+    history.feed(events.RestartAsked())
     (report,) = history.feed(late)
     assert report.level == "WARN"
     for name in "AB":
         effects = history.feed(WorkerExited(name, 75))
-    assert effects == [machine.Finish(75)]
+    assert effects == [events.Finish(75)]
 
 
 def test_a_restart_ends_a_drain(history):
     """The jobs go on in their VMs, and the next start takes jobs again."""
-    history.feed(machine.Terminated())
-    effects = history.feed(machine.RestartAsked())
-    assert machine.DetachWorker("A") in effects
+    history.feed(events.Terminated())
+    effects = history.feed(events.RestartAsked())
+    assert events.DetachWorker("A") in effects
     assert history.model.restarting
     assert history.model.drain_deadline is None
 
 
 def test_a_restart_during_a_stop_is_refused(history):
     """With a WARN; it stops."""
-    history.feed(machine.InterruptedBy())
-    (report,) = history.feed(machine.RestartAsked())
+    history.feed(events.InterruptedBy())
+    (report,) = history.feed(events.RestartAsked())
     assert (report.level, history.model.restarting) == ("WARN", False)
 
 
-def test_a_stop_ends_though_nobody_can_clean_up(history):
-    """A worker that dies again and again owing a VM, and one that hangs: after the patience nobody is started again."""
+def test_a_stop_ends_although_the_clean_up_fails(history):
+    """One worker crashes with a VM left, one hangs: after the patience neither is started again."""
     history.occupies("A", "vm")
-    history.feed(machine.InterruptedBy(), WorkerExited("A", -9))
+    history.feed(events.InterruptedBy(), WorkerExited("A", -9))
     assert history.model.services["A"].state is ServiceState.BACKOFF
-    history.now += machine.STOP_PATIENCE
-    assert history.after(history.feed(machine.Tick())) == [KillWorker("B")]
+    history.now += STOP_PATIENCE
+    assert history.after(history.feed(events.Tick())) == [KillWorker("B")]
     assert history.model.services["A"].state is ServiceState.STOPPED
-    assert history.feed(WorkerExited("B", -9)) == [machine.Finish(0)]
+    assert history.feed(WorkerExited("B", -9)) == [events.Finish(0)]
 
 
 def test_a_drain_waits_for_a_service_that_owes_and_its_deadline_goes_on():
-    """It is started once more to clean up; the deadline counts from the order."""
+    """Its worker starts once more to clean up; the deadline counts from the order."""
     history = History(drain_timeout=50.0)
     history.occupies("A", "vm")
     history.feed(WorkerExited("A", -9))
-    history.feed(machine.DrainAsked())
+    history.feed(events.DrainAsked())
     history.feed(WorkerExited("B", 0))
     assert history.model.services["A"].state is ServiceState.BACKOFF
     history.now += 1.0
-    assert history.feed(machine.Tick()) == [StartWorker("A")]
+    assert history.feed(events.Tick()) == [StartWorker("A")]
     assert history.feed(WorkerStarted("A", 50)) == [Tell("A", m.Drain())]
     history.now += 49.0
-    effects = history.feed(machine.Tick())
+    effects = history.feed(events.Tick())
     assert Tell("A", m.Stop()) in effects
     assert history.model.mode is Mode.STOPPING
 
@@ -328,13 +328,13 @@ def test_a_drain_waits_for_a_service_that_owes_and_its_deadline_goes_on():
 
 
 def config_of(*services, **more):
-    """A configuration of services by name, or as they are."""
+    """A configuration with these services, given whole or by name."""
     made = [ServiceConfig(name=one, plugin="p") if isinstance(one, str) else one for one in services]
     return SupervisorConfig(state_dir=ROOT, plugins_path=ROOT, pid_file_dir=ROOT, services=tuple(made), **more)
 
 
 def setups_of(config):
-    """As `start` makes them."""
+    """The setups that `start` makes."""
     return {
         service.name: WorkerSetup(
             service=service,
@@ -372,7 +372,7 @@ def settings_of(*services, **more):
     ],
 )
 def test_what_counts_as_a_change(config, changed):
-    """Settings and what else of the host a worker works with; not who else there is, nor the log's level."""
+    """Settings and facts of the host count; the list of services and the log level do not."""
     assert settings_of("A", "B").compare(config).changed == changed
 
 
@@ -380,7 +380,7 @@ def test_what_counts_as_a_change(config, changed):
     ("now", "changed"), [(("anka",), set()), (("anka", "tart"), set()), (("anka", "other", "tart"), {"A"}), ((), set())]
 )
 def test_a_driver_whose_last_vm_has_gone_is_no_change(now, changed):
-    """Those on record are looked up at each reload; only one that is new has to be listed from now on."""
+    """Drivers on record are read at each reload; only a new one concerns the workers."""
     in_use = ["anka", "tart"]
     settings = Settings(
         config_of("A"),
@@ -393,7 +393,7 @@ def test_a_driver_whose_last_vm_has_gone_is_no_change(now, changed):
 
 
 def test_a_service_keeps_its_settings_until_it_is_renewed():
-    """Also through a second reload; compared is with what was taken last."""
+    """Also through a second reload: the comparison is with the settings adopted last."""
     settings = settings_of("A")
     new = ServiceConfig(name="A", plugin="p", token=Secret("new"))
     assert settings.compare(config_of(new)).changed == {"A"}
@@ -407,7 +407,7 @@ def test_a_service_keeps_its_settings_until_it_is_renewed():
 
 
 def test_old_secrets_are_kept_out_of_the_log_as_long_as_they_are_in_use():
-    """A worker under old settings goes on with them."""
+    """A worker with old settings keeps them."""
     settings = settings_of(ServiceConfig(name="A", plugin="p", token=Secret("old")))
     settings.compare(config_of(ServiceConfig(name="A", plugin="p", token=Secret("new"))))
     list(settings.take())
@@ -417,7 +417,7 @@ def test_old_secrets_are_kept_out_of_the_log_as_long_as_they_are_in_use():
 
 
 def test_what_waits_for_the_next_start_is_named_and_left():
-    """At each reload, as long as it differs."""
+    """At each reload, as long as the value differs."""
     settings = settings_of("A")
     other = msgspec.structs.replace(
         config_of("A", metrics=MetricsConfig(port=1), log=LogConfig(keep=9, level="DEBUG"), vm_limit=9),
@@ -432,7 +432,7 @@ def test_what_waits_for_the_next_start_is_named_and_left():
 
 
 def test_every_key_of_the_host_is_applied_or_named():
-    """None is forgotten when one is added."""
+    """Adding one forgets none."""
     applied = {"services", "work_dir", "plugins_path", "vm_limit", "drain_timeout"}
     inherited = {"vm_driver", "lease_ttl", "job_retry_attempts"}
     at_start = {"state_dir", "pid_file_dir", "metrics", "log"}

@@ -1,4 +1,4 @@
-"""The state directory: ours alone, of a known version, writable; else one line and the exit code that fits."""
+"""The state directory: private, of a known version and writable, or one line and the right exit code."""
 
 import errno
 import os
@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from anklet_supervisor.daemon.state_dir import open_state_dir, take_over, told
+from anklet_supervisor.daemon.state_dir import explained, open_state_dir, take_over
 from anklet_worker.contract.errors import ConfigError, ExitCode, TemporaryError
+from anklet_worker.state_layout import Kind, Place
 
-FILES = ["lock", "slots", "status.json", "install-id", "leases.db", "jobs.json", "version"]
-FOLDERS = ["services", "jobs", "services/A", "services/A/records"]
+FOLDERS = [place for place in Place if place.kind is Kind.FOLDER]
+FILES = [place for place in Place if place.kind is Kind.FILE]
+
+
+def example(place, state):
+    """A path of this place in the state directory."""
+    return place.path(state, *("A" * place.pattern.count("*")))
 
 
 def mode(path):
@@ -25,17 +31,17 @@ def state(tmp_path):
     path = tmp_path / "state"
     assert open_state_dir(path) == []
     take_over(path)
-    for name in FOLDERS:
-        (path / name).mkdir(mode=0o700, exist_ok=True)
-    for name in FILES:
-        if not (path / name).exists():
-            (path / name).write_text("x")
-            (path / name).chmod(0o600)
+    for place in FOLDERS:
+        example(place, path).mkdir(mode=0o700, exist_ok=True)
+    for place in FILES:
+        if place is not Place.VERSION:
+            example(place, path).write_text("x")
+            example(place, path).chmod(place.mode)
     return path
 
 
-def test_a_new_directory_is_private_and_says_its_version(tmp_path):
-    """As is the directory of the services."""
+def test_a_new_directory_is_private_and_has_a_version(tmp_path):
+    """The directory of the services is private, too."""
     path = tmp_path / "a" / "state"
     open_state_dir(path)
     take_over(path)
@@ -44,44 +50,57 @@ def test_a_new_directory_is_private_and_says_its_version(tmp_path):
 
 
 def test_a_directory_in_order_is_left_as_it_is(state):
-    """Nothing to tell."""
+    """Nothing to report."""
     assert open_state_dir(state) == []
 
 
-@pytest.mark.parametrize("name", [*FILES, *FOLDERS])
-def test_a_symbolic_link_is_refused_wherever_it_stands(state, tmp_path, name):
-    """78, with its path and what to do."""
-    target = tmp_path / "target"
-    (state / name).rename(target)
-    (state / name).symlink_to(target)
+@pytest.mark.parametrize("place", Place)
+@pytest.mark.parametrize("dangles", [False, True])
+def test_a_symbolic_link_is_refused_wherever_it_stands(state, tmp_path, place, dangles):
+    """78, with the path and what to do; also if the link dangles."""
+    path, target = example(place, state), tmp_path / "target"
+    path.rename(target)
+    path.symlink_to(tmp_path / "nowhere" if dangles else target)
     with pytest.raises(ConfigError, match="symbolic link") as caught:
         open_state_dir(state)
-    assert str(state / name) in str(caught.value)
+    assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*FILES, *FOLDERS[1:]])
-def test_rights_of_others_are_taken_away_and_told(state, name):
-    """Each in one line where they could write; where they could only look, without a word."""
-    private = 0o600 if name in FILES else 0o700
-    (state / name).chmod(0o777)
-    (note,) = open_state_dir(state)
-    assert str(state / name) in note
-    assert mode(state / name) == private
-    (state / name).chmod(private | 0o055)
+@pytest.mark.parametrize("place", Place)
+def test_permissions_of_others_are_removed_and_reported(state, place):
+    """One line for each path that others could write; none for one that they could only read."""
+    path = example(place, state)
+    path.chmod(0o777)
+    assert open_state_dir(state) == [f"removed group/other write permission from {path} (mode was 777)"]
+    assert mode(path) == place.mode
+    path.chmod(place.mode | 0o055)
     assert open_state_dir(state) == []
-    assert mode(state / name) == private
+    assert mode(path) == place.mode
+
+
+@pytest.mark.parametrize("place", Place)
+def test_a_path_of_the_wrong_kind_is_refused(state, place):
+    """78 with the path. A stray file among folders of any name is ignored: file managers leave some."""
+    path = example(place, state)
+    path.rename(state.parent / "moved")
+    path.touch(0o600) if place.kind is Kind.FOLDER else path.mkdir(0o700)
+    if place.has_any_name:
+        assert open_state_dir(state) == []
+        return
+    with pytest.raises(ConfigError, match=f"{path} is not a {place.kind.value}; move it away"):
+        open_state_dir(state)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_what_belongs_to_another_user_is_refused(state):
-    """78; whoever owns it could change it under us."""
+    """78: its owner could change it while we use it."""
     os.chown(state / "slots", 65534, 65534)
     with pytest.raises(ConfigError, match="another user"):
         open_state_dir(state)
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
-    """78 and what to do; asked of the system with the rights that count."""
+    """78 and what to do. The system decides, not the mode bits."""
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     with pytest.raises(ConfigError, match="chmod u\\+rwx"):
         open_state_dir(tmp_path / "state")
@@ -89,7 +108,7 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["2\n", "17\n"])
 def test_a_later_version_is_refused_and_left_untouched(state, text):
-    """78; downgrading could lose what the later version has written."""
+    """78: a downgrade could lose what the later version wrote."""
     (state / "version").write_text(text)
     with pytest.raises(ConfigError, match="later version") as caught:
         open_state_dir(state)
@@ -99,7 +118,7 @@ def test_a_later_version_is_refused_and_left_untouched(state, text):
 
 @pytest.mark.parametrize("text", [None, "", "one\n", "1", "0\n"])
 def test_earlier_versions_and_damage_are_taken_over(state, text):
-    """There was no such file before there was a second version."""
+    """The first format had no version file."""
     (state / "version").unlink()
     if text is not None:
         (state / "version").write_text(text)
@@ -110,7 +129,7 @@ def test_earlier_versions_and_damage_are_taken_over(state, text):
 
 
 def test_what_a_killed_writer_left_aside_is_removed(state):
-    """A status half written is never read, and does not pile up."""
+    """Unfinished files are never read, and do not pile up."""
     (state / ".status.json.4711.new").write_text("{")
     take_over(state)
     assert not (state / ".status.json.4711.new").exists()
@@ -128,10 +147,29 @@ def test_what_a_killed_writer_left_aside_is_removed(state):
     ],
 )
 def test_a_refusal_of_the_system_is_one_line_with_its_exit_code(number, kind, code):
-    """Try again, or see to it; the file is named."""
-    with pytest.raises(kind) as caught, told(Path("/state")):
+    """Temporary or not, with the name of the file."""
+    with pytest.raises(kind) as caught, explained(Path("/state")):
         raise OSError(number, os.strerror(number), "/state/slots")
     assert caught.value.exit_code == code
     assert "/state/slots" in str(caught.value)
     assert os.strerror(number) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_paths_are_built_from_the_list(tmp_path):
+    """Each `*` takes the next name; a caller that has the folder gives the names of the last part only."""
+    assert Place.RECORD.path(tmp_path, "A", "vm-1") == tmp_path / "services" / "A" / "records" / "vm-1.json"
+    assert Place.RECORD.in_folder(tmp_path, "vm-1") == tmp_path / "vm-1.json"
+    for names in ((), ("A", "vm-1", "x")):
+        with pytest.raises(ValueError, match="argument"):
+            Place.RECORD.path(tmp_path, *names)
+
+
+def test_the_locks_of_both_drivers_have_the_same_names(tmp_path):
+    """`ImageLocks` is given the folder, and does not know whose it is."""
+    for anka, tart in (
+        (Place.ANKA_PULL_LOCK, Place.TART_PULL_LOCK),
+        (Place.ANKA_PULL_NOTE, Place.TART_PULL_NOTE),
+    ):
+        assert anka.in_folder(tmp_path) == tart.in_folder(tmp_path)
+    assert Place.ANKA_IMAGE_LOCK.in_folder(tmp_path, "x") == Place.TART_IMAGE_LOCK.in_folder(tmp_path, "x")

@@ -15,9 +15,9 @@ from rich.console import Console
 from anklet_supervisor.console import status_view
 from anklet_supervisor.console.status_view import StatusView
 from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.model import JobView, Reload
 from anklet_supervisor.machine.state import Mode, ServiceState
-from anklet_supervisor.machine.step import JobView
+from anklet_supervisor.machine.step import initial
 from anklet_supervisor.report import status
 from anklet_supervisor.report.status import ApiBudget, StatusFile, document, read, written_at
 from anklet_supervisor.report.timelines import Timeline
@@ -32,7 +32,7 @@ JOB = JobView(id="42", url="https://github.com/acme/app/job/42", name="build", v
 
 def model_of(job=JOB, reason="ended with exit code 70"):
     """A supervisor with a service at work and one in trouble."""
-    model = machine.initial(list(PLUGINS), allocator.build(2, 1, [], START), once=False, drain_timeout=None)
+    model = initial(list(PLUGINS), allocator.build(2, 1, [], START), once=False, drain_timeout=None)
     first = msgspec.structs.replace(
         model.services["RUNNER1"], state=ServiceState.READY, status=Status.RUNNING, pid=11, restarts=2, job=job
     )
@@ -304,7 +304,7 @@ def test_the_last_failures_and_the_rate_are_shown(width):
 @pytest.mark.parametrize("width", [40, 200])
 def test_a_pause_and_a_reload_that_changed_nothing_are_shown(width):
     """What an operator ordered, and what became of it."""
-    reload = machine.Reload(asked=2, answered=2, problems=("config.yml:3:5: unknown key",), at=START)
+    reload = Reload(asked=2, answered=2, problems=("config.yml:3:5: unknown key",), at=START)
     model = msgspec.structs.replace(model_of(), reload=reload)
     said = document(model, PLUGINS, START, paused={"RUNNER1"})
     text = drawn(StatusView(said, now=START + 1, age=0.0), width)

@@ -1,4 +1,4 @@
-"""Timelines of jobs: how facts become steps, across workers' deaths, and how they are kept and drawn."""
+"""Timelines of jobs: how facts become steps, also across deaths of workers, and how they are saved and drawn."""
 
 import io
 
@@ -46,14 +46,14 @@ WHOLE = [
 
 
 def folded(facts, lines=None):
-    """The timelines after these facts of one service, a second between two of them; and those that ended."""
+    """The timelines after these facts of one service, one a second, and those that ended."""
     lines = lines or Timelines()
     ended = [lines.fold("A", fact, 100.0 + number)[1] for number, fact in enumerate(facts)]
     return lines, [one for one in ended if one is not None]
 
 
 def test_a_whole_job_reaches_every_step_in_order():
-    """From queue to nothing left; told once that it is over."""
+    """From queued to cleaned; its end is reported once."""
     lines, ended = folded(WHOLE)
     (line,) = lines.all()
     assert ended == [line]
@@ -80,7 +80,7 @@ def test_a_job_that_is_given_back_says_why():
 
 
 def test_another_job_than_the_one_claimed_takes_its_place():
-    """The origin dealt our VM another one: that one's name stands there."""
+    """If the origin gives our VM another job, the timeline names that one."""
     facts = [claimed(), m.JobStarted(job_id="2", job_name="other", job_url="v"), finished(2), m.AttemptOver()]
     lines, _ = folded(facts)
     (line,) = lines.all()
@@ -88,7 +88,7 @@ def test_another_job_than_the_one_claimed_takes_its_place():
 
 
 def test_a_later_worker_goes_on_with_the_timeline():
-    """After a death it claims the same job in the same VM anew: no step moves."""
+    """After a death it claims the same job in the same VM again: no step moves."""
     lines, _ = folded(WHOLE[:9])
     before = lines.all()
     after, ended = folded([claimed(), finished(), m.AttemptOver()], Timelines(before))
@@ -97,8 +97,8 @@ def test_a_later_worker_goes_on_with_the_timeline():
     assert all(line.steps[step] == when for step, when in before[0].steps.items())
 
 
-def test_a_death_whose_job_is_given_up_at_recovery_ends_the_timeline():
-    """The next worker names the job, then the VM that is gone; it has nothing in hand."""
+def test_a_job_given_back_after_a_death_ends_the_timeline():
+    """The next worker reports the job and then the VM as gone, with no attempt in hand."""
     lines, _ = folded(WHOLE[:6])
     lines, ended = folded(
         [m.JobGivenBack(vm="vm-1", job_id="1", reason="died"), m.VMGone(vm="vm-1"), m.VMGone(vm="vm-1")],
@@ -118,14 +118,14 @@ def test_a_death_whose_job_is_given_up_at_recovery_ends_the_timeline():
     ],
 )  # fmt: skip
 def test_facts_without_a_job_change_nothing(fact):
-    """Of a stranger's VM, or of an attempt that nobody remembers."""
+    """A foreign VM, or an unknown attempt."""
     lines = Timelines()
     assert lines.fold("A", fact, 1.0) == (False, None)
     assert lines.all() == []
 
 
-def test_an_end_that_is_told_again_moves_nothing():
-    """The first time counts; and what has ended is not given back, whatever a process thinks that saw the end on no record."""
+def test_a_repeated_end_changes_nothing():
+    """The first one counts, and an ended job is not given back, even if a process without its record says so."""
     lines, _ = folded(WHOLE)
     before = lines.all()
     folded([finished(conclusion=Conclusion.FAILURE), m.JobGivenBack(vm="vm-1", job_id="1", reason="x")], lines)
@@ -133,20 +133,20 @@ def test_an_end_that_is_told_again_moves_nothing():
 
 
 def test_a_job_that_had_landed_after_all_is_not_given_back():
-    """It was said to be, and then it was followed to its end."""
+    """It was reported as given back, but then ran to its end."""
     lines, _ = folded([claimed(), m.JobGivenBack(vm="vm-1", job_id="1", reason="x"), finished(), m.AttemptOver()])
     (line,) = lines.all()
     assert (line.ended, line.reason) == ("success", "")
 
 
-def test_an_end_that_nobody_saw_begin_is_kept():
-    """The file was lost; the end is told all the same, and known from then on."""
+def test_an_end_without_a_beginning_is_kept():
+    """The file was lost; the end still counts, once."""
     lines, _ = folded([finished()])
     assert [(line.vm, line.ended) for line in lines.all()] == [("vm-1", "success")]
 
 
 def test_a_name_that_is_used_again_is_another_attempt():
-    """The counter of attempts was lost with the store; the moment of the claim tells them apart."""
+    """The store lost its count of attempts; the time of the claim distinguishes them."""
     lines, _ = folded([claimed(claimed_at=1.0), finished(), m.AttemptOver(), claimed(claimed_at=2.0)])
     (line,) = lines.all()
     assert (line.ended, line.claimed_at) == ("", 2.0)
@@ -171,14 +171,14 @@ def line_of(number, ended, finished_at=0.0):
 
 
 def test_failures_are_the_latest_first():
-    """What succeeded, or still runs, is none."""
+    """Successes and running jobs are not among them."""
     lines = [line_of(1, "failure", 5.0), line_of(2, "success", 6.0), line_of(3, ""), line_of(4, "given back", 9.0)]
     assert [line.job_id for line in failures(lines, 5)] == ["4", "1"]
     assert [line.job_id for line in failures(lines, 1)] == ["4"]
 
 
 def test_a_job_is_found_by_its_id_or_its_vm():
-    """Every attempt at it."""
+    """With every attempt."""
     again = msgspec.structs.replace(line_of(1, "success"), vm="vm-1-2", attempt=2)
     lines = [line_of(1, "given back"), line_of(2, ""), again]
     assert find(lines, "1") == [lines[0], again]
@@ -190,7 +190,7 @@ def test_a_job_is_found_by_its_id_or_its_vm():
 
 
 def test_the_file_is_written_when_something_has_changed_and_read_back(tmp_path):
-    """Another supervisor goes on with it."""
+    """Another supervisor continues it."""
     written = []
     log = open_log(written.append, "INFO", ("secret",), {}, name="anklet.history-test")
     kept = JobHistory(tmp_path, log)
@@ -213,8 +213,8 @@ def test_the_file_is_written_when_something_has_changed_and_read_back(tmp_path):
 @pytest.mark.parametrize(
     "content", [None, b"", b"{}", b'[{"job_id": 1}]', b"\xff", b'[{"job_id": "\xff"}]', b'[{"x":' + b"[" * 5000]
 )
-def test_a_damaged_file_is_begun_anew(tmp_path, content):
-    """It is history, and nothing is decided by it."""
+def test_a_damaged_file_is_replaced(tmp_path, content):
+    """It is history: no decision depends on it."""
     if content is not None:
         (tmp_path / "jobs.json").write_bytes(content)
     assert history.read(tmp_path) == []
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path, content):
 
 
 def test_a_disk_that_refuses_stops_nothing(tmp_path):
-    """As with the status; what it refused is written when it takes it, though nothing has happened since."""
+    """The next save writes what the disk refused, even without a new fact."""
     kept = JobHistory(tmp_path / "missing", open_log(lambda _: None, "INFO", (), {}, name="anklet.history-test"))
     kept.fact("A", claimed(), 1.0)
     kept.save()
@@ -245,7 +245,7 @@ def test_a_disk_that_refuses_stops_nothing(tmp_path):
 
 @pytest.mark.parametrize("width", [40, 200])
 def test_a_timeline_is_drawn(width):
-    """Each step with its time, whatever the width; no escape of a job's name comes through."""
+    """Each step with its time at any width, and no terminal escapes from a job's name."""
     lines, _ = folded(WHOLE)
     line = msgspec.structs.replace(lines.all()[0], job_name="\x1b[31mred", reason="")
     console = Console(width=width, file=io.StringIO(), highlight=False)
@@ -258,7 +258,7 @@ def test_a_timeline_is_drawn(width):
 
 
 def test_the_list_has_a_line_for_each(capsys):
-    """What is in hand has no end yet."""
+    """A job in hand has no end yet."""
     lines, _ = folded(WHOLE)
     job_view.show_list([*lines.all(), line_of(2, "")])
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]

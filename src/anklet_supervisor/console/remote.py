@@ -17,7 +17,7 @@ import msgspec
 
 from anklet_supervisor.config.load import find_state_dir, service_names
 from anklet_supervisor.daemon.host import running_supervisor
-from anklet_supervisor.daemon.state_dir import told
+from anklet_supervisor.daemon.state_dir import explained
 from anklet_supervisor.machine.state import Mode
 from anklet_supervisor.report import status as status_file
 from anklet_worker.contract.errors import ExitCode, UsageError
@@ -115,7 +115,7 @@ def set_paused(config: Path, service: str, *, paused: bool) -> int:
     state_dir = state_dir_of(config)
     _check_service(config, state_dir, service)
     mark = pause_file(state_dir, service)
-    with told(state_dir):
+    with explained(state_dir):
         if paused:
             for folder in (state_dir, mark.parent.parent, mark.parent):
                 make_private_dir(folder)

@@ -1,4 +1,4 @@
-"""The time by which the loop measures deadlines: seconds in which this process could act. Pure but for the clock it is given."""
+"""The clock for the loop's deadlines: it counts the seconds in which this process could act. Pure except for the given clock."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 
 class AwakeClock:
-    """A clock that never goes back, and that leaves out what this process slept through.
+    """A clock that never goes back, and leaves out the time during which this process did not run.
 
-    The loop turns every few seconds. A longer gap means that the process was stopped, or starved: what it waits for may have
-    happened meanwhile and is still to be heard, so no deadline may pass in the gap. `mono` is monotonic, in seconds;
-    `longest_gap` is what one gap counts at most.
+    The loop turns every few seconds. A longer gap means that the process was stopped or starved. It may not have read the events of
+    that time yet, so no deadline may pass in the gap. `mono` is a monotonic clock; one gap counts at most `longest_gap` seconds.
     """
 
     def __init__(self, mono: Callable[[], float], longest_gap: float) -> None:
@@ -20,7 +19,7 @@ class AwakeClock:
         self._now = self._read_at
 
     def __call__(self) -> float:
-        """Seconds, since whenever."""
+        """Seconds since an arbitrary point in time."""
         here = self._mono()
         self._now += max(0.0, min(here - self._read_at, self._longest_gap))
         self._read_at = here

@@ -1,6 +1,6 @@
-"""The host that this supervisor runs on: who it is, that nobody else supervises it, and that it stays awake.
+"""The host of this supervisor: its ids, the lock that allows one supervisor only, and keeping a Mac awake.
 
-Owns the lock, the ids and the pid file in the state directory. Knows no service and no VM.
+Owns the lock, the ids and the pid file. Knows no service and no VM.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ import psutil
 
 from anklet_worker.contract.errors import AlreadyRunning, ConfigError, TemporaryError
 from anklet_worker.files import remove, write_atomically
+from anklet_worker.state_layout import Place
 
-#: What stands in place of a host's id where the system has none.
+#: The host id of a system that has none.
 UNKNOWN_HOST = "0" * 16
-#: The file: our id, the host's id.
+#: The file's content: install id and host id.
 _INSTALL_ID = re.compile(r"([0-9a-f]{8}) ([0-9a-f]{16})\n")
 _MACHINE_ID_FILES = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
-#: Seconds; no machine boots twice in that time.
+#: Seconds within which no machine boots twice.
 _BOOT_TIME_TOLERANCE = 30
-#: Looks at a lock, and seconds between them, before it counts as held for good.
+#: Tries to take the lock, and seconds between them, before it counts as held by a supervisor.
 _LOOKS, _LOOK_PAUSE = 10, 0.02
 
 
 class HostIds(msgspec.Struct, frozen=True, kw_only=True):
-    """`install_id` is in every name that we give; `host_id` tells this machine, `boot_id` this boot, from any other.
+    """`install_id` is part of each VM name; `host_id` identifies the machine, and `boot_id` the boot.
 
-    `former_install_id` is set when the state directory came from another machine, and its install id has been replaced.
+    `former_install_id` is set if the state directory came from another machine and got a new install id.
     """
 
     install_id: str
@@ -47,14 +48,14 @@ class HostIds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstanceLock:
-    """One supervisor per state directory. The kernel drops the lock with its holder, however that dies."""
+    """Allows one supervisor per state directory. The kernel releases the lock when its holder dies."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / "lock"
+        self._path = Place.LOCK.path(state_dir)
         self._fd = -1
 
     def acquire(self) -> None:
-        """Take the lock. Raises `AlreadyRunning`, or `TemporaryError` when there can be no lock file."""
+        """Take the lock. Raises `AlreadyRunning`, or `TemporaryError` if the lock file cannot be used."""
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             if not self._try_for_a_moment():
@@ -68,13 +69,13 @@ class InstanceLock:
             raise TemporaryError(f"cannot lock {self._path}: {error.strerror}") from None
 
     def release(self) -> None:
-        """Let go. The file stays: removing it could give two holders."""
+        """Release the lock. The file stays: removing it could allow two holders."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def _try_for_a_moment(self) -> bool:
-        """A command that looks whether somebody holds the lock has it for an instant; a supervisor has it for days."""
+        """Retry for a moment: a command that checks the lock holds it for an instant, a supervisor for days."""
         for _ in range(_LOOKS):
             if _flock(self._fd, fcntl.LOCK_EX):
                 return True
@@ -83,16 +84,16 @@ class InstanceLock:
 
 
 def running_supervisor(state_dir: Path) -> int | None:
-    """The pid of the supervisor of this state directory, None when none runs. A pid is never trusted without the lock.
+    """The pid of the supervisor of this state directory, or None. A pid counts only while the lock is held.
 
-    Raises `TemporaryError` when one runs and does not say its pid.
+    Raises `TemporaryError` if a supervisor runs and its pid is unknown.
     """
     try:
-        fd = os.open(state_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(Place.LOCK.path(state_dir), os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise TemporaryError(f"cannot read {state_dir / 'lock'}: {error.strerror}") from None
+        raise TemporaryError(f"cannot read {Place.LOCK.path(state_dir)}: {error.strerror}") from None
     try:
         for _ in range(_LOOKS):
             if _flock(fd, fcntl.LOCK_SH):
@@ -100,11 +101,11 @@ def running_supervisor(state_dir: Path) -> int | None:
             pid = _pid_in(fd)
             if pid is not None:
                 return pid
-            # It took the lock just now, and writes its pid next.
+            # It has just taken the lock and writes its pid next.
             threading.Event().wait(_LOOK_PAUSE)
     finally:
         os.close(fd)
-    raise TemporaryError(f"a supervisor holds {state_dir / 'lock'}, but its pid is not in it")
+    raise TemporaryError(f"a supervisor holds {Place.LOCK.path(state_dir)}, but its pid is not in it; try again")
 
 
 def _flock(fd: int, how: int) -> bool:
@@ -116,16 +117,16 @@ def _flock(fd: int, how: int) -> bool:
 
 
 def _pid_in(fd: int) -> int | None:
-    """The pid that stands in a lock file whole, with its line's end."""
+    """The pid in a lock file; None unless the whole line is there."""
     text = os.pread(fd, 32, 0)
     return int(text) if re.fullmatch(rb"[1-9][0-9]{0,9}\n", text) else None
 
 
 class PidFile:
-    """`<pid_file_dir>/anklet.pid`: a pointer for people and scripts, nothing of ours relies on it."""
+    """`<pid_file_dir>/anklet.pid`, for people and scripts. The program itself does not rely on it."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "anklet.pid"
+        self._path = Place.PID_FILE.in_folder(directory)
 
     def write(self) -> None:
         """Write our pid. Raises `TemporaryError`."""
@@ -135,7 +136,7 @@ class PidFile:
             raise TemporaryError(f"cannot write {self._path}: {error.strerror}") from None
 
     def remove(self) -> None:
-        """Remove it, if it still is ours."""
+        """Remove the file if it still has our pid."""
         try:
             if self._path.read_bytes().strip() == str(os.getpid()).encode():
                 remove(self._path)
@@ -144,18 +145,18 @@ class PidFile:
 
 
 def identify(state_dir: Path, host: str | None = None) -> HostIds:
-    """The ids of this host (`host` stands for `host_id()` in tests).
+    """The ids of this host. Tests pass `host` in place of `host_id()`.
 
-    The install id is made once. A state directory that was copied from another machine gets a new one: two hosts with one id would
-    take each other's leases for their own. A machine that cannot be told from others keeps the id that it finds. Raises
-    `ConfigError` when the file holds none, `TemporaryError` when it cannot be read or written.
+    The install id is created once. A state directory copied from another machine gets a new one: two hosts with one id would take
+    each other's leases for their own. A machine without a host id keeps the install id that it finds. Raises `ConfigError` for a
+    file without an id, and `TemporaryError` for one that cannot be read or written.
     """
     here = host_id() if host is None else host
-    path = state_dir / "install-id"
+    path = Place.INSTALL_ID.path(state_dir)
     try:
         found = _read_install_id(path)
         if found is not None and (found.host_id == here or UNKNOWN_HOST in (found.host_id, here)):
-            # The host's id as it was then: it stands in the records, too.
+            # The host id on file, since records contain it, too.
             return HostIds(install_id=found.install_id, host_id=found.host_id, boot_id=boot_id(state_dir))
         fresh = secrets.token_hex(4)
         write_atomically(path, f"{fresh} {here}\n".encode())
@@ -166,11 +167,11 @@ def identify(state_dir: Path, host: str | None = None) -> HostIds:
 
 
 def known_install_id(state_dir: Path) -> str | None:
-    """The install id that a state directory bears; None when no supervisor has used it yet. Writes nothing.
+    """The install id of a state directory; None if no supervisor has used it yet. Writes nothing.
 
-    Raises `OSError`, and `ConfigError` for a file that says nothing.
+    Raises `OSError`, and `ConfigError` for a file without an id.
     """
-    found = _read_install_id(state_dir / "install-id")
+    found = _read_install_id(Place.INSTALL_ID.path(state_dir))
     return None if found is None else found.install_id
 
 
@@ -180,7 +181,7 @@ class _Installation(msgspec.Struct, frozen=True):
 
 
 def _read_install_id(path: Path) -> _Installation | None:
-    """What the file says, None when there is none. Raises `OSError`, and `ConfigError` for a file that says nothing."""
+    """The content of the file; None without one. Raises `OSError`, and `ConfigError` for a file without an id."""
     try:
         text = path.read_bytes().decode(errors="replace")
     except FileNotFoundError:
@@ -188,30 +189,32 @@ def _read_install_id(path: Path) -> _Installation | None:
     found = _INSTALL_ID.fullmatch(text)
     if found is None:
         raise ConfigError(
-            f"{path} holds no install id (8 and 16 hex digits); restore it, or delete it: VMs that bear the old id in their names "
-            "(anklet-vm-<id>-...) are then no longer ours, and yours to delete"
+            f"{path} holds no install id (8 and 16 hex digits); restore it, or delete it together with the VMs that have the old "
+            "id in their names (anklet-vm-<id>-...)"
         )
     return _Installation(found[1], found[2])
 
 
 def host_id() -> str:
-    """Sixteen hex digits that stand for this machine, `UNKNOWN_HOST` when nothing does.
+    """Sixteen hex digits that identify this machine; `UNKNOWN_HOST` if the system gives no id.
 
-    Derived from the hardware's id (macOS: gethostuuid(2)) or the installation's machine id (Linux: machine-id(5), which asks not to
-    be shown as it is). Not from names or network addresses: those change.
+    A hash of the hardware's id (macOS: gethostuuid(2)) or of the machine id (Linux: machine-id(5), which says to keep the id itself
+    confidential). Host names and network addresses would change.
     """
     raw = _gethostuuid() if psutil.MACOS else _first_text(_MACHINE_ID_FILES)
     return hashlib.sha256(f"anklet:{raw}".encode()).hexdigest()[:16] if raw else UNKNOWN_HOST
 
 
 def boot_id(state_dir: Path, kernel: str | None = None) -> str:
-    """What differs from boot to boot, and not in between: the kernel's own id (`kernel` stands for it in tests), else the time of
-    boot as it was first seen. Raises `OSError`."""
+    """An id that changes with each boot: the kernel's boot id, else the time of the boot as it was first seen.
+
+    Tests pass `kernel` in place of the kernel's id. Raises `OSError`.
+    """
     said = kernel_boot_id() if kernel is None else kernel
     if said:
         return said
-    # Systems work the time of boot out from two clocks, so that it moves whenever one of them is set.
-    path, now = state_dir / "boot-time", round(psutil.boot_time())
+    # Systems compute the boot time from two clocks, so it moves when one of them is set.
+    path, now = Place.BOOT_TIME.path(state_dir), round(psutil.boot_time())
     seen = _first_text((path,))
     if seen.isdigit() and abs(int(seen) - now) <= _BOOT_TIME_TOLERANCE:
         return seen
@@ -220,15 +223,15 @@ def boot_id(state_dir: Path, kernel: str | None = None) -> str:
 
 
 def kernel_boot_id() -> str:
-    """Linux: random(4); macOS: kern.bootsessionuuid. Empty elsewhere."""
+    """The kernel's boot id (Linux: random(4); macOS: kern.bootsessionuuid), else an empty string."""
     return _first_text((_BOOT_ID_FILE,)) or _sysctl("kern.bootsessionuuid")
 
 
 def keep_awake(pid: int | None = None, *, macos: bool = psutil.MACOS) -> int | None:
-    """Keep a Mac from idle sleep for as long as process `pid` (this one) lives. Returns the pid of what does it, None for nothing.
+    """Keep a Mac from idle sleep while process `pid` (default: this one) lives. Returns the pid of caffeinate, or None.
 
-    caffeinate(8) ends with the process that it watches, so there is nothing to clean up. It is not ours to wait for: it has its own
-    process group (Ctrl-C is not for it), no terminal and, of our environment, only what finds programs.
+    caffeinate(8) exits with the process that it watches, so nothing needs to wait for it. It gets a process group of its own, so
+    that Ctrl-C does not reach it, no terminal, and an environment with nothing but PATH.
     """
     program = shutil.which("caffeinate")
     if not macos or program is None:
@@ -238,7 +241,7 @@ def keep_awake(pid: int | None = None, *, macos: bool = psutil.MACOS) -> int | N
     try:
         return os.posix_spawn(program, arguments, {"PATH": os.defpath}, file_actions=null, setpgroup=0, setsigmask=[])
     except OSError:
-        # A Mac that may doze off is worse than one that does not, and better than none.
+        # Better a supervisor on a Mac that may sleep than no supervisor.
         return None
 
 
@@ -263,7 +266,7 @@ def _gethostuuid() -> str:
 
 
 def _sysctl(name: str) -> str:
-    """A text by sysctlbyname(3), which Linux does not have."""
+    """A string from sysctlbyname(3); empty on Linux, which does not have it."""
     function = getattr(ctypes.CDLL(None), "sysctlbyname", None)
     if function is None:
         return ""

@@ -21,8 +21,10 @@ from anklet_supervisor.daemon.clock import AwakeClock
 from anklet_supervisor.daemon.process import WorkerProcess
 from anklet_supervisor.daemon.settings import Settings
 from anklet_supervisor.log.writer import LogWriter
-from anklet_supervisor.machine import step as machine
-from anklet_supervisor.machine.step import Effect, Event, Model, Moment
+from anklet_supervisor.machine import events
+from anklet_supervisor.machine.events import Effect, Event
+from anklet_supervisor.machine.model import Model, Moment
+from anklet_supervisor.machine.step import next_deadline, step
 from anklet_supervisor.report.history import JobHistory
 from anklet_supervisor.report.metrics import Metrics
 from anklet_supervisor.report.status import StatusFile, document
@@ -43,11 +45,11 @@ _FAREWELL = 1.0
 _STATUS_PAUSE = 0.1
 
 _SIGNALS: dict[signal.Signals, Event] = {
-    signal.SIGTERM: machine.Terminated(),
-    signal.SIGQUIT: machine.DrainAsked(),
-    signal.SIGINT: machine.InterruptedBy(),
-    signal.SIGUSR2: machine.RestartAsked(),
-    signal.SIGHUP: machine.ReloadAsked(),
+    signal.SIGTERM: events.Terminated(),
+    signal.SIGQUIT: events.DrainAsked(),
+    signal.SIGINT: events.InterruptedBy(),
+    signal.SIGUSR2: events.RestartAsked(),
+    signal.SIGHUP: events.ReloadAsked(),
 }
 
 #: Reads file and environment again, with its warnings. Raises `ConfigError`.
@@ -93,7 +95,7 @@ class Loop:
         """Start the services and turn until all is over. Returns the exit code."""
         try:
             with self._signals():
-                self._turn(machine.Began())
+                self._turn(events.Began())
                 while self._exit_code is None:
                     self._turn(self._next_event())
             self._publish(force=True)
@@ -115,69 +117,67 @@ class Loop:
     def _next_event(self) -> Event | _ConfigArrived:
         now = time.monotonic()
         pause = min(_LONGEST_SLEEP, self._status_due - now if self._status_due > now else _LONGEST_SLEEP)
-        due = machine.next_deadline(self._model)
+        due = next_deadline(self._model)
         if due is not None:
             pause = min(pause, due - self._clock())
         try:
             return self._inbox.get(timeout=max(0.0, pause))
         except queue.Empty:
-            return machine.Tick()
+            return events.Tick()
 
     def _turn(self, event: Event | _ConfigArrived) -> None:
         if isinstance(event, _ConfigArrived):
             self._warnings = event.warnings
             event = self._settings.compare(event.config)
-        if isinstance(event, machine.WorkerSaid):
+        if isinstance(event, events.WorkerSaid):
             self._outlets.metrics.fact(event.service, event.fact, time.time())
             self._outlets.history.fact(event.service, event.fact, time.time())
             if isinstance(event.fact, m.JobFinished | m.JobGivenBack):
                 # On file at once, and before the worker is told that it was heard: whoever comes after us counts it no more.
                 self._outlets.history.save()
-        if isinstance(event, machine.WorkerExited):
+        if isinstance(event, events.WorkerExited):
             self._processes.pop(event.service, None)
-        self._model, effects = machine.step(self._model, event, Moment(self._clock(), time.time()))
+        self._model, effects = step(self._model, event, Moment(self._clock(), time.time()))
         for effect in effects:
             self._perform(effect)
         self._publish(force=False)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case machine.StartWorker() | machine.Tell() | machine.DetachWorker() | machine.KillWorker():
+            case events.StartWorker() | events.Tell() | events.DetachWorker() | events.KillWorker():
                 self._on_worker(effect)
-            case machine.ReadConfig() | machine.TakeConfig() | machine.RenewSettings() | machine.ForgetService():
+            case events.ReadConfig() | events.TakeConfig() | events.RenewSettings() | events.ForgetService():
                 self._on_config(effect)
-            case machine.PublishSlots():
+            case events.PublishSlots():
                 self._outlets.slots.write(self._model.allocation.table)
-            case machine.Report(level=level, message=message, service=service, problems=problems):
+            case events.Report(level=level, message=message, service=service, problems=problems):
                 self._report(level, message, service, problems)
-            case machine.Finish(exit_code=code):
+            case events.Finish(exit_code=code):
                 self._exit_code = code
 
-    def _on_worker(
-        self, effect: machine.StartWorker | machine.Tell | machine.DetachWorker | machine.KillWorker
-    ) -> None:
+    def _on_worker(self, effect: events.StartWorker | events.Tell | events.DetachWorker | events.KillWorker) -> None:
         process = self._processes.get(effect.service)
         match effect:
-            case machine.StartWorker(service=name):
+            case events.StartWorker(service=name):
                 self._start(name)
-            case machine.Tell(command=command) if process is not None:
+            case events.Tell(command=command) if process is not None:
                 process.tell(command)
-            case machine.DetachWorker() if process is not None:
+            case events.DetachWorker() if process is not None:
                 process.detach()
-            case machine.KillWorker() if process is not None:
+            case events.KillWorker() if process is not None:
                 process.kill()
 
     def _on_config(
-        self, effect: machine.ReadConfig | machine.TakeConfig | machine.RenewSettings | machine.ForgetService
+        self, effect: events.ReadConfig | events.TakeConfig | events.RenewSettings | events.ForgetService
     ) -> None:
         match effect:
-            case machine.ReadConfig():
+            case events.ReadConfig():
                 self._begin_to_read_config()
-            case machine.TakeConfig():
+            case events.TakeConfig():
                 self._take_config()
-            case machine.RenewSettings(service=name):
+            case events.RenewSettings(service=name):
                 self._outlets.metrics.add_service(self._settings.renew(name), time.time())
-            case machine.ForgetService(service=name):
+            case events.ForgetService(service=name):
                 self._settings.forget(name)
                 self._outlets.metrics.remove_service(name)
 
@@ -188,12 +188,12 @@ class Loop:
         except OSError as error:
             # No process, no memory, no file descriptors: as a death, so that back-off and budget apply.
             self._report("WARN", f"the worker cannot be started: {error.strerror}", name)
-            self._inbox.put(machine.WorkerExited(name, 71))
+            self._inbox.put(events.WorkerExited(name, 71))
 
     def _hear(self, event: Event) -> None:
         """Put what comes of a worker into the inbox; called by its threads. One that talks faster than it is listened to waits, and
         with it its worker, whose pipe is full soon: else it filled the memory, and no signal came through."""
-        while isinstance(event, machine.WorkerSaid) and self._inbox.qsize() >= _MOST_WAITING:
+        while isinstance(event, events.WorkerSaid) and self._inbox.qsize() >= _MOST_WAITING:
             time.sleep(_HEAR_PAUSE)
         self._inbox.put(event)
 
@@ -201,9 +201,7 @@ class Loop:
         try:
             threading.Thread(target=self._read_config, name="configuration", daemon=True).start()
         except RuntimeError:
-            self._inbox.put(
-                machine.ConfigRefused(("the system has no thread to read the configuration in; try again",))
-            )
+            self._inbox.put(events.ConfigRefused(("the system has no thread to read the configuration in; try again",)))
 
     def _read_config(self) -> None:
         """In a thread of its own: a `token_command` may take half a minute."""
@@ -212,9 +210,9 @@ class Loop:
         except ConfigError as error:
             # They name the file, whose name may be no text; the status, which tells them, is.
             lines = (line.encode(errors="backslashreplace").decode() for line in error.lines())
-            self._inbox.put(machine.ConfigRefused(tuple(lines)))
+            self._inbox.put(events.ConfigRefused(tuple(lines)))
         except Exception as error:  # noqa: BLE001  a reload that is never answered would keep every later one waiting
-            self._inbox.put(machine.ConfigRefused((f"a bug: {type(error).__name__}: {error}",)))
+            self._inbox.put(events.ConfigRefused((f"a bug: {type(error).__name__}: {error}",)))
         else:
             self._inbox.put(_ConfigArrived(config, warnings))
 

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from anklet_supervisor.machine.step import Event, WorkerExited, WorkerSaid, WorkerStarted
+from anklet_supervisor.machine.events import Event, WorkerExited, WorkerSaid, WorkerStarted
 from anklet_worker.contract.errors import ProtocolError
 from anklet_worker.link.channel import Channel, ChannelClosed
 from anklet_worker.link.messages import Command, decode_fact

@@ -1,7 +1,7 @@
-"""Which settings each service's workers are given: those in force, and those that a reload brought.
+"""The settings of each service: those in force, and those from the last reload.
 
-A service keeps the settings with which its worker began until the machine says that it is renewed. What can only be applied at
-the next start of the supervisor is named, and left as it was.
+A service keeps the settings that its worker started with until the machine renews them. Keys that apply only at the next start of
+the supervisor are reported and stay as they were.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from anklet_worker.files import is_there
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import room_for
 
-#: Makes what each service's worker is given at birth.
+#: Makes the setup of each service's worker.
 MakeSetups = Callable[[SupervisorConfig], Mapping[str, WorkerSetup]]
 
-#: Keys of the file that are looked at only when the supervisor starts.
+#: Keys that are read only when the supervisor starts.
 _AT_START: dict[str, Callable[[SupervisorConfig], object]] = {
     "state_dir": lambda config: config.state_dir,
     "pid_file_dir": lambda config: config.pid_file_dir,
@@ -30,7 +30,7 @@ _AT_START: dict[str, Callable[[SupervisorConfig], object]] = {
     "log.file_dir": lambda config: config.log.file_dir,
     "log.max_megabytes": lambda config: config.log.max_megabytes,
     "log.keep": lambda config: config.log.keep,
-    # Applied at once as far as the mapped slot table has room.
+    # Applied at once, as far as the mapped slot table has room.
     "vm_limit": lambda config: config.vm_limit,
 }
 
@@ -47,25 +47,25 @@ class Settings:
 
     @property
     def log_level(self) -> str:
-        """The log's level."""
+        """The log level."""
         return self._config.log.level
 
     @property
     def plugins(self) -> dict[str, str]:
-        """The plugin of each service that there is."""
+        """The plugin of each service."""
         return {name: setup.service.plugin for name, setup in self._in_force.items()}
 
     def paused(self) -> set[str]:
-        """The services that an operator has paused; looks at the disk."""
+        """The services that an operator has paused. Reads the disk."""
         return {name for name, setup in self._in_force.items() if is_there(setup.pause_file)}
 
     def secrets(self) -> tuple[str, ...]:
-        """Every secret value, of old settings that are still in force, too."""
+        """Every secret value, including those in old settings that are still in force."""
         held = {secret for setup in self._in_force.values() for secret in setup.service.secrets()}
         return tuple(held.union(self._config.secrets()))
 
     def compare(self, config: SupervisorConfig) -> ConfigRead:
-        """What a configuration would change. Nothing is changed yet."""
+        """What a configuration would change. Changes nothing yet."""
         self._read = config
         setups = self._make(self._at_start(config))
         changed = (name for name, setup in setups.items() if name in self._newest and self._differ(name, setup))
@@ -77,22 +77,22 @@ class Settings:
         )
 
     def take(self) -> Iterator[str]:
-        """What was compared last is the configuration; returns the keys that take effect at the next start only."""
+        """Adopt the configuration that was compared last. Returns the changed keys that apply only at the next start."""
         self._config = self._at_start(self._read)
         self._newest = dict(self._make(self._config))
         return (key for key, value in _AT_START.items() if value(self._read) != value(self._config))
 
     def renew(self, name: str) -> ServiceConfig:
-        """From its next worker on a service has its newest settings; returns them."""
+        """Give a service its newest settings, from its next worker on, and return them."""
         self._in_force[name] = self._newest[name]
         return self._newest[name].service
 
     def forget(self, name: str) -> None:
-        """The service is no more."""
+        """Drop the settings of a removed service."""
         self._in_force.pop(name, None)
 
     def for_start(self, name: str, services: tuple[str, ...]) -> WorkerSetup:
-        """What a service's worker is given now. `services`: all that there are, those that are to leave included."""
+        """The setup for a worker that starts now. `services`: all services, including those that leave."""
         return msgspec.structs.replace(
             self._in_force[name],
             services=services,
@@ -101,17 +101,19 @@ class Settings:
         )
 
     def _differ(self, name: str, setup: WorkerSetup) -> bool:
-        """Whether a worker would have to begin anew for these settings. Who else there is concerns only its beginning, and the
-        log's level can be changed under way."""
+        """True if a worker must start again for these settings.
+
+        The list of services matters only at its start, and the log level can change while it runs.
+        """
         indifferent: dict[str, Any] = {"services": (), "sweeps_strays": False, "log_level": ""}
         before = msgspec.structs.replace(self._newest[name], **indifferent)
         if set(setup.drivers) < set(before.drivers):
-            # The last VM of a driver that is in no service's settings has gone: no reason to begin anew.
+            # The last VM of a driver that no service uses is gone: no reason for a new worker.
             indifferent["drivers"] = before.drivers
         return before != msgspec.structs.replace(setup, **indifferent)
 
     def _at_start(self, config: SupervisorConfig) -> SupervisorConfig:
-        """The configuration, with what the supervisor has started with where that cannot change any more."""
+        """The configuration, with the keys that cannot change while the supervisor runs as they were at its start."""
         started = self._config
         return msgspec.structs.replace(
             config,

@@ -21,20 +21,20 @@ from anklet_supervisor.daemon.host import HostIds, InstanceLock, PidFile, identi
 from anklet_supervisor.daemon.loop import Loop, Outlets
 from anklet_supervisor.daemon.process import HELD_BACK
 from anklet_supervisor.daemon.settings import Settings
-from anklet_supervisor.daemon.state_dir import open_state_dir, refusal, take_over, told
+from anklet_supervisor.daemon.state_dir import explained, open_state_dir, refusal, take_over
 from anklet_supervisor.log.writer import LogWriter, log_file
 from anklet_supervisor.machine import allocator
-from anklet_supervisor.machine import step as machine
+from anklet_supervisor.machine.step import initial
 from anklet_supervisor.report.history import JobHistory
 from anklet_supervisor.report.metrics import Metrics
 from anklet_supervisor.report.metrics_http import MetricsServer
 from anklet_supervisor.report.status import StatusFile
 from anklet_worker.contract.errors import AlreadyRunning, ConfigError, ExitCode
-from anklet_worker.files import remove_unfinished
 from anklet_worker.life.records import RecordBook, drivers_on_record
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotWriter
 from anklet_worker.log.service_log import ServiceLog, open_log
+from anklet_worker.state_layout import Place
 
 _DRAIN_FILE = Path(".config") / "anklet" / ".drain"
 #: What a new start cannot cure: launchd must not try again and again.
@@ -56,7 +56,6 @@ def start(path: Path, *, once: bool) -> int:
         stack.enter_context(_signals_held_back())
         lock.acquire()
         take_over(config.state_dir)
-        remove_unfinished(config.state_dir)
         writer = _open_log_file(config)
         if config.log.file_dir is not None and sys.stdout.isatty():
             # Whoever starts it by hand wants to see what it does, wherever the log goes.
@@ -158,10 +157,10 @@ def _prepare(
     metrics = Metrics(config.services, time.time())
     server = MetricsServer(config.metrics.host, config.metrics.port, metrics)
     stack.callback(server.close)
-    with told(config.state_dir):
+    with explained(config.state_dir):
         seed = random.SystemRandom().getrandbits(62)
         allocation = allocator.build(config.vm_limit, seed, list(_left_behind(config, ids, log)), time.time())
-        slots = SlotWriter(config.state_dir / "slots", allocation.table)
+        slots = SlotWriter(Place.SLOTS.path(config.state_dir), allocation.table)
     stack.callback(slots.close)
     names = [service.name for service in config.services]
     history = JobHistory(config.state_dir, log)
@@ -177,14 +176,14 @@ def _prepare(
     )
     keep_awake()
     server.start()
-    model = machine.initial(names, allocation, once=once, drain_timeout=config.drain_timeout)
+    model = initial(names, allocation, once=once, drain_timeout=config.drain_timeout)
     return Loop(model, settings, outlets, lambda: load_config(place.path))
 
 
 def _left_behind(config: SupervisorConfig, ids: HostIds, log: ServiceLog) -> Iterator[tuple[str, str]]:
     """The VMs that records name, also those of services that are configured no more: each holds its slot until there is proof that
     it is gone. Another host's records name none."""
-    for folder in sorted((config.state_dir / "services").iterdir()):
+    for folder in sorted(Place.SERVICES.path(config.state_dir).iterdir()):
         if not folder.is_dir():
             continue
         book = RecordBook(folder)

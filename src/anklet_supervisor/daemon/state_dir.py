@@ -1,7 +1,7 @@
-"""The state directory: ours alone, of a version that we know, and writable, or nothing starts.
+"""Guards the state directory at start: private, of a known version and writable, or nothing starts.
 
-Owns what stands where at its top, and the file that says by which version it was written. What the files mean is their owners'
-business.
+Owns the directory's version file and its permissions. `anklet_worker.state_layout` lists what stands in it; the modules that write
+the files know what they mean.
 """
 
 from __future__ import annotations
@@ -11,68 +11,64 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from anklet_worker.contract.errors import AnkletError, ConfigError, TemporaryError
-from anklet_worker.files import make_private_dir, remove, write_atomically
+from anklet_worker.files import make_private_dir, remove_unfinished, write_atomically
+from anklet_worker.state_layout import Kind, Place
 
-#: Version of the directory as a whole: what stands where, and how processes of ours share it. 0 had no version file.
+#: Version of the directory as a whole: its layout, and how our processes share it. Version 0 had no version file.
 FORMAT = 1
-_VERSION_FILE = "version"
-_FILES = (
-    "boot-time", "install-id", "jobs.json", "leases.db", "leases.db.lock",
-    "leases.db-shm", "leases.db-wal", "lock", "slots", "status.json",
-    _VERSION_FILE,
-)  # fmt: skip
-_FOLDERS = ("jobs", "locks", "services", "services/*", "services/*/records")
-#: What passes by itself, or by making room: a later start may succeed.
+#: Errors that may pass without a change of the configuration: a later start may succeed.
 _PASSING = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 )
+_IS_KIND = {Kind.FILE: stat.S_ISREG, Kind.FOLDER: stat.S_ISDIR}
 
 
 def open_state_dir(path: Path) -> list[str]:
-    """Make the directory, or see that it may be used; returns what had to be set right, one line each.
+    """Make the directory, or check everything in it; return one line for each permission that was removed.
 
-    Raises `ConfigError` for what an operator must see to (a symbolic link, somebody else's file, a later version, no right to
-    write) and `TemporaryError` for a disk that is full.
+    Raises `ConfigError` for what an operator must mend (a symbolic link, another user's file, a later version, a directory that is
+    not writable), and `TemporaryError` for a full disk.
     """
-    with told(path):
+    with explained(path):
         make_private_dir(path)
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            raise ConfigError(f"state_dir {path} cannot be written; chmod u+rwx it, or name another")
+            raise ConfigError(f"state_dir {path} is not writable; chmod u+rwx it, or set another state_dir")
+        notes = _guard_all([Place.VERSION], path)
         _check_version(path)
-        make_private_dir(path / "services")
-        return [note for place in _places(path) if (note := _guard(place))]
+        notes += _guard_all(Place, path)
+        make_private_dir(Place.SERVICES.path(path))
+        return notes
 
 
 def take_over(path: Path) -> None:
-    """With the lock in hand: remove what a killed writer left aside, and say that this version writes here.
+    """With the lock held: remove files that a killed writer left unfinished, and record this version as the directory's.
 
-    Raises as `open_state_dir`.
+    Raises the same errors as `open_state_dir`.
     """
-    with told(path):
-        for aside in path.glob(".*.new"):
-            remove(aside)
+    with explained(path):
+        remove_unfinished(path)
         if _version_of(path) != FORMAT:
-            write_atomically(path / _VERSION_FILE, f"{FORMAT}\n".encode())
+            write_atomically(Place.VERSION.path(path), f"{FORMAT}\n".encode())
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Whatever the system refuses in the state directory is one line, with the exit code that fits."""
+def explained(path: Path) -> Iterator[None]:
+    """Turn an `OSError` in the state directory into one line, as an error with the right exit code."""
     try:
         yield
     except OSError as error:
-        reason = f"state_dir {path} cannot be used: {error.strerror or error}"
+        reason = f"state_dir {path} is not usable: {error.strerror or error}"
         if error.filename is not None and Path(str(error.filename)) != path:
             reason += f" ({error.filename})"
         raise refusal(error, reason) from None
 
 
 def refusal(error: OSError, reason: str) -> AnkletError:
-    """What to raise for something that the system refuses: for what passes by itself a later start may be the cure."""
+    """The exception for an operation that the system refused: temporary if a later start may succeed."""
     return TemporaryError(reason) if error.errno in _PASSING else ConfigError(reason)
 
 
@@ -80,45 +76,57 @@ def _check_version(path: Path) -> None:
     found = _version_of(path)
     if found > FORMAT:
         raise ConfigError(
-            f"state_dir {path} was written by a later version of this program (format {found}, this one knows {FORMAT}); install "
-            "that version again, or name another state_dir once its jobs have ended"
+            f"state_dir {path} was written by a later version of this program (format {found}, this version reads {FORMAT}); "
+            "install that version again, or set another state_dir once its jobs have ended"
         )
 
 
 def _version_of(path: Path) -> int:
     try:
-        text = (path / _VERSION_FILE).read_bytes()
+        text = Place.VERSION.path(path).read_bytes()
     except FileNotFoundError:
         return 0
-    # Written whole or not at all: what is no number is none of ours, and is replaced.
+    # We replace the file atomically, so anything but a number is damage; it is overwritten.
     return int(text) if re.fullmatch(rb"[0-9]{1,9}\n", text) else 0
 
 
-def _places(path: Path) -> Iterator[Path]:
-    yield from (path / name for name in _FILES)
-    for pattern in _FOLDERS:
-        yield from path.glob(pattern)
+def _guard_all(places: Iterable[Place], path: Path) -> list[str]:
+    return [note for place in places for found in _matches(place, path) if (note := _guard(place, found))]
 
 
-def _guard(place: Path) -> str:
-    """See that this is a plain file or directory of ours; take others' rights away. Returns what was done."""
+def _matches(place: Place, path: Path) -> Iterator[Path]:
+    """The paths to check for `place`. One without a `*` in its name need not exist: `glob` does not show a dangling link."""
+    parent, _, name = place.pattern.rpartition("/")
+    for folder in path.glob(parent) if parent else (path,):
+        if "*" in name:
+            yield from folder.glob(name)
+        else:
+            yield folder / name
+
+
+def _guard(place: Place, found: Path) -> str:
+    """Check one path, and remove permissions that others must not have. Returns a line if others could write it, else ""."""
     try:
-        info = place.lstat()
-    except FileNotFoundError:
+        info = found.lstat()
+        if stat.S_ISLNK(info.st_mode):
+            raise ConfigError(
+                f"{found} is a symbolic link; delete the link, for {place.writer.value} would write through it"
+            )
+        if info.st_uid != os.geteuid():
+            raise ConfigError(
+                f"{found} belongs to another user (uid {info.st_uid}); delete it, or set another state_dir"
+            )
+        if not _IS_KIND[place.kind](info.st_mode):
+            if place.has_any_name:
+                return ""
+            raise ConfigError(f"{found} is not a {place.kind.value}; move it away")
+        if not info.st_mode & ~place.mode & 0o077:
+            return ""
+        found.chmod(place.mode)
+    except (FileNotFoundError, NotADirectoryError):
+        # Not made yet, or a worker of the previous supervisor removed it meanwhile.
         return ""
-    if stat.S_ISLNK(info.st_mode):
-        raise ConfigError(f"{place} is a symbolic link; the program writes there: delete the link")
-    if info.st_uid != os.geteuid():
-        raise ConfigError(f"{place} belongs to another user (uid {info.st_uid}); delete it, or name another state_dir")
-    if not (stat.S_ISREG(info.st_mode) if place.name in _FILES else stat.S_ISDIR(info.st_mode)):
-        # What stands loose among the directories is nobody's.
-        if place.name in _FILES or place.name in _FOLDERS or place.name == "records":
-            raise ConfigError(f"{place} is of the wrong kind; move it away")
+    if not info.st_mode & ~place.mode & 0o022:
+        # Others could only read it, and they cannot enter the directory.
         return ""
-    if not info.st_mode & 0o077:
-        return ""
-    place.chmod(0o700 if stat.S_ISDIR(info.st_mode) else 0o600)
-    if not info.st_mode & 0o022:
-        # They could but look, within a directory that they cannot enter.
-        return ""
-    return f"others could write {place} (mode {stat.S_IMODE(info.st_mode):o}); they were taken away"
+    return f"removed group/other write permission from {found} (mode was {stat.S_IMODE(info.st_mode):o})"

@@ -1,1 +1,1 @@
-"""What the supervisor decides. Pure."""
+"""What the supervisor decides, as pure functions: `step(model, event, now) -> (model, effects)`."""

@@ -1,9 +1,9 @@
-"""Who gets a VM slot, and when a slot is free again. Pure: a table and a queue in, a table and a queue out.
+"""Which service gets a VM slot, and when a slot is free again. Pure: a table and a queue in, a table and a queue out.
 
-FREE -> RESERVED (granted, in order of asking) -> OCCUPIED (a VM is about to be made) -> FREE (proof that it is gone). When
-the worker dies, RESERVED is FREE again, for no VM was made, and OCCUPIED becomes ORPHANED: the slot is the VM's, not the
-worker's. Running VMs that have no slot count against the limit as foreign. A limit that shrinks withdraws slots as they become
-free; one that grows gives slots back, or adds some.
+FREE -> RESERVED (granted, first come, first served) -> OCCUPIED (a VM is about to be made) -> FREE (the VM is proved gone). When a
+worker dies, its RESERVED slot is FREE again, as no VM was made, and its OCCUPIED slot becomes ORPHANED: the slot belongs to the VM,
+not to the worker. Running VMs without a slot are foreign and count against the limit. A smaller limit retires slots as they become
+free; a larger one brings them back or adds some.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ _NONCE_MASK = (1 << 62) - 1
 
 
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):
-    """The slot table and the services that wait for a slot, in order of asking. `limit`: how many VMs may run at once.
-    `drawn` counts nonces drawn from `seed`; `host` is what the host's refusals have taught."""
+    """The slot table, and the services that wait for a slot, in the order of their requests.
+
+    `limit`: how many VMs may run at once. `drawn` counts the nonces drawn from `seed`. `host` is the limit learned from refusals.
+    """
 
     table: SlotTable
     limit: int
@@ -42,9 +44,9 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build(limit: int, seed: int, left_behind: Iterable[tuple[str, str]], wall: float) -> Allocation:
-    """The allocation at the start of a supervisor: what the records name (service, VM) is orphaned until proof comes.
+    """The allocation at the start. VMs that records name (`left_behind`: service, VM) are orphaned until they are proved gone.
 
-    VMs beyond the number of slots count as foreign until the first listing says what really runs.
+    Those beyond the number of slots count as foreign until the first listing. `wall` is Unix seconds.
     """
     found = list(left_behind)
     slots = []
@@ -59,12 +61,12 @@ def build(limit: int, seed: int, left_behind: Iterable[tuple[str, str]], wall: f
 
 
 def resize(allocation: Allocation, limit: int) -> Allocation:
-    """Another limit holds. A slot in use is withdrawn when it is free again."""
+    """Change the limit. A surplus slot in use is retired when it is free again."""
     return _fit(msgspec.structs.replace(allocation, limit=limit))
 
 
 def _fit(allocation: Allocation) -> Allocation:
-    """As many slots as the limit allows, as far as those in use let that be."""
+    """Retire, restore or add slots until there are as many as the limit; slots in use stay."""
     slots = list(allocation.table.slots)
     excess = allocation.table.limit - allocation.limit
     for slot in reversed(slots) if excess > 0 else slots:
@@ -79,21 +81,21 @@ def _fit(allocation: Allocation) -> Allocation:
 
 
 def want(allocation: Allocation, service: str) -> Allocation:
-    """A service asks for a slot; asking twice is asking once."""
+    """A service requests a slot. A second request changes nothing."""
     if service in allocation.waiting:
         return allocation
     return msgspec.structs.replace(allocation, waiting=(*allocation.waiting, service))
 
 
 def decline(allocation: Allocation, service: str) -> Allocation:
-    """A service takes its request back, and whatever was granted to it that it has not used."""
+    """A service withdraws its request, and returns a granted slot that it has not used."""
     waiting = tuple(name for name in allocation.waiting if name != service)
     freed = msgspec.structs.replace(allocation, waiting=waiting)
     return _change_where(freed, lambda slot: slot.service == service and slot.state is SlotState.RESERVED, _free)
 
 
 def grant(allocation: Allocation, wall: float) -> tuple[Allocation, list[Grant]]:
-    """Give what may be given to those who wait, first come, first served."""
+    """Grant free slots to waiting services, first come, first served."""
     allocation = _fit(allocation)
     grants: list[Grant] = []
     while allocation.waiting and allocation.table.available > 0:
@@ -116,8 +118,10 @@ def grant(allocation: Allocation, wall: float) -> tuple[Allocation, list[Grant]]
 
 
 def occupy(allocation: Allocation, service: str, ref: SlotRef, vm: str, wall: float) -> Allocation:
-    """A VM is about to be made in the slot. Refused (the grant is void, the worker sees it) when it is not this grant any
-    more, or when VMs that are not ours have taken the room meanwhile."""
+    """A VM is about to be made in the slot.
+
+    Refused if the grant is no longer valid, or if foreign VMs took the room meanwhile. The worker sees it in the table.
+    """
     slot = _find(allocation.table, ref)
     if slot is None or slot.service != service or slot.state is not SlotState.RESERVED:
         return allocation
@@ -128,7 +132,7 @@ def occupy(allocation: Allocation, service: str, ref: SlotRef, vm: str, wall: fl
 
 
 def release(allocation: Allocation, service: str, ref: SlotRef) -> Allocation:
-    """The worker says that the slot holds no VM: none was made, or it is gone for certain."""
+    """The worker reports that the slot holds no VM: none was made, or it is proved gone."""
     slot = _find(allocation.table, ref)
     if slot is None or slot.service != service:
         return allocation
@@ -136,12 +140,12 @@ def release(allocation: Allocation, service: str, ref: SlotRef) -> Allocation:
 
 
 def vm_gone(allocation: Allocation, vm: str) -> Allocation:
-    """Proof that the VM does not exist."""
+    """The VM is proved gone."""
     return _change_where(allocation, lambda slot: slot.vm == vm and slot.state is not SlotState.FREE, _free)
 
 
 def vm_adopted(allocation: Allocation, service: str, vm: str, wall: float) -> Allocation:
-    """A restarted worker has taken its VM over."""
+    """A new worker has adopted its predecessor's VM."""
 
     def occupied(slot: Slot) -> Slot:
         return msgspec.structs.replace(slot, state=SlotState.OCCUPIED, service=service, since=wall)
@@ -150,7 +154,7 @@ def vm_adopted(allocation: Allocation, service: str, vm: str, wall: float) -> Al
 
 
 def worker_gone(allocation: Allocation, service: str) -> Allocation:
-    """The worker process is gone: what it only reserved is free, what it occupied is orphaned."""
+    """The worker process is gone: its reserved slots become free, its occupied slots orphaned."""
 
     def orphaned(slot: Slot) -> Slot:
         return msgspec.structs.replace(slot, state=SlotState.ORPHANED)
@@ -160,8 +164,10 @@ def worker_gone(allocation: Allocation, service: str) -> Allocation:
 
 
 def running_vms(allocation: Allocation, seen: Sequence[str], processes: int) -> Allocation:
-    """A listing of running VMs: those without a slot are foreign. `processes` counts Apple's virtualization processes, which
-    see what no driver lists; the larger figure holds."""
+    """Count foreign VMs: those in the listing `seen` without a slot.
+
+    `processes` counts Apple's virtualization processes, which include VMs that no driver lists. The larger figure holds.
+    """
     with_slot = {slot.vm for slot in allocation.table.slots if slot.vm}
     known = sum(vm in with_slot for vm in seen)
     foreign = max(len(seen) - known, processes - known)
@@ -169,7 +175,7 @@ def running_vms(allocation: Allocation, seen: Sequence[str], processes: int) -> 
 
 
 def start_refused(allocation: Allocation, vm: str, mono: float) -> Allocation:
-    """The host refused to start this VM, which has its slot already, for its limit."""
+    """The host refused, because of its limit, to start this VM, which has a slot."""
     others = _may_run(allocation.table, without=vm) + allocation.table.foreign
     host = host_limit.refused(allocation.host, others, allocation.table.limit, mono)
     return msgspec.structs.replace(allocation, host=host)
@@ -182,7 +188,7 @@ def vm_started(allocation: Allocation, vm: str) -> Allocation:
 
 
 def hold_back(allocation: Allocation, mono: float) -> Allocation:
-    """Keep as many slots back as the host cannot fill, by what its refusals have taught."""
+    """Hold back the slots that the host cannot fill, as its refusals have shown."""
     slots = allocation.table.limit
     held_back = slots - host_limit.allowed(allocation.host, slots, mono)
     if held_back == allocation.table.held_back:
@@ -191,19 +197,19 @@ def hold_back(allocation: Allocation, mono: float) -> Allocation:
 
 
 def slots_due(allocation: Allocation) -> float | None:
-    """When a slot that is held back is to be given for a try, monotonic seconds; None when there is none, or it is given."""
+    """When to grant a held-back slot for a try, monotonic seconds; None without one, or while the try runs."""
     host, slots = allocation.host, allocation.table.limit
     waits = host.ceiling is not None and allocation.table.held_back > slots - min(slots, host.ceiling + 1)
     return host.retry_at if waits else None
 
 
 def _may_run(table: SlotTable, without: str) -> int:
-    """How many slots hold a VM that may run, but for one."""
+    """How many slots hold a VM that may run, not counting the VM `without`."""
     return sum(slot.state in (SlotState.OCCUPIED, SlotState.ORPHANED) and slot.vm != without for slot in table.slots)
 
 
 def owes(allocation: Allocation, service: str) -> bool:
-    """True when a VM of this service may exist although no worker looks after it."""
+    """True when a VM of this service may exist that no worker looks after."""
     return any(slot.service == service and slot.state is SlotState.ORPHANED for slot in allocation.table.slots)
 
 

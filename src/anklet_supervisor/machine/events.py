@@ -1,4 +1,4 @@
-"""What happens to the supervisor, and what it does about it: the events and effects of `machine.step`. Plain data."""
+"""What happens to the supervisor, and what it does then: the events and effects of `machine.step`. Plain data."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from anklet_worker.link import messages as m
 
 
 class Began(msgspec.Struct, frozen=True):
-    """The supervisor is set up; start the services."""
+    """The supervisor is ready to start the services."""
 
 
 class DrainAsked(msgspec.Struct, frozen=True):
-    """SIGQUIT."""
+    """SIGQUIT: drain."""
 
 
 class Terminated(msgspec.Struct, frozen=True):
-    """SIGTERM: a drain; the second one is a stop."""
+    """SIGTERM: drain; the second one stops."""
 
 
 class InterruptedBy(msgspec.Struct, frozen=True):
-    """SIGINT: a stop; the second one exits at once."""
+    """SIGINT: stop; the second one exits at once."""
 
 
 class RestartAsked(msgspec.Struct, frozen=True):
-    """SIGUSR2: let go of VMs and jobs, and end, to be started again; the next start goes on with them."""
+    """SIGUSR2: detach from VMs and jobs, and exit to be started again; the next start adopts them."""
 
 
 class WorkerStarted(msgspec.Struct, frozen=True):
@@ -37,14 +37,14 @@ class WorkerStarted(msgspec.Struct, frozen=True):
 
 
 class WorkerSaid(msgspec.Struct, frozen=True):
-    """A fact came up the pipe."""
+    """A fact arrived from a worker."""
 
     service: str
     fact: m.Fact
 
 
 class WorkerExited(msgspec.Struct, frozen=True):
-    """The process is gone, and everything that it had said has been heard. Negative codes are signals."""
+    """The process is gone, after all of its facts. A negative code is a signal."""
 
     service: str
     exit_code: int
@@ -55,7 +55,10 @@ class ReloadAsked(msgspec.Struct, frozen=True):
 
 
 class ConfigRead(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration has been read again. `changed` are the services whose settings differ from those last read."""
+    """The configuration was read again. `changed` are the services whose settings differ from the last reading.
+
+    `drain_timeout` is in seconds.
+    """
 
     services: tuple[str, ...]
     changed: frozenset[str]
@@ -64,13 +67,13 @@ class ConfigRead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigRefused(msgspec.Struct, frozen=True):
-    """The configuration has been read again and cannot be used; one line for each problem."""
+    """The configuration was read again and has errors, one line each."""
 
     problems: tuple[str, ...]
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """Time has passed."""
+    """Time has passed: deadlines may be due."""
 
 
 Event = (
@@ -106,43 +109,43 @@ class Tell(msgspec.Struct, frozen=True):
 
 
 class DetachWorker(msgspec.Struct, frozen=True):
-    """SIGTERM the process of a service: it leaves VM, runner and claim as they are, and ends."""
+    """Send SIGTERM to the process of a service: it leaves VM, runner and claim as they are, and exits."""
 
     service: str
 
 
 class KillWorker(msgspec.Struct, frozen=True):
-    """SIGKILL the process of a service."""
+    """Send SIGKILL to the process of a service."""
 
     service: str
 
 
 class PublishSlots(msgspec.Struct, frozen=True):
-    """Write the slot table to shared memory. Comes before any grant in it is told."""
+    """Write the slot table to shared memory. Comes before the commands that grant its slots."""
 
 
 class ReadConfig(msgspec.Struct, frozen=True):
-    """Read the configuration again, beside the loop: it may take its time."""
+    """Read the configuration again, in a thread: commands in it may take long."""
 
 
 class TakeConfig(msgspec.Struct, frozen=True):
-    """What was read last is the configuration from now on: what can be applied at once is applied."""
+    """Adopt the configuration that was read last, and apply the parts that need no restart."""
 
 
 class RenewSettings(msgspec.Struct, frozen=True):
-    """From its next worker on, a service has the settings that were read last."""
+    """Give a service the settings that were read last, from its next worker on."""
 
     service: str
 
 
 class ForgetService(msgspec.Struct, frozen=True):
-    """A service is no more: no settings, no figures. Its directory stays."""
+    """Remove a service's settings and figures. Its directory stays."""
 
     service: str
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Write a line to the log. `level` is one of DEBUG, INFO, WARN, ERROR; `problems` are lines of their own within it."""
+    """Write a line to the log. `level` is DEBUG, INFO, WARN or ERROR; `problems` is a list within the line."""
 
     level: str
     message: str
@@ -151,7 +154,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """Nothing is left to do: exit with this code."""
+    """Exit with this code: nothing is left to do."""
 
     exit_code: int
 

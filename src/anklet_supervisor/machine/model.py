@@ -1,4 +1,4 @@
-"""What the supervisor knows and decides by: plain frozen data. Who changes it is `machine.step`, by replacement."""
+"""Everything that the supervisor knows and decides by: plain frozen data. Only `machine.step` changes it, by replacement."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Moment(msgspec.Struct, frozen=True):
 class Fate(Enum):
     """What a reload has decided for a service."""
 
-    #: Nothing: its worker goes on.
+    #: No change: its worker goes on.
     STAYS = "stays"
-    #: Its settings have changed: its worker finishes under the old ones, the next one begins with the new.
+    #: Its settings changed: its worker finishes with the old ones, and the next worker starts with the new.
     REPLACED = "replaced"
-    #: It is configured no more: its worker finishes, and the service is forgotten.
+    #: It is no longer configured: its worker finishes, then the service is removed.
     LEAVES = "leaves"
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """The job that a service has in hand."""
+    """The job that a service has in hand. `since` is the claim, Unix seconds."""
 
     id: str
     url: str
@@ -40,7 +40,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured service. `crashes` and `ready_since` are monotonic seconds, `due` the end of a back-off."""
+    """One service. `crashes`, `ready_since` and `due` (the end of a back-off) are monotonic seconds."""
 
     name: str
     state: ServiceState = ServiceState.STARTING
@@ -52,16 +52,16 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     ready_since: float | None = None
     due: float | None = None
     job: JobView | None = None
-    #: Why it is fatal or backing off, for people.
+    #: Why it is fatal or in back-off, for people.
     reason: str = ""
     exit_code: int | None = None
 
 
 class Reload(msgspec.Struct, frozen=True, kw_only=True):
-    """Where reloads stand: how many were asked for, which of them is being read, which one was answered last, and how.
+    """The state of reloads: how many were requested, which one is being read, and which one was answered last.
 
-    `problems` say why the last one changed nothing: because of the configuration, or of the moment (`refused`). `at` is when it was
-    answered, Unix seconds.
+    `problems` say why the last one changed nothing: errors in the configuration, or a supervisor that does not reload now
+    (`refused`). `at` is the time of the answer, Unix seconds.
     """
 
     asked: int = 0
@@ -79,14 +79,15 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     allocation: Allocation
     mode: Mode = Mode.RUNNING
     once: bool = False
-    #: Whether SIGTERM, SIGINT have come once: the second one means more.
+    #: True after the first SIGTERM or SIGINT: the second one means more.
     terminated: bool = False
     interrupted: bool = False
-    #: Ending in order to be started again: workers have let go of their VMs and jobs.
+    #: True when the supervisor exits to be started again: workers detach from their VMs and jobs.
     restarting: bool = False
     reload: Reload = Reload()
     drain_timeout: float | None = None
-    #: When a drain becomes a stop; when workers that still live are killed (None in a stop: that has been done).
+    #: Monotonic seconds at which a drain becomes a stop, and at which the workers that still run are killed. In a stop, None as
+    #: `stop_deadline` means that they were killed.
     drain_deadline: float | None = None
     stop_deadline: float | None = None
     exit_code: int | None = None

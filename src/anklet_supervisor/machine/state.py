@@ -1,12 +1,12 @@
-"""The states of a service and of the whole, and what leads from one to the other. Pure tables; everything else follows them.
+"""The states of a service and of the supervisor, and the transitions between them. Pure tables.
 
-starting --ready--> ready --ordered to end--> stopping --exited--> stopped
-    |                 |                          |
-    +----crashed------+--------(owes clean-up)---+--> backoff --time is up--> starting
-    +----cannot run---+--------------------------+--> fatal
+starting --ready--> ready --drain or stop--> stopping --exited--> stopped
+    |                 |                         |
+    +----crashed------+-------(owes clean-up)---+--> backoff --pause is over--> starting
+    +----cannot run---+-------------------------+--> fatal
 
-A reload that changes a service's settings leads from backoff, stopped and fatal to starting, with a fresh budget of restarts; one
-that removes the service takes it out of the table, once no process of it lives.
+A reload with new settings leads from backoff, stopped and fatal to starting, with a fresh budget of restarts. A reload that removes
+the service removes it from the model once its process has exited.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from enum import Enum
 
 
 class Mode(Enum):
-    """What the supervisor as a whole is about."""
+    """What the supervisor as a whole does."""
 
     #: Takes jobs.
     RUNNING = "running"
-    #: Takes no new job; claimed ones finish.
+    #: Takes no new jobs; claimed jobs finish.
     DRAINING = "draining"
     #: Interrupts jobs and cleans up.
     STOPPING = "stopping"
 
 
 class ServiceState(Enum):
-    """Where one service's worker process stands."""
+    """The state of one service's worker process."""
 
-    #: The process runs and recovers what an earlier one left.
+    #: The process runs and reconciles what an earlier one left.
     STARTING = "starting"
-    #: It has announced that it takes jobs.
+    #: It takes jobs.
     READY = "ready"
-    #: It died; the next start waits.
+    #: It crashed; the next start waits.
     BACKOFF = "backoff"
-    #: It has been ordered to drain or stop.
+    #: It was ordered to drain, stop or detach.
     STOPPING = "stopping"
-    #: It ended as ordered.
+    #: It exited as ordered.
     STOPPED = "stopped"
-    #: A new start cannot cure it, or its restarts are used up. An operator must act.
+    #: A restart cannot help, or the budget of restarts is used up. An operator must act.
     FATAL = "fatal"
 
 
@@ -47,21 +47,21 @@ class Trigger(Enum):
 
     #: The worker announced readiness.
     ANNOUNCED = "announced"
-    #: It was ordered to drain or stop.
+    #: It was ordered to drain, stop or detach.
     ORDERED = "ordered"
-    #: The process ended as it should.
+    #: The process exited as it should.
     ENDED = "ended"
-    #: The process ended otherwise, and a new one is to follow.
+    #: The process exited otherwise; another one is due after a pause.
     CRASHED = "crashed"
-    #: The process ended in a way that no new start cures, or once too often.
+    #: The process exited in a way that a restart cannot help, or crashed too often.
     GAVE_UP = "gave_up"
-    #: The back-off is over.
+    #: The pause before the next start is over.
     DUE = "due"
-    #: A reload has given it new settings, and no process of it lives: it begins afresh.
+    #: A reload brought new settings, and its process has exited.
     RENEWED = "renewed"
 
 
-#: Cells that are missing are impossible: reaching one is a bug (`ImpossibleTrigger`), never silently ignored.
+#: A missing cell is impossible: reaching it is a bug and raises `ImpossibleTrigger`.
 TRANSITIONS: dict[ServiceState, dict[Trigger, ServiceState]] = {
     ServiceState.STARTING: {
         Trigger.ANNOUNCED: ServiceState.READY,
@@ -78,7 +78,7 @@ TRANSITIONS: dict[ServiceState, dict[Trigger, ServiceState]] = {
         Trigger.GAVE_UP: ServiceState.FATAL,
     },
     ServiceState.BACKOFF: {
-        # A service that owes no clean-up need not be started again only to be stopped; the machine decides that.
+        # Without clean-up to do, the machine ends the service at once (ENDED) instead of starting it again.
         Trigger.ORDERED: ServiceState.BACKOFF,
         Trigger.ENDED: ServiceState.STOPPED,
         Trigger.DUE: ServiceState.STARTING,
@@ -98,16 +98,16 @@ TRANSITIONS: dict[ServiceState, dict[Trigger, ServiceState]] = {
 
 #: States in which a worker process exists.
 ALIVE = frozenset({ServiceState.STARTING, ServiceState.READY, ServiceState.STOPPING})
-#: States that a service does not leave by itself: only new settings lead on.
+#: States that a service leaves only with new settings.
 FINAL = frozenset({ServiceState.STOPPED, ServiceState.FATAL})
 
 
 class ImpossibleTrigger(ValueError):
-    """Something happened to a service that cannot happen in its state: a bug of ours."""
+    """A trigger that cannot happen in the service's state: a bug of ours."""
 
 
-def follow(state: ServiceState, trigger: Trigger) -> ServiceState:
-    """Return the state that follows. Raises `ImpossibleTrigger`."""
+def transition(state: ServiceState, trigger: Trigger) -> ServiceState:
+    """Return the next state. Raises `ImpossibleTrigger`."""
     try:
         return TRANSITIONS[state][trigger]
     except KeyError:

@@ -1,1 +1,1 @@
-"""What the supervisor tells: status, metrics, history."""
+"""What the supervisor reports: status, metrics, history."""

@@ -1,6 +1,6 @@
-"""`jobs.json` in the state directory: the timelines of the latest jobs, for `job show` and for what `status` says of failures.
+"""`jobs.json` in the state directory: the timelines of the latest jobs, for `job show` and for the failures in `status`.
 
-Owns the file. It is history, not state: nothing is decided by it, and one that is lost or damaged is begun anew.
+Owns the file. It is history, not state: no decision depends on it, and a lost or damaged file is replaced by an empty one.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from anklet_worker.contract.errors import UNREADABLE
 from anklet_worker.files import write_atomically
 from anklet_worker.link import messages as m
 from anklet_worker.log.service_log import ServiceLog
+from anklet_worker.state_layout import Place
 
-_FILE_NAME = "jobs.json"
 #: How many failures the status shows.
 FAILURES_SHOWN = 5
 
 
 class JobHistory:
-    """Takes in facts, keeps the file up to date when told to, and writes a line to the log at the end of each attempt."""
+    """Turns facts into timelines, saves them on request, and logs one line at the end of each attempt."""
 
     def __init__(self, state_dir: Path, log: ServiceLog) -> None:
-        self._path = state_dir / _FILE_NAME
+        self._path = Place.HISTORY.path(state_dir)
         self._log = log
         self._timelines = Timelines(self._read_or_set_aside())
         self._changed = False
@@ -35,14 +35,14 @@ class JobHistory:
     def _read_or_set_aside(self) -> list[Timeline]:
         lines = _decode(self._path)
         if lines is None:
-            kept = self._path.with_name(f"{_FILE_NAME}.corrupt")
+            kept = Place.DAMAGED_HISTORY.in_folder(self._path.parent)
             with contextlib.suppress(OSError):
                 self._path.replace(kept)
-            self._log.warning("the history of jobs was damaged and is begun anew", extra={"kept": str(kept)})
+            self._log.warning("the job history was damaged; started a new one", extra={"kept": str(kept)})
         return lines or []
 
     def fact(self, service: str, fact: m.Fact, now: float) -> None:
-        """What a worker reported, at `now`, Unix seconds."""
+        """Apply a fact that a worker reported at `now`, Unix seconds."""
         changed, ended = self._timelines.fold(service, fact, now)
         self._changed = self._changed or changed
         if ended is not None:
@@ -61,7 +61,7 @@ class JobHistory:
             )
 
     def counted(self) -> Iterator[tuple[str, Counted]]:
-        """What an earlier supervisor has counted, by VM."""
+        """The outcomes that an earlier supervisor counted, each with the name of its VM."""
         for line in self._timelines.all():
             yield (
                 line.vm,
@@ -69,12 +69,11 @@ class JobHistory:
             )
 
     def failures(self) -> list[Timeline]:
-        """The latest attempts that ended otherwise than by success, the latest first."""
+        """The latest attempts that did not end in success, latest first."""
         return failures(self._timelines.all(), FAILURES_SHOWN)
 
     def save(self) -> None:
-        """Write the file if anything has changed since it was written. A disk that refuses it is no reason to stop; it is asked
-        again at the next call."""
+        """Write the file if anything changed since the last write. If the disk refuses, the next call tries again."""
         if self._changed:
             with contextlib.suppress(OSError):
                 write_atomically(self._path, msgspec.json.encode(self._timelines.all()) + b"\n", durable=False)
@@ -82,12 +81,12 @@ class JobHistory:
 
 
 def read(state_dir: Path) -> list[Timeline]:
-    """The timelines that are on file, oldest first; none when there is no file to be read."""
-    return _decode(state_dir / _FILE_NAME) or []
+    """The timelines on file, oldest first; empty without a readable file."""
+    return _decode(Place.HISTORY.path(state_dir)) or []
 
 
 def _decode(path: Path) -> list[Timeline] | None:
-    """What the file holds, nothing when it cannot be read; None when it is damaged."""
+    """The timelines in the file; empty if it is not readable, None if it is damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[Timeline])
     except OSError:

@@ -1,4 +1,4 @@
-"""The host's CPU, memory and disk, as the original showed them. Knows psutil and no metric."""
+"""The host's CPU, memory and disk figures, as the original Anklet defines them. Knows psutil, but no metric."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import psutil
 
 T = TypeVar("T")
 
-#: Seconds between two readings of the CPU: a mean over less says nothing, whoever asks how often.
+#: Seconds between two readings of the CPU: a mean over a shorter time says little.
 _CPU_SPAN = 1.0
 
 
 class CpuTimes(Protocol):
-    """Seconds that the CPUs have spent since boot; systems have more kinds than these two."""
+    """CPU seconds since boot. Systems have more fields than these two."""
 
     @property
     def user(self) -> float:
-        """In programs."""
+        """Seconds in programs."""
         ...
 
     @property
     def idle(self) -> float:
-        """With nothing to do."""
+        """Idle seconds."""
         ...
 
 
 class HostFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """One reading. `memory` and `disk` (that of `/`) are total, used, available in bytes, and used in percent.
+    """One reading. `memory` and `disk` (of `/`) are total, used and available bytes, and the used percentage.
 
-    What the system refuses to tell is None.
+    A figure that the system does not give is None.
     """
 
     cpu_count: int | None = None
@@ -43,17 +43,17 @@ class HostFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cpu_used(self) -> int | None:
-        """Cores in use, cut to whole ones, as the original showed it."""
+        """Cores in use, rounded down, as the original Anklet shows them."""
         if self.cpu_count is None or self.cpu_percent is None:
             return None
         return int(self.cpu_count * self.cpu_percent / 100)
 
 
 class HostSampler:
-    """Reads the figures whenever asked, by any thread; the CPU percentage is the mean of the last second or more.
+    """Reads the figures. Thread-safe. The CPU percentage is the mean over the last second or more.
 
-    `psutil.cpu_percent` would not do: it remembers the last call of each thread, and each scrape has a thread of its own, so that
-    it would always answer 0. `mono` is a monotonic clock, `cpu_times` psutil's.
+    `psutil.cpu_percent` does not work here: it compares with the last call of the same thread, and each scrape has a new thread, so
+    it would always return 0. `mono` is a monotonic clock in seconds.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class HostSampler:
         self._lock = threading.Lock()
         self._before = self._read_cpu_times()
         self._read_at = mono()
-        # Until a second has passed: the mean since boot.
+        # The mean since boot, until a second has passed.
         self._percent = None if self._before is None else _busy_percent(None, self._before)
 
     def read(self) -> HostFigures:
-        """Ask the system; each of the four by itself, so that one refusal does not hide the others."""
+        """Ask the system for each figure separately, so that one failure does not hide the others."""
         return HostFigures(
             cpu_count=_or_none(lambda: psutil.cpu_count(logical=False) or psutil.cpu_count()),
             cpu_percent=self._cpu_percent(),
@@ -95,9 +95,9 @@ class HostSampler:
 
 
 def _busy_percent(before: CpuTimes | None, after: CpuTimes) -> float | None:
-    """How much of the time between two readings (None: since boot) was not idle; None when no time has passed.
+    """The percentage of CPU time between two readings (`before` None: since boot) that was not idle; None if no time passed.
 
-    Single counters may run back a little; those count as not having moved.
+    Single counters may go back a little; that counts as no change.
     """
     spent = {kind: max(0.0, getattr(after, kind) - getattr(before, kind, 0.0)) for kind in _kinds(after)}
     total: float = sum(spent.values())
@@ -108,7 +108,7 @@ def _busy_percent(before: CpuTimes | None, after: CpuTimes) -> float | None:
 
 
 def _kinds(times: CpuTimes) -> list[str]:
-    # Linux counts the time of guests as user time, too.
+    # Linux counts guest time as user time as well.
     return [kind for kind in getattr(times, "_fields", ("user", "idle")) if not kind.startswith("guest")]
 
 

@@ -27,8 +27,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from anklet_supervisor.machine.model import Model
 from anklet_supervisor.machine.state import ServiceState
-from anklet_supervisor.machine.step import Model, slots_in_use
+from anklet_supervisor.machine.step import slots_in_use
 from anklet_supervisor.report.host_figures import HostFigures, HostSampler
 from anklet_supervisor.report.status import ApiBudget, rfc3339
 from anklet_supervisor.report.tally import Counted, Distribution, ServiceTally, Tally

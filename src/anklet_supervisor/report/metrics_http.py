@@ -1,7 +1,7 @@
-"""The HTTP endpoint of the metrics: /metrics, /healthz, /readyz. Owns the sockets; the figures are `metrics.py`'s.
+"""The HTTP endpoint for /metrics, /healthz and /readyz. Owns the sockets; `metrics.py` owns the figures.
 
-One request for each connection, a thread for each, a bounded number of them. A client that is slow is cut off after a while, and at
-once when its thread is needed for another one.
+Each connection gets one request and one thread, and the number of threads is limited. A slow client is cut off at a deadline, or
+earlier if another client needs its thread.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import msgspec
 from anklet_supervisor.report.metrics import Metrics
 from anklet_worker.contract.errors import ConfigError, TemporaryError
 
-#: The loop turns every 5 seconds at least.
+#: Seconds without a turn of the loop (it turns at least every 5 s) after which it counts as dead.
 _DEAD_AFTER = 15.0
-#: Seconds that a client has for its whole request and the answer.
+#: Seconds that a client gets for its request and the answer together.
 _DEADLINE = 10.0
 _MOST_AT_ONCE = 16
 _BACKLOG = 64
@@ -37,9 +37,9 @@ _log = logging.getLogger("anklet.metrics")
 
 
 class MetricsServer:
-    """Listens from construction on, answers from `start` on.
+    """Listens after construction, answers after `start`.
 
-    Raises `TemporaryError` when the address cannot be had, `ConfigError` when it never can.
+    Raises `TemporaryError` if the address is not available now, and `ConfigError` if it never can be.
     """
 
     def __init__(self, host: str, port: int, metrics: Metrics) -> None:
@@ -48,24 +48,24 @@ class MetricsServer:
         self._closing = threading.Event()
         self._room = threading.Semaphore(_MOST_AT_ONCE)
         self._lock = threading.Lock()
-        #: Open connections and the monotonic time of their begin, the oldest first.
+        #: Open connections with the monotonic seconds of their start, oldest first.
         self._connections: dict[socket.socket, float] = {}
         self._thread = threading.Thread(target=self._accept_all, name="metrics", daemon=True)
 
     @property
     def port(self) -> int:
-        """Where it listens; tests let the system choose."""
+        """The port; tests pass 0 and let the system choose."""
         return int(self._socket.getsockname()[1])
 
     def start(self) -> None:
-        """Answer requests, in threads that end with the process."""
+        """Answer requests, in daemon threads."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening and cut off who is still connected."""
+        """Stop listening, and cut off all open connections."""
         self._closing.set()
         if self._thread.is_alive():
-            # Nothing but a connection wakes the thread on every system.
+            # A connection wakes `accept` on every system; closing the socket does not.
             with contextlib.suppress(OSError), socket.socket(self._socket.family, socket.SOCK_STREAM) as knock:
                 knock.settimeout(1.0)
                 knock.connect(self._socket.getsockname())
@@ -81,7 +81,7 @@ class MetricsServer:
             except TimeoutError:
                 self._cut_off(older_than=_DEADLINE)
             except OSError:
-                # The client has gone already, or there is no file descriptor left.
+                # The client is gone already, or no file descriptor is left.
                 self._closing.wait(_PAUSE)
             else:
                 self._answer_in_thread(connection)
@@ -99,14 +99,14 @@ class MetricsServer:
         try:
             threading.Thread(target=self._answer, args=(connection,), name="scrape", daemon=True).start()
         except RuntimeError:
-            # The system has no thread for us.
+            # The system has no thread left.
             self._forget(connection)
 
     def _answer(self, connection: socket.socket) -> None:
         try:
             _Handler(connection, self._metrics)
         except OSError:
-            # The client went away, or was cut off.
+            # The client went away or was cut off.
             return
         finally:
             self._forget(connection)
@@ -115,13 +115,13 @@ class MetricsServer:
         with self._lock:
             del self._connections[connection]
         with contextlib.suppress(OSError):
-            # What it still sends is not for us; it has its answer, and must see the end of it rather than a reset.
+            # The client must see the end of its answer rather than a reset, even if it still sends.
             connection.shutdown(socket.SHUT_WR)
         connection.close()
         self._room.release()
 
     def _cut_off(self, *, older_than: float, at_most: int = _MOST_AT_ONCE) -> None:
-        """End connections, the oldest first; their threads see it as a client that went away."""
+        """Shut down connections, oldest first. Their threads treat it as a client that went away."""
         before = time.monotonic() - older_than
         with self._lock:
             for connection in [one for one, began in self._connections.items() if began <= before][:at_most]:
@@ -138,7 +138,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise TemporaryError(f"cannot listen on {host} port {port} for metrics: {error.strerror or error}") from None
     try:
-        # A port is free again as soon as its listener has ended, not minutes later.
+        # Makes the port free as soon as its listener ends, not minutes later.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(_BACKLOG)
@@ -151,11 +151,11 @@ def _listen(host: str, port: int) -> socket.socket:
 def _refusal(host: str, port: int, error: OSError) -> TemporaryError | ConfigError:
     if error.errno == errno.EADDRINUSE:
         return TemporaryError(
-            f"port {port} on {host} is taken, by another supervisor or another program (`lsof -nP -iTCP:{port} -sTCP:LISTEN` "
-            "names it); metrics.port in the configuration chooses another"
+            f"port {port} on {host} is taken by another supervisor or program (`lsof -nP -iTCP:{port} -sTCP:LISTEN` "
+            "shows it); set another metrics.port in the configuration"
         )
     if error.errno == errno.EACCES:
-        return ConfigError(f"metrics.port {port} is for root only; choose one above 1023")
+        return ConfigError(f"metrics.port {port} needs root; set a port above 1023")
     return TemporaryError(f"cannot listen on {host} port {port} for metrics: {error.strerror}")
 
 
@@ -166,9 +166,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def __init__(self, connection: socket.socket, metrics: Metrics) -> None:
         self._metrics = metrics
-        # Neither the client's address nor a server object is used by what we use of the base class.
-        nobody: Any = None
-        super().__init__(connection, nobody, nobody)
+        # The parts of the base class that we use need neither the client's address nor a server object.
+        unused: Any = None
+        super().__init__(connection, unused, unused)
 
     def do_GET(self) -> None:
         """Answer a request."""
@@ -180,13 +180,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             answer = self._look_up(url.path, query)
-        except Exception:  # noqa: BLE001  a bug in a figure is no reason to leave a client without an answer
+        except Exception:  # noqa: BLE001  a bug in a figure must not leave the client without an answer
             _log.exception("a bug kept %s from being answered", url.path)
             answer = (HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"internal error\n")
         self._answer(*answer)
 
     def do_HEAD(self) -> None:
-        """The same without the body."""
+        """Answer as GET does, without the body."""
         self.do_GET()
 
     def _look_up(self, path: str, query: dict[str, list[str]]) -> tuple[HTTPStatus, str, bytes]:
@@ -200,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
                 status = HTTPStatus.SERVICE_UNAVAILABLE if not_ready else HTTPStatus.OK
                 return status, _JSON, msgspec.json.encode({"ready": not not_ready, "not_ready": not_ready})
             case _:
-                return HTTPStatus.NOT_FOUND, _TEXT, b"not found; here are /metrics, /healthz and /readyz\n"
+                return HTTPStatus.NOT_FOUND, _TEXT, b"not found; try /metrics, /healthz or /readyz\n"
 
     def _figures(self, form: str) -> tuple[HTTPStatus, str, bytes]:
         match form:
@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         return HTTPStatus.OK, _TEXT, b"ok\n"
 
     def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
-        # Without the base class's Server header: who listens is nobody's business.
+        # Not `send_response`: its Server header would show the Python version.
         self.send_response_only(status)
         self.send_header("Date", self.date_time_string())
         self.send_header("Content-Type", content_type)
@@ -233,13 +233,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, *_: Any, **__: Any) -> None:
-        """Plain text instead of a page; a method that nobody offers is 405."""
+        """Answer in plain text instead of HTML, and an unknown method with 405."""
         status = HTTPStatus(code)
         if status is HTTPStatus.NOT_IMPLEMENTED:
             status = HTTPStatus.METHOD_NOT_ALLOWED
-        # Where not even the request's version was understood, the base class would answer without a status line.
+        # After a request whose version it did not understand, the base class would omit the status line.
         self.request_version = self.protocol_version
         self._answer(status, _TEXT, f"{status.phrase.lower()}\n".encode())
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class names it so
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is the base class's
         """Requests are not logged."""

@@ -1,6 +1,6 @@
-"""`status.json`: what the supervisor is doing, for `status` and for scripts. Its form is stable.
+"""`status.json`: what the supervisor is doing, for the `status` command and for scripts. Its format is stable.
 
-Owns the document and its file; who may see it is the state directory's business.
+Owns the document and the file. The permissions of the state directory decide who can read it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from anklet_worker import __version__
 from anklet_worker.contract.errors import UNREADABLE
 from anklet_worker.files import write_atomically
 from anklet_worker.link.slots import SlotState
-
-_FILE_NAME = "status.json"
+from anklet_worker.state_layout import Place
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The job that a service has in hand."""
+    """The job that a service has in hand. `since` is the time of the claim."""
 
     id: str
     url: str
@@ -35,7 +34,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiBudget(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left of an API's rate limit, as its last answer said; `reset` is when it is renewed."""
+    """What is left of an API's rate limit, from its last answer; `reset` is the time when it is full again."""
 
     remaining: int
     limit: int
@@ -43,7 +42,7 @@ class ApiBudget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that ended otherwise than by success: how (`given back`: it did not run here, for that `reason`), and when."""
+    """An attempt that did not end in success. `ended` is the conclusion, or `given back` (it did not run here) with a `reason`."""
 
     id: str
     name: str
@@ -55,9 +54,9 @@ class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReloadStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How many reloads were asked for, which of them was answered last, and when.
+    """How many reloads were requested, which one was answered last, and when (`at`).
 
-    `problems` say why it changed nothing: because of the configuration, or (`refused`) of what the supervisor was about.
+    `problems` say why it changed nothing: errors in the configuration, or a supervisor that does not reload now (`refused`).
     """
 
     asked: int
@@ -68,9 +67,9 @@ class ReloadStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One service. `state` is its worker's, `status` the metric's word; `reason` says why it is not ready, if it is not.
+    """One service. `state` is its worker's state, `status` the word of the metric, `reason` why it is not ready.
 
-    `paused`: an operator has paused it; it takes no job once the one in hand is done. `api` is null where no limit is known.
+    `paused`: an operator paused it; it takes no job after the one in hand. `api` is null if no limit is known.
     """
 
     name: str
@@ -96,7 +95,7 @@ class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole. Times are RFC 3339; `failures` are the latest, the latest first."""
+    """The whole document. Times are RFC 3339; `failures` has the latest ones, latest first."""
 
     mode: str
     pid: int
@@ -116,8 +115,11 @@ def document(
     budgets: Mapping[str, ApiBudget] = MappingProxyType({}),
     paused: Container[str] = (),
 ) -> StatusDocument:
-    """The document for a model; `plugins` has the plugin of each service, `budgets` what is known of their API's limits, `paused`
-    the services that an operator has paused; `started_at` is Unix seconds."""
+    """The document for a model.
+
+    `plugins` maps services to plugins and `budgets` services to rate limits; `paused` has the services that an operator paused.
+    `started_at` is Unix seconds.
+    """
     services = [
         ServiceStatus(
             name=service.name,
@@ -189,10 +191,10 @@ def _failure(line: Timeline) -> FailureStatus:
 
 
 class StatusFile:
-    """The file; replaced whole. A disk that refuses it is no reason to stop: readers see its age."""
+    """The file, replaced atomically. If the disk refuses, the old file stays, and readers see its age."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / _FILE_NAME
+        self._path = Place.STATUS.path(state_dir)
 
     def write(self, content: StatusDocument) -> None:
         """Replace the file."""
@@ -201,21 +203,21 @@ class StatusFile:
 
 
 def read(state_dir: Path) -> StatusDocument | None:
-    """The last document; None when there is none to be read."""
+    """The last document; None without a readable one."""
     try:
-        return msgspec.json.decode((state_dir / _FILE_NAME).read_bytes(), type=StatusDocument)
+        return msgspec.json.decode(Place.STATUS.path(state_dir).read_bytes(), type=StatusDocument)
     except (OSError, *UNREADABLE):
         return None
 
 
 def written_at(state_dir: Path, default: float) -> float:
-    """When the last document was written, Unix seconds; `default` when nobody can tell."""
+    """When the last document was written, Unix seconds; `default` if unknown."""
     try:
-        return (state_dir / _FILE_NAME).stat().st_mtime
+        return Place.STATUS.path(state_dir).stat().st_mtime
     except OSError:
         return default
 
 
 def rfc3339(seconds: float) -> str:
-    """A time of the document, from Unix seconds."""
+    """Unix seconds as the document writes times: RFC 3339, UTC, milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

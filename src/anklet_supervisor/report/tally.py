@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from anklet_supervisor.machine.step import Model
+from anklet_supervisor.machine.model import Model
 from anklet_worker.contract.figures import Figure
 from anklet_worker.contract.job import Conclusion
 from anklet_worker.contract.service import ServiceConfig

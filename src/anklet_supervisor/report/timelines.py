@@ -1,7 +1,7 @@
-"""What happened to each of the latest jobs, step by step: folded from the facts that workers report. Pure.
+"""The timeline of each recent job, step by step, from the facts that workers report. Pure.
 
-Owns the steps and their order. One timeline is one attempt at one job, known by its VM's name; a worker that ends in the middle is
-followed by another, which goes on with the same timeline.
+Owns the steps and their order. A timeline is one attempt at one job, identified by its VM's name. If a worker dies in the middle,
+its successor continues the same timeline.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ import msgspec
 
 from anklet_worker.link import messages as m
 
-#: In the order in which they come. `slot`: the VM took its slot; `clone`: it is made; `start`: it takes commands; `online`: its
-#: runner is in touch with the origin; `cleaned`: nothing is left of the attempt.
+#: In order. `slot`: the VM has its slot; `clone`: it exists; `start`: its guest takes commands; `online`: its runner has contact
+#: with the origin; `cleaned`: nothing is left of the attempt.
 STEPS = ("queued", "claimed", "slot", "clone", "start", "online", "started", "finished", "cleaned")
 GIVEN_BACK = "given back"
-#: How many attempts are remembered.
+#: How many attempts are kept.
 KEPT = 200
-#: Stages whose end is a step.
+#: The step that the end of a stage is.
 _STEP_OF = {"clone": "clone", "start": "start", "register": "online"}
 _LONGEST_TEXT = 500
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt. `steps`: when each was reached, Unix seconds; `claimed_at`: the claim by the worker's clock, which tells it
-    from an earlier attempt with the same VM name; `ended`: the conclusion, or `given back` with its `reason`."""
+    """One attempt.
+
+    `steps`: when each step was reached, Unix seconds. `claimed_at`: the claim by the worker's clock; it distinguishes attempts with
+    the same VM name. `ended`: the conclusion, or `given back` with its `reason`.
+    """
 
     job_id: str
     job_name: str
@@ -39,34 +42,34 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
     def reached(self, step: str, when: float) -> Timeline:
-        """The timeline with a step in it; the first time counts."""
+        """The timeline with this step added; the first time counts."""
         return self if step in self.steps else msgspec.structs.replace(self, steps={**self.steps, step: when})
 
     @property
     def has_outcome(self) -> bool:
-        """True when the job ran to an end in this VM."""
+        """True when the job ended in this VM."""
         return self.ended not in ("", GIVEN_BACK)
 
     @property
     def over(self) -> bool:
-        """True when nothing is left of it."""
+        """True when the attempt is cleaned up."""
         return "cleaned" in self.steps
 
 
 class Timelines:
-    """The latest attempts, oldest first. Not for several threads."""
+    """The latest attempts, oldest first. Not thread-safe."""
 
     def __init__(self, known: list[Timeline] | None = None) -> None:
         self._lines = {line.vm: line for line in known or []}
-        #: The VM of the attempt that each service has in hand.
+        #: The VM of each service's current attempt.
         self._in_hand: dict[str, str] = {}
 
     def all(self) -> list[Timeline]:
-        """All of them."""
+        """All timelines, oldest first."""
         return list(self._lines.values())
 
     def fold(self, service: str, fact: m.Fact, now: float) -> tuple[bool, Timeline | None]:
-        """Take in a fact: whether it changed anything, and the timeline that it brought to its end, if it did."""
+        """Apply a fact. Returns whether anything changed, and the timeline that is now over, if any. `now` is Unix seconds."""
         before = self._lines
         line = self._next(service, fact, now)
         if line is None:
@@ -115,7 +118,7 @@ class Timelines:
         self._in_hand[service] = fact.vm
         known = self._lines.get(fact.vm)
         if known is not None and known.claimed_at in (0.0, fact.claimed_at):
-            # A later process follows the job that an earlier one started.
+            # A new process adopted the job of an earlier one.
             return known
         line = Timeline(
             job_id=fact.job_id,
@@ -130,7 +133,7 @@ class Timelines:
         return line.reached("claimed", now)
 
     def _finished(self, service: str, fact: m.JobFinished, now: float) -> Timeline | None:
-        """A later process tells it again; the first time counts. One that nobody knows was begun before the file was lost."""
+        """The first report counts; a later process may repeat it. An unknown VM is one from before the history was lost."""
         line = self._lines.get(fact.vm)
         if line is None:
             line = Timeline(job_id="", job_name="", job_url="", service=service, vm=fact.vm)
@@ -147,18 +150,18 @@ class Timelines:
 
 
 def find(lines: list[Timeline], wanted: str) -> list[Timeline]:
-    """The attempts at the job of this id, or the one in the VM of this name; oldest first."""
+    """The attempts at the job with this id, or the one in the VM with this name; oldest first."""
     return [line for line in lines if wanted in (line.job_id, line.vm)]
 
 
 def failures(lines: list[Timeline], most: int) -> list[Timeline]:
-    """The latest attempts that ended otherwise than by success, the latest first."""
+    """At most `most` attempts that did not end in success, latest first."""
     bad = [line for line in lines if line.ended not in ("", "success")]
     return sorted(bad, key=lambda line: line.steps.get("finished", 0.0), reverse=True)[:most]
 
 
 def durations(line: Timeline) -> dict[str, float]:
-    """Seconds from each step to the one before it, as far as both are known."""
+    """Seconds that each known step took since the known step before it."""
     known = [(step, line.steps[step]) for step in STEPS if step in line.steps]
     return {step: round(max(0.0, when - before), 3) for (_, before), (step, when) in pairwise(known)}
 

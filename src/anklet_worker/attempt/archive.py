@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from anklet_worker.files import make_private_dir
+from anklet_worker.state_layout import Place
 from anklet_worker.vm.names import parse_vm_name
 
 #: How many jobs are kept, and for how many seconds.
@@ -22,7 +23,7 @@ class Archive:
     """The folders of one host's jobs; services share them."""
 
     def __init__(self, state_dir: Path, clock: Callable[[], float] = time.time) -> None:
-        self._dir = state_dir / "jobs"
+        self._dir = Place.ARCHIVE.path(state_dir)
         self._clock = clock
 
     def folder(self, vm: str) -> Path:
@@ -31,9 +32,11 @@ class Archive:
         job, attempt = (parsed.job, str(parsed.attempt)) if parsed is not None else (vm, "1")
         make_private_dir(self._dir)
         self._prune(keep=job)
-        make_private_dir(self._dir / job)
-        make_private_dir(self._dir / job / attempt)
-        return self._dir / job / attempt
+        job_folder = Place.ARCHIVED_JOB.in_folder(self._dir, job)
+        attempt_folder = Place.ARCHIVED_ATTEMPT.in_folder(job_folder, attempt)
+        make_private_dir(job_folder)
+        make_private_dir(attempt_folder)
+        return attempt_folder
 
     def _prune(self, keep: str) -> None:
         """Another service may do the same at the same time: what is gone is pruned."""

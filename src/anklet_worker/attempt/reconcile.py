@@ -27,6 +27,7 @@ from anklet_worker.link.messages import OrphanReaped, VMGone
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotState
 from anklet_worker.process.command import settle_in_flight
+from anklet_worker.state_layout import Place
 from anklet_worker.vm.count import report_running_vms
 from anklet_worker.vm.driver import VMInfo, VMState
 from anklet_worker.vm.names import parse_vm_name, service_tag
@@ -44,7 +45,7 @@ class Reconciler:
         self._setup = setup
         self._tools = tools
         self._told: set[str] = set()
-        self._shared = SharedListing(setup.state_dir / f"vms-{tools.driver.name}.json")
+        self._shared = SharedListing(Place.VM_LISTING.path(setup.state_dir, tools.driver.name))
         self._due = time.monotonic() + INTERVAL
 
     def at_start(self) -> list[Record]:
@@ -99,7 +100,7 @@ class Reconciler:
 
     def _on_any_record(self) -> set[str]:
         """VMs that a record of any service names. After the listing: a VM is on record before it exists."""
-        return {path.stem for path in self._setup.state_dir.glob("services/*/records/*.json")}
+        return {path.stem for path in self._setup.state_dir.glob(Place.RECORD.pattern)}
 
     def _tell_once(self, level: str, message: str, name: str, **extra: object) -> None:
         if (key := f"{message} {name}") not in self._told:
@@ -216,7 +217,7 @@ class Reconciler:
 
     def _former_services(self) -> list[Path]:
         """Folders of services that are configured no more, and have records."""
-        folders = {path.parents[1] for path in self._setup.state_dir.glob("services/*/records/*.json")}
+        folders = {path.parents[1] for path in self._setup.state_dir.glob(Place.RECORD.pattern)}
         return sorted(folder for folder in folders if folder.name not in self._setup.services)
 
     def _look_after(self, folder: Path, listing: Sequence[VMInfo]) -> None:

@@ -16,6 +16,7 @@ import psutil
 
 from anklet_worker.contract.errors import TemporaryError
 from anklet_worker.files import make_private_dir
+from anklet_worker.state_layout import Place
 
 #: Seconds that a killed holder may take to go.
 _HOLDER_KILL_GRACE = 10.0
@@ -30,7 +31,7 @@ class Holder:
             make_private_dir(service_dir)
         except OSError as error:
             raise TemporaryError(f"{service_dir} cannot be used: {error.strerror or error}") from error
-        self._path = service_dir / "holder.lock"
+        self._path = Place.HOLDER_LOCK.in_folder(service_dir)
         self._fd = -1
 
     def acquire(self, patience: float, wait: Callable[[float], None]) -> None:

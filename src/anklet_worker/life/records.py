@@ -18,6 +18,7 @@ from anklet_worker.life.attempt_phases import Phase
 from anklet_worker.life.vm_phases import VMPhase, may_exist
 from anklet_worker.link.messages import SlotRef
 from anklet_worker.process.command import InFlight
+from anklet_worker.state_layout import Place
 
 #: Version of the record format, and the versions that can be read. A record of any other version is left alone, with its VM.
 #: 1 had no `origin`; 1 and 2 had one phase for VM and attempt.
@@ -113,7 +114,7 @@ class _DriverOnly(msgspec.Struct):
 def drivers_on_record(state_dir: Path) -> set[str]:
     """The VM drivers by which the records of any service, configured or not, were made."""
     found = set()
-    for path in state_dir.glob("services/*/records/*.json"):
+    for path in state_dir.glob(Place.RECORD.pattern):
         with contextlib.suppress(OSError, *UNREADABLE):
             found.add(msgspec.json.decode(path.read_bytes(), type=_DriverOnly).driver)
     return found
@@ -127,8 +128,8 @@ class RecordBook:
 
     def __init__(self, service_dir: Path) -> None:
         """Raises `TemporaryError` when the directories cannot be made."""
-        self._dir = service_dir / "records"
-        self._in_flight = service_dir / "command.json"
+        self._dir = Place.RECORDS.in_folder(service_dir)
+        self._in_flight = Place.COMMAND_IN_FLIGHT.in_folder(service_dir)
         #: The disk refused the last record; until it takes one again, no job may be begun.
         self._refused = False
         try:
@@ -144,11 +145,11 @@ class RecordBook:
     def check(self) -> None:
         """Raise `RecordNotWritten` while the disk takes no record. Costs nothing unless it refused the last one."""
         if self._refused:
-            probe = ".probe"
+            probe = Place.RECORD_PROBE.in_folder(self._dir)
             # Of the size of a record: a disk may have room for an empty file.
-            self._write(probe, b" " * 4096)
+            self._write(probe.name, b" " * 4096)
             with contextlib.suppress(OSError):
-                remove(self._dir / probe)
+                remove(probe)
 
     def _write(self, name: str, data: bytes) -> None:
         try:

@@ -7,11 +7,12 @@ from pathlib import Path
 import msgspec
 
 from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.state_layout import Place
 
 
 def pause_file(state_dir: Path, service: str) -> Path:
     """The mark that a service is paused; it outlasts restarts."""
-    return state_dir / "services" / service / "paused"
+    return Place.PAUSE_MARK.path(state_dir, service)
 
 
 class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +40,7 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def service_dir(self) -> Path:
         """Where this service keeps its records."""
-        return self.state_dir / "services" / self.service.name
+        return Place.SERVICE.path(self.state_dir, self.service.name)
 
     @property
     def pause_file(self) -> Path:
@@ -49,7 +50,7 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def slots_path(self) -> Path:
         """The slot table."""
-        return self.state_dir / "slots"
+        return Place.SLOTS.path(self.state_dir)
 
     @property
     def owner(self) -> str:

@@ -20,10 +20,10 @@ from typing import Protocol, TypeVar
 
 from anklet_worker.contract.errors import ServiceFatal, StoreUnavailable
 from anklet_worker.contract.service import Database
+from anklet_worker.state_layout import Place
 
 #: Version of the embedded store's tables (sqlite's user_version).
 SCHEMA_VERSION = 3
-_FILE_NAME = "leases.db"
 #: Seconds to wait for another process that writes, and for one that opens or repairs the file.
 _BUSY_PATIENCE, _OPENING_PATIENCE = 5.0, 10.0
 _OPENING_PAUSE = 0.02
@@ -155,7 +155,7 @@ def open_store(database: Database, state_dir: Path, client_name: str, boot_id: s
         from anklet_worker.store.redis_store import RedisStore
 
         return RedisStore(database, client_name)
-    return SqliteStore(state_dir / _FILE_NAME, boot_id, log=log)
+    return SqliteStore(Place.STORE.path(state_dir), boot_id, log=log)
 
 
 class SqliteStore:

@@ -12,6 +12,7 @@ from anklet_worker.contract.errors import ConfigError
 from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.process.command import CommandRunner
 from anklet_worker.process.orders import Orders
+from anklet_worker.state_layout import Place
 from anklet_worker.vm.driver import VMDriver
 
 _Opener = Callable[[ServiceConfig, Path, CommandRunner, Orders, "logging.LoggerAdapter[logging.Logger]"], VMDriver]
@@ -28,7 +29,7 @@ def _open_anka(
     from anklet_worker.vm.image_locks import ImageLocks
 
     settings = AnkaSettings(registry_url=service.registry_url, start_timeout=service.deadlines.vm_start)
-    return AnkaDriver(settings, commands, ImageLocks(state_dir / "locks"), orders, log)
+    return AnkaDriver(settings, commands, ImageLocks(Place.ANKA_LOCKS.path(state_dir)), orders, log)
 
 
 def _open_tart(
@@ -41,9 +42,9 @@ def _open_tart(
     from anklet_worker.vm.image_locks import ImageLocks
     from anklet_worker.vm.tart.driver import TartDriver, TartSettings
 
-    folder = state_dir / "tart"
+    folder = Place.TART.path(state_dir)
     settings = TartSettings(tart=service.tart, start_timeout=service.deadlines.vm_start, folder=folder)
-    return TartDriver(settings, commands, ImageLocks(folder / "locks"), orders, log)
+    return TartDriver(settings, commands, ImageLocks(Place.TART_LOCKS.path(state_dir)), orders, log)
 
 
 _OPENERS: dict[str, _Opener] = {"anka": _open_anka, "tart": _open_tart}

@@ -20,6 +20,7 @@ import msgspec
 from anklet_worker.contract.errors import UNREADABLE, Detached, PullBusy, VMTransient
 from anklet_worker.files import make_private_dir, remove, write_atomically
 from anklet_worker.process.command import InFlight, settle_in_flight
+from anklet_worker.state_layout import Place
 
 #: Seconds after which a pull that nobody watches any more is taken to hang; its watcher would have ended it long before.
 _OVERDUE = 3 * 3600.0
@@ -46,8 +47,8 @@ class ImageLocks:
         make_private_dir(folder)
         self._now = now
         self._folder = folder
-        self._pull_path = folder / "pull.lock"
-        self._note_path = folder / "pull.json"
+        self._pull_path = Place.ANKA_PULL_LOCK.in_folder(folder)
+        self._note_path = Place.ANKA_PULL_NOTE.in_folder(folder)
 
     def pulls_begun(self) -> int:
         """How many pulls this host has begun: a listing older than the last change of this figure may be stale."""
@@ -97,7 +98,7 @@ class ImageLocks:
             ]
 
     def _path_of(self, image: str) -> Path:
-        return self._folder / f"image-{hashlib.sha256(image.encode()).hexdigest()[:16]}.lock"
+        return Place.ANKA_IMAGE_LOCK.in_folder(self._folder, hashlib.sha256(image.encode()).hexdigest()[:16])
 
     @contextmanager
     def _locked(self, path: Path, how: int, busy: str) -> Iterator[int]:

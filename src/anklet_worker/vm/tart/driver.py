@@ -33,6 +33,7 @@ from anklet_worker.contract.service import Tart
 from anklet_worker.files import make_private_dir
 from anklet_worker.process.command import CommandRunner, Launched, OnStop
 from anklet_worker.process.orders import Orders
+from anklet_worker.state_layout import Place
 from anklet_worker.vm.driver import DriverInfo, VMInfo, VMState
 from anklet_worker.vm.image_locks import ImageLocks
 from anklet_worker.vm.tart.commands import TartCommands
@@ -100,7 +101,7 @@ class TartDriver:
         self._locks = locks
         self._orders = orders
         self._log = log
-        self._runs = TartRuns(settings.folder / "runs")
+        self._runs = TartRuns(Place.TART_RUNS.in_folder(settings.folder))
         ssh = Ssh(settings.folder, settings.tart.user, settings.tart.password_file)
         self._guests = TartGuests(self._commands, self._runs, ssh, orders)
         #: The image that each VM of this worker was cloned from, and whether guests of an image have turned out to have an agent.

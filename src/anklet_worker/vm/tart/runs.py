@@ -16,6 +16,7 @@ import msgspec
 from anklet_worker.contract.errors import UNREADABLE
 from anklet_worker.files import make_private_dir, remove, write_atomically
 from anklet_worker.process.command import InFlight, launched_with, settle_in_flight
+from anklet_worker.state_layout import Place
 from anklet_worker.vm.tart.output import last_lines
 
 #: Bytes of a `tart run`'s output that are looked at.
@@ -46,7 +47,7 @@ class TartRuns:
 
     def output(self, vm: str) -> Path:
         """Where the `tart run` of this VM prints to."""
-        return self._folder / f"{vm}.log"
+        return Place.TART_RUN_OUTPUT.in_folder(self._folder, vm)
 
     def note(self, vm: str, run: TartRun) -> None:
         """Remember it. Raises `OSError`."""
@@ -83,4 +84,4 @@ class TartRuns:
                 remove(path)
 
     def _note(self, vm: str) -> Path:
-        return self._folder / f"{vm}.json"
+        return Place.TART_RUN_NOTE.in_folder(self._folder, vm)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from anklet_worker.files import write_atomically
+from anklet_worker.state_layout import Place
 from anklet_worker.vm.wording import one_line
 
 #: What the usual images have (cirruslabs' macOS images).
@@ -64,10 +65,10 @@ class Ssh:
 
     def env(self) -> Mapping[str, str]:
         """What ssh needs to ask for the password; none of it is a secret. Makes the files for it. Raises `OSError`."""
-        askpass, password = self._folder / "askpass", self._password_file
+        askpass, password = Place.TART_ASKPASS.in_folder(self._folder), self._password_file
         write_atomically(askpass, _ASKPASS, mode=0o700, durable=False)
         if password is None:
-            password = self._folder / "usual-password"
+            password = Place.TART_USUAL_PASSWORD.in_folder(self._folder)
             write_atomically(password, _USUAL_PASSWORD, durable=False)
         return {
             "SSH_ASKPASS": str(askpass),
