@@ -17,8 +17,8 @@ KEY = "anklet:{octo/app}:claim:4711"
 #: Of the leases: long enough for a busy machine, short enough to wait for.
 TTL = 1.5
 AWAY, BACK = (
-    "the store of claims does not answer; no new job is taken, those that run go on",
-    "the store of claims answers again",
+    "the claim store does not answer: taking no new jobs; running jobs continue",
+    "the claim store answers again",
 )
 
 

@@ -273,7 +273,7 @@ HELLO_OF_5 = "-ERR unknown command `HELLO`, with args beginning with: `2`, \r\n"
 @pytest.mark.parametrize(("hello", "named"), [(HELLO_OF_6_0, "6.0.16"), (HELLO_OF_5, "5")])
 def test_an_old_server_is_refused_for_good(canned, hello, named):
     """A Redis before 6.2 is named, with what is needed instead, and the service is not started again."""
-    with pytest.raises(ServiceFatal, match=rf"is version {re.escape(named)}; 6\.2 or newer") as caught:
+    with pytest.raises(ServiceFatal, match=rf"has version {re.escape(named)}; upgrade it to 6\.2 or newer") as caught:
         RedisStore(Database(host="127.0.0.1", port=canned(HELLO=hello)), "test")
     assert caught.value.exit_code is ExitCode.CONFIG
 
@@ -387,5 +387,5 @@ def test_tls_with_another_hosts_certificate(connect, tls_front, tmp_path, monkey
 @pytest.mark.parametrize("host", ["redis..example", f"{'x' * 70}.example"])
 def test_what_can_be_no_hosts_name_is_told_as_that(host):
     """Python says it in an exception of its own."""
-    with pytest.raises(ServiceFatal, match=r"Redis at .*:6379: that can be no host's name"):
+    with pytest.raises(ServiceFatal, match=r"Redis at .*:6379: not a valid host name"):
         RedisStore(Database(enabled=True, host=host), "x")

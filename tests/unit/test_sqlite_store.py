@@ -12,8 +12,8 @@ import time
 import pytest
 
 from anklet_worker.contract.errors import ExitCode, ServiceFatal, StoreUnavailable
-from anklet_worker.store import store as store_module
-from anklet_worker.store.store import SqliteStore
+from anklet_worker.store import embedded
+from anklet_worker.store.embedded import SqliteStore
 
 HERE, THERE = "host:builds", "host:tests"
 HOUR = 3600.0
@@ -266,7 +266,7 @@ def test_a_full_disk_is_told_and_survived(path):
         import resource, sys
         from pathlib import Path
         from anklet_worker.contract.errors import StoreUnavailable
-        from anklet_worker.store.store import SqliteStore
+        from anklet_worker.store.embedded import SqliteStore
 
         store = SqliteStore(Path(sys.argv[1]), "boot")
         assert store.claim("before", "host:builds", 60)
@@ -299,11 +299,11 @@ def test_a_directory_that_is_missing_is_an_outage(tmp_path):
         SqliteStore(tmp_path / "missing" / "leases.db", "boot")
 
 
-@pytest.mark.parametrize("version", range(1, store_module.SCHEMA_VERSION))
+@pytest.mark.parametrize("version", range(1, embedded.SCHEMA_VERSION))
 def test_a_file_of_every_earlier_version_is_taken_over(open_store, path, clock, version):
     """Leases and counters stay for the rest of their time, whatever clock that was told by; what is new works."""
     connection = sqlite3.connect(path)
-    connection.executescript("".join(store_module._STEPS[:version]) + f"PRAGMA user_version = {version};")
+    connection.executescript("".join(embedded._STEPS[:version]) + f"PRAGMA user_version = {version};")
     now = time.time()
     connection.execute("INSERT INTO lease VALUES ('k', 'me', ?, ?)", (now, now + 50))
     connection.execute("INSERT INTO lease VALUES ('old', 'me', ?, ?)", (now - 90, now - 30))
