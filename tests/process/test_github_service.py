@@ -21,6 +21,11 @@ def finish(mac, github, ids, deadline=40):
     return [github.job(one)["conclusion"] for one in ids]
 
 
+def answered(github, path):
+    """True once GitHub has answered a request for this path with success."""
+    return any(path in request["path"] and request["status"] == 200 for request in github.requests())
+
+
 def counted(mac, metric, **labels):
     """The sum of a metric's values with these labels."""
     lines = [line for line in mac.get("/metrics")[1].splitlines() if line.startswith(metric)]
@@ -85,7 +90,7 @@ def test_a_permission_that_the_app_lacks_is_named(mac, github, key):
     eventually(lambda: mac.log_lines(level="ERROR"), "it is told", 30)
     (line,) = mac.log_lines(level="ERROR")
     assert "administration: write" in json.dumps(line)
-    assert mac.service_status()["state"] == "fatal"
+    eventually(lambda: mac.service_status()["state"] == "fatal", "the service is fatal")
     assert len(github.requests()) < 10
 
 
@@ -100,12 +105,14 @@ def test_a_token_that_may_not_register_is_told_by_its_permission(mac, github):
     (line,) = mac.log_lines(level="ERROR")
     assert "administration: write" in json.dumps(line)
     assert github.job(job_id)["status"] == "queued"
-    assert not mac.leftovers()
+    eventually(lambda: not mac.leftovers(), "nothing is left")
 
 
 def test_a_token_that_is_refused_for_a_while_costs_nothing(mac, github):
     """GitHub's incidents look like a revoked token: the service waits, and goes on by itself."""
     mac.start()
+    # Ready comes before the first look, and only a token that worked once gets patience.
+    eventually(lambda: answered(github, "/actions/runs"), "the first look is answered")
     github.fault("GET", "/actions/runs", times=6, status=401, body={"message": "Bad credentials"})
     ids = queue(github, job("build"))
     assert finish(mac, github, ids, 60) == ["success"]

@@ -273,7 +273,7 @@ def test_values_of_any_kind_make_a_valid_line(opened, book):
 def test_arguments_that_do_not_fit_their_message_lose_no_line(opened, book):
     """A wrong format is a bug; the line is written all the same, without the secret."""
     opened().info("%d jobs", TOKEN)
-    assert book.last["msg"].startswith("%d jobs (with unfit arguments ")
+    assert book.last["msg"].startswith("%d jobs (with wrong arguments ")
     assert "bait" not in book.last["msg"]
 
 
