@@ -124,7 +124,11 @@ class GuestScripts:
     def wait(self, guest: Guest, limit: float, *, working: bool) -> Sighting:
         """Wait inside the guest until the runner ends, or (unless it is known to be `working`) takes up a job; at most `limit`
         seconds. Raises `VMError` when the guest does not tell."""
-        settings = {"LIMIT": str(max(1, round(limit))), "KNOWN": "1" if working else "0", "UNSEEN": str(self._unseen_after)}
+        settings = {
+            "LIMIT": str(max(1, round(limit))),
+            "KNOWN": "1" if working else "0",
+            "UNSEEN": str(self._unseen_after),
+        }
         result = guest.run(_WAIT, env=settings, timeout=limit + _WAIT_MARGIN, looks_only=True)
         found = re.search(
             r"^anklet-runner state=(\w+) status=(\S+) removed=([01]) left=([01])$", result.output, re.MULTILINE
