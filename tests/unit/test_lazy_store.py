@@ -1,4 +1,4 @@
-"""The store as all parts of a worker see it: opened late, away for all of them at once, told once."""
+"""The lazy store: it opens at first use, and reports an outage once for all parts of a worker."""
 
 import contextlib
 import logging
@@ -46,13 +46,13 @@ class Bench:
 
 @pytest.fixture
 def bench(caplog):
-    """A fresh one."""
+    """A bench with a working store."""
     caplog.set_level(logging.INFO)
     return Bench()
 
 
 def test_it_is_opened_once_and_late(bench):
-    """When it is first needed."""
+    """The store opens once, at first use."""
     assert bench.opened == 0
     assert bench.store.holder("k") == "holder"
     assert bench.store.read("k") == "note"
@@ -64,7 +64,7 @@ def test_it_is_opened_once_and_late(bench):
 
 @pytest.mark.parametrize("from_the_start", [True, False])
 def test_an_outage_is_told_once_over_all_parts(bench, caplog, from_the_start):
-    """Claims, renewals, the board: one WARN, and one INFO when it is over; then another outage is another WARN."""
+    """An outage logs one WARN and one INFO, whatever part meets it; the next outage logs another WARN."""
     if from_the_start:
         bench.problem = StoreUnavailable("no answer")
     else:
@@ -89,7 +89,7 @@ def test_an_outage_is_told_once_over_all_parts(bench, caplog, from_the_start):
 
 
 def test_a_store_that_is_away_holds_nobody_up(bench):
-    """Each question could take seconds to fail: it is asked again after a pause, not with each one."""
+    """During an outage calls fail at once, because a real call may take seconds; a retry follows a pause."""
     bench.failing = ALL
     for _ in range(50):
         with pytest.raises(StoreUnavailable):
@@ -101,7 +101,7 @@ def test_a_store_that_is_away_holds_nobody_up(bench):
 
 
 def test_a_refusal_is_no_outage(bench, caplog):
-    """It is an operator's business, and told as such."""
+    """A refused login raises `RightsRefused` and logs no outage."""
     bench.problem = RightsRefused("user refused")
     with pytest.raises(RightsRefused):
         bench.store.open()
@@ -110,7 +110,7 @@ def test_a_refusal_is_no_outage(bench, caplog):
 
 @pytest.mark.parametrize(("ttl", "pauses"), [(60.0, [1, 2, 4, 8, 10, 10]), (6.0, [1, 1, 1, 1, 1, 1]), (3.0, [0.5] * 6)])
 def test_pauses_grow_and_stay_short_beside_the_leases(ttl, pauses):
-    """A lease must be renewed in time when the store is back; up to a quarter more keeps hosts from coming all at once."""
+    """Pauses double, stay well below the leases' time to live, and have a jitter of a quarter."""
     for jitter in (0.0, 1.0):
         outage, now = Outage(ttl, lambda jitter=jitter: jitter), 0.0
         for pause in pauses:
@@ -122,7 +122,7 @@ def test_pauses_grow_and_stay_short_beside_the_leases(ttl, pauses):
 
 
 def test_a_store_that_only_reads_stays_away(bench, caplog):
-    """On a full disk reading still works: that ends no outage, and one that lasts is told once."""
+    """A store that answers only reads, as on a full disk, stays away; the outage is logged once."""
     bench.failing = {"claim", "count"}
     for _ in range(5):
         for question in (lambda: bench.store.read("k"), lambda: bench.store.claim("k", "o", 1.0)):

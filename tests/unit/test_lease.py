@@ -90,7 +90,7 @@ def lines(caplog, level):
 
 
 def test_a_taken_lease_is_renewed_by_itself(store, keeper):
-    """While the main thread does something else, the lease is renewed for its owner, again and again."""
+    """A taken lease is renewed repeatedly in the background."""
     assert keeper.take("job") is True
     eventually(lambda: len(store.renewals) >= 4)
     assert set(store.renewals) == {("job", HERE, TTL)}
@@ -98,7 +98,7 @@ def test_a_taken_lease_is_renewed_by_itself(store, keeper):
 
 
 def test_every_lease_is_renewed(store, keeper):
-    """A lease taken while another is held gets its turn, too."""
+    """A lease taken while another is held is renewed too."""
     keeper.take("one")
     eventually(lambda: store.renewals)
     keeper.take("two")
@@ -106,7 +106,7 @@ def test_every_lease_is_renewed(store, keeper):
 
 
 def test_a_lease_of_another_is_not_taken(store, keeper):
-    """A refused claim holds nothing: no renewal, nothing lost."""
+    """A refused claim is neither renewed nor lost."""
     store.claim("job", THERE, TTL)
     assert keeper.take("job") is False
     assert keeper.lost("job") is False
@@ -116,7 +116,7 @@ def test_a_lease_of_another_is_not_taken(store, keeper):
 
 
 def test_giving_back_releases_and_ends_renewals(store, keeper):
-    """A lease given back is free at once, and nothing asks for it any more."""
+    """A lease that was given back is free at once and is no longer renewed."""
     keeper.take("job")
     keeper.take("other")
     eventually(lambda: len(store.renewals) >= 2)
@@ -160,7 +160,7 @@ def test_nothing_held_nothing_asked(store, keeper):
 
 
 def test_a_lease_taken_by_another_is_lost(store, keeper, caplog):
-    """When the lease has ended and another owner has it, that is told once, and the other's lease is left alone."""
+    """A lease that another owner has taken is reported once, and the other owner keeps it."""
     keeper.take("job")
     store.give_to("job", THERE)
     eventually(lambda: keeper.lost("job"))
@@ -173,7 +173,7 @@ def test_a_lease_taken_by_another_is_lost(store, keeper, caplog):
 
 
 def test_a_lease_that_ended_unnoticed_is_taken_again(store, keeper, caplog):
-    """A store that forgot the lease, or a host that slept, costs nothing as long as nobody else has taken it."""
+    """An expired lease is taken again if it is still free, without a warning."""
     keeper.take("job")
     store.forget("job")
     eventually(lambda: store.leases == {"job": HERE})
@@ -183,7 +183,7 @@ def test_a_lease_that_ended_unnoticed_is_taken_again(store, keeper, caplog):
 
 
 def test_a_lost_lease_can_be_taken_again_when_it_is_free(store, keeper):
-    """A new claim after a loss begins anew."""
+    """A lost lease can be taken again."""
     keeper.take("job")
     store.give_to("job", THERE)
     eventually(lambda: keeper.lost("job"))
@@ -194,7 +194,7 @@ def test_a_lost_lease_can_be_taken_again_when_it_is_free(store, keeper):
 
 
 def test_an_outage_loses_no_lease(store, keeper, caplog):
-    """Renewals are tried for as long as it lasts, and go on when it is over; it is the store's to tell."""
+    """Renewals are retried during an outage and continue after it; only the store logs the outage."""
     keeper.take("job")
     store.fault = AWAY
     asked = store.questions
@@ -207,7 +207,7 @@ def test_an_outage_loses_no_lease(store, keeper, caplog):
 
 
 def test_taking_during_an_outage_raises_and_holds_nothing(store, keeper):
-    """A claim needs an answer."""
+    """A claim during an outage raises, and nothing is held."""
     store.fault = AWAY
     with pytest.raises(StoreUnavailable):
         keeper.take("job")
@@ -218,7 +218,7 @@ def test_taking_during_an_outage_raises_and_holds_nothing(store, keeper):
 
 
 def test_a_lease_given_back_during_an_outage_is_released_when_it_is_over(store, keeper):
-    """Clean-up does not wait for it; others get the job at once when the store answers, not when the lease expires."""
+    """Giving back does not wait for the store; the lease is released as soon as the store answers."""
     keeper.take("job")
     store.fault = AWAY
     assert keeper.give_back("job") is False
@@ -231,7 +231,7 @@ def test_a_lease_given_back_during_an_outage_is_released_when_it_is_over(store, 
 
 
 def test_a_store_that_refuses_us_does_not_hinder_giving_back(store, keeper, caplog):
-    """Whoever cleans up has more to remove; the lease goes when the store takes us again, and nobody calls that a bug."""
+    """A refused login does not stop a clean-up; the lease is released after the refusal ends, and no bug is reported."""
     keeper.take("job")
     store.fault = RightsRefused("wrong password")
     assert keeper.give_back("job") is False
@@ -243,7 +243,7 @@ def test_a_store_that_refuses_us_does_not_hinder_giving_back(store, keeper, capl
 
 
 def test_a_lease_of_an_earlier_process_is_released_late_too(store, keeper):
-    """This one never took it: it cleans up what was left, while the store is away."""
+    """A lease of an earlier process, given back during an outage, is released when the store answers."""
     store.claim("job", HERE, TTL)
     store.fault = AWAY
     assert keeper.give_back("job") is False
@@ -252,30 +252,30 @@ def test_a_lease_of_an_earlier_process_is_released_late_too(store, keeper):
 
 
 class Clocks:
-    """The two clocks of a host; one may stand still, the other may be set."""
+    """The two clocks of a host. The test moves them."""
 
     def __init__(self):
         self.mono = self.wall = 1000.0
 
     def __call__(self):
-        """Tell the time by both."""
+        """Seconds of both clocks."""
         return self.mono, self.wall
 
     def pass_on(self, seconds):
-        """Time passes."""
+        """Advance both clocks."""
         self.mono += seconds
         self.wall += seconds
 
 
 @pytest.fixture
 def clocks():
-    """To be put on."""
+    """Clocks that the test moves."""
     return Clocks()
 
 
 @pytest.fixture
 def slow_keeper(store, clocks, caplog):
-    """A keeper without its thread, which would see the clocks move too: its leases live for an hour of clocks that stand still."""
+    """A keeper without its thread, whose leases live for an hour: only the test calls the store."""
     caplog.set_level(logging.DEBUG)
     keeper = LeaseKeeper(store, HERE, 3600.0, logging.getLogger("keeper"), clocks)
     keeper.close()
@@ -283,7 +283,7 @@ def slow_keeper(store, clocks, caplog):
 
 
 def test_a_lease_that_was_renewed_in_time_is_beyond_doubt(store, slow_keeper, clocks):
-    """The store is not even asked."""
+    """A lease renewed in time is certain, without a call to the store."""
     slow_keeper.take("job")
     clocks.pass_on(3599)
     asked = store.questions
@@ -293,7 +293,7 @@ def test_a_lease_that_was_renewed_in_time_is_beyond_doubt(store, slow_keeper, cl
 
 @pytest.mark.parametrize("clock", ["mono", "wall"])
 def test_a_process_that_stood_still_asks_the_store(store, slow_keeper, clocks, clock):
-    """Stopped for hours, or on a host that slept, when one of the clocks stands still too: ours still, by the store's word."""
+    """After hours of standstill, seen by either clock, the store decides whether the lease is still held."""
     slow_keeper.take("job")
     setattr(clocks, clock, getattr(clocks, clock) + 7200)
     assert slow_keeper.may_have_been_lost("job") is False
@@ -305,7 +305,7 @@ def test_a_process_that_stood_still_asks_the_store(store, slow_keeper, clocks, c
 
 
 def test_a_lease_that_had_lapsed_stays_in_doubt(store, slow_keeper, clocks):
-    """It is ours again, but meanwhile another may have had it, and the job; later renewals prove nothing of that time."""
+    """A lease that expired and was taken again stays in doubt: another owner may have held it in between."""
     slow_keeper.take("job")
     store.forget("job")
     clocks.pass_on(7200)
@@ -315,7 +315,7 @@ def test_a_lease_that_had_lapsed_stays_in_doubt(store, slow_keeper, clocks):
 
 
 def test_a_lease_that_cannot_be_renewed_is_in_doubt(store, slow_keeper, clocks):
-    """From the end of its time on."""
+    """A lease that cannot be renewed is in doubt once its time to live is over."""
     slow_keeper.take("job")
     store.fault = AWAY
     assert slow_keeper.may_have_been_lost("job") is False
@@ -325,7 +325,7 @@ def test_a_lease_that_cannot_be_renewed_is_in_doubt(store, slow_keeper, clocks):
 
 
 def test_a_bug_in_the_store_does_not_end_renewals(store, keeper, caplog):
-    """An unexpected exception is logged as the bug that it is, and the thread goes on."""
+    """An unexpected exception is logged as a bug, and the thread continues."""
     keeper.take("job")
     store.fault = RuntimeError("no such thing")
     eventually(lambda: "bug: could not renew claims" in lines(caplog, logging.ERROR))
@@ -356,7 +356,7 @@ def test_the_schedule_renews_each_third_of_the_time_to_live():
 
 
 def test_the_schedule_backs_off_while_the_store_is_away():
-    """Pauses double from one second up to the usual interval; after an outage they begin anew."""
+    """Pauses double from one second up to the usual interval, and start again after an outage."""
     schedule = RenewalSchedule(60)
     schedule.taken(0)
     pauses, now = [], 20.0
