@@ -5,7 +5,6 @@ Process tests, the demo and the benchmark use it. Every wait polls a condition a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -52,11 +51,28 @@ def eventually(condition, what, deadline=30.0, pause=0.02):
 
 def free_port():
     """A free TCP port, below the range that the system uses for outgoing connections."""
+    port, reservation = reserve_port()
+    reservation.close()
+    return port
+
+
+def reserve_port():
+    """A free TCP port, and the socket that reserves it among test processes until it is closed.
+
+    The program binds the port later, and again after each restart. A UDP socket on the same number keeps other tests away from it
+    and does not disturb TCP.
+    """
     for _ in range(200):
         port = random.randrange(*_PORTS)  # noqa: S311  a port, not a secret
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+        reservation = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            reservation.bind(("127.0.0.1", port))
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            reservation.close()
+        else:
+            return port, reservation
     raise AssertionError("no free port found")
 
 
@@ -81,7 +97,7 @@ class Mac:
         self.host = self.hosts[0]
         by_name = dict(zip(self.drivers, self.hosts, strict=True))
         self.anka, self.tart = by_name.get("anka"), by_name.get("tart")
-        self.port = free_port()
+        self.port, self._port_reservation = reserve_port()
         self.state_dir = folder / "state"
         self.log_dir = folder / "log"
         self.log_dir.mkdir(exist_ok=True)
@@ -317,6 +333,7 @@ class Mac:
 
     def close(self):
         """Kill the supervisor and every process of the emulated host."""
+        self._port_reservation.close()
         if self.process is not None and self.process.poll() is None:
             workers = self._worker_pids()
             self.process.kill()
