@@ -8,8 +8,7 @@ from redis_server import RedisServer
 
 
 def pytest_configure():
-    """What a shell starts in the background ignores Ctrl-C, what nohup starts a lost terminal, and both hand that down; the
-    programs under test must not inherit it."""
+    """Reset ignored signals: a background shell ignores SIGINT, nohup SIGHUP, and programs under test would inherit that."""
     for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, default)
@@ -17,7 +16,7 @@ def pytest_configure():
 
 @pytest.fixture(scope="session")
 def redis_session(tmp_path_factory):
-    """The one redis-server of this test process, started when the first test asks."""
+    """The redis-server of this test process, started for the first test that needs it."""
     server = RedisServer(tmp_path_factory.mktemp("redis")).start()
     yield server
     server.stop()
@@ -25,7 +24,7 @@ def redis_session(tmp_path_factory):
 
 @pytest.fixture
 def redis_server(redis_session):
-    """A running redis-server with nothing in it, whatever the test before did to it."""
+    """A running, empty redis-server, whatever the previous test did to it."""
     if not redis_session.running:
         redis_session.start()
     redis_session.flush()
@@ -34,7 +33,7 @@ def redis_server(redis_session):
 
 @pytest.fixture(autouse=True)
 def _log_of_its_own():
-    """A log that a test opens is the process's: the next test gets the process as it was."""
+    """Restore the root logger after each test: opening a log changes the whole process."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     yield

@@ -9,6 +9,8 @@ from anklet_github.payloads import WorkflowJob
 from anklet_worker.contract.job import VMSpec
 from anklet_worker.contract.service import Secret, ServiceConfig
 from anklet_worker.log.service_log import ServiceLog
+from anklet_worker.store.board import StoreBoard
+from anklet_worker.store.memory import MemoryStore, Shelf
 
 MINE = "anklet-vm-00000001-aaaaaa-1-1"
 
@@ -24,40 +26,9 @@ class Lines(logging.Handler):
         self.lines.append((record.levelname, record.getMessage()))
 
 
-class FakeBoard:
-    """A board in memory, shared by the contexts that are given it."""
-
-    def __init__(self):
-        self.notes, self.counters, self.leases = {}, {}, {}
-
-    def of(self, owner):
-        """The board as this service sees it."""
-        return _Seat(self, owner)
-
-
-class _Seat:
-    def __init__(self, board, owner):
-        self.board, self.owner = board, owner
-
-    def turn(self, key, seconds):
-        return self.board.leases.setdefault(key, self.owner) == self.owner
-
-    def pass_on(self, key):
-        if self.board.leases.get(key) == self.owner:
-            del self.board.leases[key]
-
-    def holder(self, key):
-        return self.board.leases.get(key)
-
-    def count(self, key, seconds, amount=1):
-        self.board.counters[key] = self.board.counters.get(key, 0) + amount
-        return self.board.counters[key]
-
-    def post(self, key, text, seconds):
-        self.board.notes[key] = text
-
-    def read(self, key):
-        return self.board.notes.get(key)
+def new_board():
+    """A store for the boards of several contexts; its clock stands still, so nothing expires."""
+    return MemoryStore(Shelf(clock=lambda: 0.0))
 
 
 class FakeContext:
@@ -76,7 +47,8 @@ class FakeContext:
             }
         )
         self.plugins_path = folder
-        self.board = (board or FakeBoard()).of(self.service.name)
+        self.store = board or new_board()
+        self.board = StoreBoard(self.store, self.service.name)
         self.vm_prefix = "anklet-vm-00000001-"
         self.vms = set()
         logger = logging.Logger("test-github")  # noqa: LOG001  not shared with anyone

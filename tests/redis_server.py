@@ -1,7 +1,7 @@
-"""A real redis-server for tests: found or installed, started on a free port of this machine, stopped for certain.
+"""A real redis-server for tests: found or installed, started on a free port, and always stopped.
 
-Tests that ask for a Redis get one or fail; they are never skipped. The server keeps nothing on disk and dies with the process
-that started it, however that ends.
+Tests that need Redis get one or fail; they are never skipped. The server writes nothing to disk and dies with the process that
+started it, even if that process is killed.
 """
 
 import fcntl
@@ -59,7 +59,7 @@ def _first_fit():
 
 
 def version(path):
-    """Version of a redis-server, as a tuple; () when it does not tell."""
+    """Version of a redis-server, as a tuple; () if it prints none."""
     done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
     match = re.search(r"v=(\d+)\.(\d+)\.(\d+)", done.stdout)
     return tuple(map(int, match.groups())) if match else ()
@@ -100,11 +100,11 @@ class RedisServer:
 
     @property
     def running(self):
-        """True when it was started, and neither stopped nor killed since."""
+        """True if the server runs."""
         return self._keeper is not None and _alive(self.pid)
 
     def start(self):
-        """Start it, with an empty memory, and wait until it answers."""
+        """Start the server, empty, and wait until it answers."""
         self.stop()
         deadline = time.monotonic() + _START_PATIENCE
         while True:
@@ -117,7 +117,7 @@ class RedisServer:
                 raise RuntimeError(f"redis-server did not start: {self.log.read_text()[-1000:]}")
 
     def stop(self):
-        """Kill it and wait for its end. What it held is forgotten."""
+        """Kill the server and wait until it is gone. Its data is lost."""
         keeper, self._keeper, self.pid = self._keeper, None, None
         if keeper is None:
             return
@@ -126,12 +126,12 @@ class RedisServer:
         keeper.wait(timeout=20)
 
     def restart(self):
-        """Stop and start: all leases are forgotten, all connections cut."""
+        """Stop and start the server: it loses all data and connections."""
         self.stop()
         self.start()
 
     def freeze(self):
-        """Let it hang: connections stand, nothing answers. `thaw` ends that."""
+        """Let the server hang: connections stay open, but it does not answer until `thaw`."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self):
@@ -139,12 +139,12 @@ class RedisServer:
         os.kill(self.pid, signal.SIGCONT)
 
     def client(self, **options):
-        """Make a client, for the test's own looks."""
+        """Make a client for the test."""
         options = {"decode_responses": True, "socket_timeout": 5, **options}
         return redis.Redis(host=self.host, port=self.port, **options)
 
     def flush(self):
-        """Begin anew: no key, no script, no user but the default one, without a password."""
+        """Reset the server: no keys, no scripts, and only the default user without a password."""
         with self.client() as client:
             client.flushall()
             client.script_flush()

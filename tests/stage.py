@@ -1,11 +1,10 @@
 """One emulated site: a GitHub server, a Mac with Anka, Tart or both, and the real `anklet-supervisor` between them.
 
-Used by process tests, the demo and the benchmark. Waits poll a condition with a deadline.
+Process tests, the demo and the benchmark use it. Every wait polls a condition and has a deadline.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -31,38 +30,62 @@ _PORTS = (20_000, 32_000)
 PERMISSIONS = {"administration": "write", "actions": "read"}
 
 
+#: A poll that took t seconds is followed by a pause of at least this many times t, so that a test that waits leaves the processor
+#: to the program that it waits for.
+_PAUSE_PER_POLL = 2.0
+
+
 def eventually(condition, what, deadline=30.0, pause=0.02):
-    """Return the condition's first truthy value; fail after `deadline` seconds, naming `what`."""
+    """Return the condition's first truthy value; fail after `deadline` seconds, naming `what`. `pause` is in seconds."""
     end = time.monotonic() + deadline
     while True:
+        began = time.monotonic()
         value = condition()
         if value:
             return value
-        if time.monotonic() >= end:
+        now = time.monotonic()
+        if now >= end:
             raise AssertionError(f"not within {deadline:g} s: {what}; last value {value!r}")
-        time.sleep(pause)
+        time.sleep(min(max(pause, _PAUSE_PER_POLL * (now - began)), end - now))
 
 
 def free_port():
-    """A TCP port that nobody listens on now, below those that the system gives to outgoing connections."""
+    """A free TCP port, below the range that the system uses for outgoing connections."""
+    port, reservation = reserve_port()
+    reservation.close()
+    return port
+
+
+def reserve_port():
+    """A free TCP port, and the socket that reserves it among test processes until it is closed.
+
+    The program binds the port later, and again after each restart. A UDP socket on the same number keeps other tests away from it
+    and does not disturb TCP.
+    """
     for _ in range(200):
         port = random.randrange(*_PORTS)  # noqa: S311  a port, not a secret
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+        reservation = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            reservation.bind(("127.0.0.1", port))
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            reservation.close()
+        else:
+            return port, reservation
     raise AssertionError("no free port found")
 
 
 HOSTS = {"anka": AnkaHost, "tart": TartHost}
-#: What a command of Anka's is called with Tart.
+#: Tart's command for each of Anka's.
 TART_VERBS = {"start": "run", "run": "exec", "cp": "exec"}
 
 
 class Mac:
-    """One host: an emulated VM tool or two, a configuration, and the supervisor's process.
+    """One host: one or two emulated VM tools, a configuration, and the supervisor's process.
 
-    `driver` is the services' VM driver; several, joined by "+", are those of the first, the second, ... service in turn. `host` is
-    the emulation of the first, `anka` and `tart` those of that name; they share the kernel's one quota.
+    `driver` names the VM driver of all services; "anka+tart" gives the services these drivers in turn. `host` is the emulation of
+    the first driver; `anka` and `tart` are the emulations by name. They share one VM quota, as on a real kernel.
     """
 
     def __init__(self, folder: Path, github: GitHubServer, *, services=1, runner=True, driver="anka"):
@@ -74,14 +97,14 @@ class Mac:
         self.host = self.hosts[0]
         by_name = dict(zip(self.drivers, self.hosts, strict=True))
         self.anka, self.tart = by_name.get("anka"), by_name.get("tart")
-        self.port = free_port()
+        self.port, self._port_reservation = reserve_port()
         self.state_dir = folder / "state"
         self.log_dir = folder / "log"
         self.log_dir.mkdir(exist_ok=True)
         (folder / "work").mkdir(exist_ok=True)
         self.process = None
         self.environment = {}
-        #: Set by a test whose emulated Anka refuses a start on purpose.
+        #: Set by a test that provokes a refused start.
         self.refusals_expected = False
         if runner:
             self.add_template(TEMPLATE, TAG)
@@ -90,7 +113,7 @@ class Mac:
     # ---- set up ----
 
     def home_with_runner(self):
-        """A guest's home as an image with an installed runner has it."""
+        """The home folder of an image with an installed runner."""
         home = self.folder / "image-home"
         if not home.exists():
             home.mkdir()
@@ -98,14 +121,14 @@ class Mac:
         return home
 
     def add_template(self, name, tag):
-        """A local template (of Tart's: image) with a runner in it, for each driver."""
+        """Add a local template (Tart: image) with a runner in it, for each driver."""
         if self.anka is not None:
             self.anka.add_template(name, tag=tag, home_files=self.home_with_runner())
         if self.tart is not None:
             self.tart.add_image(name, home_files=self.home_with_runner())
 
     def add_registry_template(self, name, tag):
-        """The same, but only in the registry; for the first driver."""
+        """Add a template in the registry only, for the first driver."""
         home = self.home_with_runner()
         if self.drivers[0] == "anka":
             self.anka.add_registry_template(name, tags=[tag], home_files=home)
@@ -113,15 +136,15 @@ class Mac:
             self.tart.add_registry_image(name, home_files=home)
 
     def job(self, name="build", *, driver=None, **more):
-        """A job for this host, or for its services of this driver."""
+        """A job for this host's first driver, or for `driver`."""
         return job(name, driver=driver or self.drivers[0], **more)
 
     def verb(self, word):
-        """What a command of Anka's is called by the first driver."""
+        """The first driver's command for this one of Anka's."""
         return word if self.drivers[0] == "anka" else TART_VERBS.get(word, word)
 
     def default_config(self, services):
-        """A configuration with quick intervals; tests change it before `start`."""
+        """A configuration with short intervals; tests change it before `start`."""
         return {
             "state_dir": str(self.state_dir),
             "work_dir": str(self.folder / "work"),
@@ -155,13 +178,13 @@ class Mac:
 
     @property
     def config_path(self):
-        """Where the configuration is written at `start`."""
+        """The path of the configuration file."""
         return self.folder / "config.yml"
 
     # ---- the supervisor ----
 
     def command(self, *arguments, **more):
-        """Run an `anklet-supervisor` command to its end."""
+        """Run an `anklet-supervisor` command, and return its result."""
         self.write_config()
         return subprocess.run(
             [sys.executable, "-m", "anklet_supervisor", *arguments, "--config", str(self.config_path)],
@@ -174,7 +197,7 @@ class Mac:
         )
 
     def env(self):
-        """The supervisor's environment: nothing of the caller's but PATH, and the emulated host."""
+        """The supervisor's environment: the emulated host, and only PATH from the caller."""
         variables = {"HOME": str(self.folder)}
         for host in self.hosts:
             variables |= host.env()
@@ -182,12 +205,12 @@ class Mac:
         return {**variables, "PATH": path, **self.environment}
 
     def write_config(self):
-        """Write the configuration as it is now."""
+        """Write the current configuration to its file."""
         self.config_path.write_text(yaml.safe_dump(self.config, sort_keys=False))
         self.config_path.chmod(0o600)
 
     def start(self, *arguments, wait=True, preexec_fn=None):
-        """Start the supervisor in the foreground of its own process group."""
+        """Start the supervisor in a session of its own; wait until all services are ready unless `wait` is false."""
         self.write_config()
         argv = [sys.executable, "-m", "anklet_supervisor", "start", *arguments, "--config", str(self.config_path)]
         self.run(argv, self.env(), preexec_fn)
@@ -196,7 +219,7 @@ class Mac:
         return self.process
 
     def run(self, argv, env, preexec_fn=None):
-        """Start a supervisor by this command line."""
+        """Start a supervisor with this command line."""
         with (self.folder / "output.txt").open("ab") as output:
             self.process = subprocess.Popen(
                 argv,
@@ -210,13 +233,13 @@ class Mac:
             )
 
     def is_ready(self):
-        """True when every service is ready; fails when the supervisor has ended instead."""
+        """True if every service is ready. Fails if the supervisor has exited."""
         if self.process.poll() is not None:
             raise AssertionError(f"the supervisor ended with {self.process.returncode}: {self.said()}")
         return self.get("/readyz")[0] == 200
 
     def get(self, path):
-        """Status and body of a page of the metrics endpoint; (0, "") when nobody listens."""
+        """Status and body of a page of the metrics endpoint; (0, "") if nothing listens there."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
                 return reply.status, reply.read().decode()
@@ -234,19 +257,19 @@ class Mac:
         self.process.send_signal(number)
 
     def wait(self, deadline=60.0):
-        """Wait for the supervisor's end; its exit code."""
+        """Wait until the supervisor exits, and return its exit code."""
         try:
             return self.process.wait(deadline)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the supervisor did not end within {deadline} s: {self.log_text()[-3000:]}") from None
 
     def drain(self, deadline=60.0):
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM, and return the exit code."""
         self.send(signal.SIGTERM)
         return self.wait(deadline)
 
     def stop(self, deadline=60.0):
-        """SIGINT, and the exit code."""
+        """Send SIGINT, and return the exit code."""
         self.send(signal.SIGINT)
         return self.wait(deadline)
 
@@ -255,7 +278,7 @@ class Mac:
         return json.loads((self.state_dir / "status.json").read_text())
 
     def service_status(self, name="RUNNER1"):
-        """One service of the status document."""
+        """One service's part of the status document."""
         return next(service for service in self.status()["services"] if service["name"] == name)
 
     def worker_pid(self, name="RUNNER1"):
@@ -265,17 +288,17 @@ class Mac:
     # ---- what happened ----
 
     def log_text(self):
-        """The log as it is."""
+        """The content of the log file."""
         path = self.log_dir / "anklet.log"
         return path.read_text() if path.exists() else ""
 
     def log_lines(self, **fields):
-        """The log's records that bear these fields."""
+        """The log records with these fields."""
         records = [json.loads(line) for line in self.log_text().splitlines()]
         return [record for record in records if all(record.get(key) == value for key, value in fields.items())]
 
     def vms(self):
-        """VMs of ours that exist now."""
+        """Names of the VMs that this program made and that exist now."""
         return [vm["name"] for host in self.hosts for vm in host.vms() if vm["name"].startswith("anklet-vm-")]
 
     def calls(self):
@@ -287,25 +310,30 @@ class Mac:
         return max(host.max_running() for host in self.hosts)
 
     def leftovers(self):
-        """Everything that should be gone when no job is in hand: VMs, runners, records, guest processes, commands."""
+        """What is left of past jobs: VMs, runners, records, guest processes, commands. Empty if all is cleaned up.
+
+        Looks for processes only if nothing else is left, because that reads all of /proc.
+        """
         found = {
             "vms": self.vms(),
-            "runners": [runner["name"] for runner in self.github.runners(OWNER, REPO)],
             "records": [path.name for path in self.state_dir.glob("services/*/records/*")],
-            "guest processes": [process for host in self.hosts for process in host.guest_processes()],
-            "commands": self._commands(),
             "notes of VMs": [path.name for path in self.state_dir.glob("tart/runs/*")],
+            "runners": [runner["name"] for runner in self.github.runners(OWNER, REPO)],
         }
+        if not any(found.values()):
+            found["guest processes"] = [process for host in self.hosts for process in host.guest_processes()]
+            found["commands"] = self._commands()
         return {what: things for what, things in found.items() if things}
 
     def _commands(self):
-        """Commands that run now, but for those that are VMs of others (a `tart run` and its helper)."""
+        """Running commands, except those of foreign VMs (a `tart run` and its helper)."""
         names = [vm["name"] for host in self.hosts for vm in host.vms() if vm["status"] == "running"]
         others = [name for name in names if not name.startswith("anklet-vm-")]
         return [pid for host in self.hosts for pid in host.command_pids() if not _names_one_of(others, pid)]
 
     def close(self):
-        """End the supervisor and every process of the emulated host, whatever state they are in."""
+        """Kill the supervisor and every process of the emulated host."""
+        self._port_reservation.close()
         if self.process is not None and self.process.poll() is None:
             workers = self._worker_pids()
             self.process.kill()
@@ -341,7 +369,7 @@ def _lives(pid):
 
 
 def new_github():
-    """A started GitHub server that knows the site's repository and token."""
+    """Start a GitHub server with the site's repository and token."""
     server = GitHubServer()
     server.start()
     server.add_repo(OWNER, REPO)
@@ -350,7 +378,7 @@ def new_github():
 
 
 def job(name="build", *, steps=("true",), template=TEMPLATE, tag=TAG, pinned=True, driver="anka", **more):
-    """A job that asks for a VM of this site. `pinned` gives it a label of its own: else GitHub may give its runner to another."""
+    """A job for a VM of this site. `pinned` adds a unique label; without it GitHub may give its runner to another job."""
     labels = ["self-hosted", driver, f"{'anka-template' if driver == 'anka' else 'tart-image'}:{template}"]
     if pinned:
         labels.append(f"unique-id:{name}")

@@ -1,6 +1,6 @@
-"""Files of ours: written whole or not at all, and private.
+"""Atomic replacement of files, and private directories.
 
-Owns how a file is replaced and how a private directory is made. Knows nothing of what is in them.
+Owns how a file is written and how a directory is made. Knows nothing of their content.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Replace `path` by `data`: a reader sees the old content or the new one, and a full disk leaves the old one.
+    """Replace the content of `path`. Readers see the old content or the new one; on a full disk the old one stays.
 
-    `durable` also survives a power cut (file and directory are synced). Raises `OSError`.
+    `durable` syncs file and directory, so that the new content survives a power cut. Raises `OSError`.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    # One that an earlier process of this pid left, or somebody else put there, is not written into.
+    # Never write into a file that is already there: an earlier process with this pid, or another user, may have made it.
     aside.unlink(missing_ok=True)
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
@@ -38,7 +38,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600, durable: boo
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file; one that may not be looked for is not."""
+    """True if the file exists; False also if a lack of rights hides it."""
     try:
         return path.exists()
     except OSError:
@@ -46,27 +46,27 @@ def is_there(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file; one that is not there is removed."""
+    """Remove a file if it exists."""
     path.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what processes that died in the middle of `write_atomically` have left in `folder`. For who alone writes there."""
+    """Remove files that dead processes left in the middle of `write_atomically`. Only the sole writer of `folder` may call this."""
     for path in folder.glob(".*.new"):
         remove(path)
 
 
 def make_private_dir(path: Path) -> None:
-    """Make a directory that only its owner may enter, with its parents.
+    """Make a directory with mode 0700, and its parents. An existing directory of this user gets that mode too.
 
-    An existing one is tightened to 0700. Raises `PermissionError` for a symlink in its place, or somebody else's directory.
+    Raises `PermissionError` if there is a symlink or another user's directory at `path`.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     info = path.lstat()
     if stat.S_ISLNK(info.st_mode):
-        raise PermissionError(f"{path} is a symbolic link; a directory of its own is needed there")
+        raise PermissionError(f"{path} is a symbolic link; replace it by a directory")
     if info.st_uid != os.geteuid():
-        raise PermissionError(f"{path} belongs to another user (uid {info.st_uid})")
+        raise PermissionError(f"{path} belongs to another user (uid {info.st_uid}); remove it or change its owner")
     if info.st_mode & 0o077:
         path.chmod(0o700)
 

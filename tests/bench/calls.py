@@ -22,7 +22,7 @@ from stage import OWNER, REPO, TOKEN, Mac, eventually, job, new_github  # noqa: 
 
 from anklet_worker.contract.service import Secret  # noqa: E402  the path comes first
 from anklet_worker.store.board import StoreBoard  # noqa: E402  the path comes first
-from anklet_worker.store.store import SqliteStore  # noqa: E402  the path comes first
+from anklet_worker.store.embedded import SqliteStore  # noqa: E402  the path comes first
 
 #: Looks at 0.2 s instead of 10 s: so many seconds stand for an hour.
 LOOK, HOUR = 0.2, 72.0

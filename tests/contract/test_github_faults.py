@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -106,7 +107,7 @@ class Context(FakeContext):
 
     def wait(self, seconds):
         super().wait(seconds)
-        subprocess.run(["sleep", str(min(seconds, 0.05))], check=True)
+        threading.Event().wait(min(seconds, 0.05))
 
 
 class Guest:

@@ -17,13 +17,13 @@ KEY = "anklet:{octo/app}:claim:4711"
 #: Of the leases: long enough for a busy machine, short enough to wait for.
 TTL = 1.5
 AWAY, BACK = (
-    "the store of claims does not answer; no new job is taken, those that run go on",
-    "the store of claims answers again",
+    "the claim store does not answer: taking no new jobs; running jobs continue",
+    "the claim store answers again",
 )
 
 
 def eventually(condition, what, deadline=20.0):
-    """Wait for it."""
+    """Wait until the condition holds, and return its value."""
     end = time.monotonic() + deadline
     while not (value := condition()):
         assert time.monotonic() < end, what
@@ -32,7 +32,7 @@ def eventually(condition, what, deadline=20.0):
 
 
 class Host:
-    """One host's store and leases, with a line of its own to Redis."""
+    """One host's store and leases, with its own connection to Redis."""
 
     def __init__(self, name, redis_server):
         self.line = TcpProxy((redis_server.host, redis_server.port))
@@ -45,14 +45,14 @@ class Host:
         self.leases = LeaseKeeper(self.store, f"{name}:S", TTL, self.log)
 
     def take(self):
-        """Whether the claim is had; False also when it cannot be told."""
+        """True if the claim succeeds; False also during an outage."""
         try:
             return self.leases.take(KEY)
         except StoreUnavailable:
             return False
 
     def die(self):
-        """No thread renews, nothing is given back."""
+        """Stop renewing, and give nothing back."""
         self.leases.close()
 
     def close(self):
@@ -81,7 +81,7 @@ def hosts(redis_server):
 
 
 def test_the_job_of_a_dead_host_is_free_within_the_lease(hosts):
-    """And not before."""
+    """Another host gets the job of a dead host when the lease expires, and not before."""
     one, two = hosts
     assert one.take()
     began = time.monotonic()
@@ -93,8 +93,8 @@ def test_the_job_of_a_dead_host_is_free_within_the_lease(hosts):
 
 @pytest.mark.parametrize("trouble", ["cut", "hang"])
 def test_a_host_that_is_cut_off_knows_that_its_claim_is_in_doubt(hosts, trouble):
-    """The other host gets the job; the first registers nothing, for it knows; when the line is mended it knows for certain. One
-    WARN and one INFO."""
+    """A host that is cut off knows that its claim is in doubt, so it registers nothing; once reconnected it knows that it lost the
+    claim. It logs one WARN and one INFO."""
     one, two = hosts
     assert one.take()
     getattr(one.line, trouble)()
@@ -110,7 +110,7 @@ def test_a_host_that_is_cut_off_knows_that_its_claim_is_in_doubt(hosts, trouble)
 
 
 def test_a_claim_given_back_while_cut_off_is_free_as_soon_as_the_line_is_mended(hosts, redis_server):
-    """Not first when it expires."""
+    """The claim is released at once, long before it expires."""
     one, two = hosts
     assert one.take()
     one.line.cut()
@@ -123,7 +123,7 @@ def test_a_claim_given_back_while_cut_off_is_free_as_soon_as_the_line_is_mended(
 
 
 def test_a_redis_that_forgets_everything_gives_a_claim_to_one_host(hosts, redis_server):
-    """FLUSHALL, or a restart with an empty memory: whoever comes first has it, and the other one knows."""
+    """After FLUSHALL the first host to claim gets the job, and the other one learns that it lost its claim."""
     one, two = hosts
     with redis_server.client() as admin:
         for _ in range(3):
@@ -140,7 +140,7 @@ def test_a_redis_that_forgets_everything_gives_a_claim_to_one_host(hosts, redis_
 
 
 def test_a_slow_line_costs_no_claim(hosts):
-    """A tenth of a second each way."""
+    """A delay of a tenth of a second each way costs no claim."""
     one, two = hosts
     one.line.delay = 0.1
     assert one.take()
@@ -153,7 +153,7 @@ def test_a_slow_line_costs_no_claim(hosts):
 
 
 def test_a_redis_that_became_a_replica_is_left_for_its_successor(tmp_path):
-    """A fail-over keeps the connections to the Redis that was; the name leads to the new one."""
+    """After a failover, old connections lead to a replica; the store reconnects by name and reaches the new primary."""
     servers = []
     for name in ("former", "successor"):
         (tmp_path / name).mkdir()

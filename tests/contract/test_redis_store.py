@@ -1,4 +1,4 @@
-"""What the store on Redis does beyond the contract: who is let in, what is told, TLS, servers that are old, slow or forgetful."""
+"""The store on Redis beyond the contract: logins, messages, TLS, and servers that are old, slow or forgetful."""
 
 import datetime as dt
 import ipaddress
@@ -43,13 +43,13 @@ def connect(redis_server):
 
 @pytest.fixture
 def admin(redis_server):
-    """A client that may do anything."""
+    """A client with all rights."""
     with redis_server.client() as client:
         yield client
 
 
 def allow(admin, rights=RIGHTS, keys=("anklet:*",)):
-    """Make the user with these rights."""
+    """Create the user with these rights."""
     admin.acl_setuser(
         USER,
         enabled=True,
@@ -61,7 +61,7 @@ def allow(admin, rights=RIGHTS, keys=("anklet:*",)):
 
 
 def assert_tells_no_secret(error):
-    """Neither the text nor what is chained to it names user or password."""
+    """Neither the error nor a chained error names user or password."""
     while error is not None:
         text = f"{error}{error!r}{error.args}"
         assert USER not in text
@@ -71,7 +71,7 @@ def assert_tells_no_secret(error):
 
 
 def test_a_user_with_few_rights_is_enough(connect, admin):
-    """The rights that the documentation asks for suffice for every operation."""
+    """The documented rights suffice for every operation."""
     allow(admin)
     store = connect(user=USER, password=PASSWORD)
     assert store.claim(KEY, HERE, 60)
@@ -83,7 +83,7 @@ def test_a_user_with_few_rights_is_enough(connect, admin):
 
 @pytest.mark.parametrize("missing", [right for right in RIGHTS if right != "ping"])
 def test_a_missing_right_shows_at_the_start(connect, admin, missing):
-    """A user that lacks a right is refused when the service starts, not first when a job waits."""
+    """A missing right shows when the service starts, not only when a job waits."""
     allow(admin, [right for right in RIGHTS if right != missing])
     with pytest.raises(RightsRefused, match=r"Redis at 127\.0\.0\.1:") as caught:
         connect(user=USER, password=PASSWORD)
@@ -91,7 +91,7 @@ def test_a_missing_right_shows_at_the_start(connect, admin, missing):
 
 
 def test_keys_out_of_bounds_show_at_the_start(connect, admin):
-    """So is a user that may not touch our keys."""
+    """A user without rights to this program's keys is refused at start too."""
     allow(admin, keys=("other:*",))
     with pytest.raises(RightsRefused) as caught:
         connect(user=USER, password=PASSWORD)
@@ -120,7 +120,7 @@ def test_a_password_that_is_missing_is_refused(connect, admin):
 
 
 def test_rights_that_are_taken_away_later_are_an_outage(connect, admin):
-    """In the middle of a job nothing is fatal: the operation is unavailable until the operator has put it right."""
+    """While a job runs, a refusal is not fatal: operations are unavailable until an operator fixes the login."""
     allow(admin)
     store = connect(user=USER, password=PASSWORD)
     store.claim(KEY, HERE, 60)
@@ -137,13 +137,13 @@ def test_rights_that_are_taken_away_later_are_an_outage(connect, admin):
 
 
 def test_an_operator_sees_who_is_connected(connect, admin):
-    """CLIENT LIST names install and service, with what Redis does not allow in a name replaced."""
+    """CLIENT LIST shows install and service, with characters replaced that Redis does not allow in a name."""
     connect(client_name="f00d:nightly builds ü")
     assert "f00d:nightly_builds__" in {client["name"] for client in admin.client_list()}
 
 
 def test_a_lease_lives_by_the_servers_clock(connect, admin):
-    """The end of a lease is Redis' own time to live, at claim and at renewal, to the millisecond."""
+    """Claim and renewal set Redis' own time to live, to the millisecond."""
     store = connect()
     store.claim(KEY, HERE, 30.5)
     assert 29_000 < admin.pttl(KEY) <= 30_500
@@ -164,7 +164,7 @@ def test_the_numbered_database_is_used(connect, redis_server):
 
 
 def test_opening_leaves_nothing_behind(connect, admin):
-    """What is tried at the start ends by itself within a second or so, and hinders no other host that starts."""
+    """The keys of the check at start expire within a second, and do not disturb other hosts that start."""
     connect(client_name="one")
     connect(client_name="two")
     deadline = time.monotonic() + 10
@@ -174,7 +174,7 @@ def test_opening_leaves_nothing_behind(connect, admin):
 
 
 def test_scripts_that_the_server_forgot_are_sent_again(connect, admin):
-    """After SCRIPT FLUSH (or a fail-over) the next operation works as if nothing had been."""
+    """After SCRIPT FLUSH or a failover the next operation works as usual."""
     store = connect()
     store.claim(KEY, HERE, 60)
     admin.script_flush()
@@ -184,7 +184,7 @@ def test_scripts_that_the_server_forgot_are_sent_again(connect, admin):
 
 
 def test_a_server_that_was_restarted_between_is_no_outage(connect, redis_server):
-    """A connection that died while idle is healed within the operation; the lease is gone and free."""
+    """The retry heals a connection that died while idle; the restarted Redis has lost the lease."""
     store = connect()
     store.claim(KEY, HERE, 60)
     redis_server.restart()
@@ -193,7 +193,7 @@ def test_a_server_that_was_restarted_between_is_no_outage(connect, redis_server)
 
 
 def test_a_key_of_another_kind_is_told(connect, admin):
-    """Where something else already lives under our key, that is told and left alone."""
+    """A key of another type is reported and left alone."""
     store = connect()
     admin.rpush(KEY, "a list")
     with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
@@ -204,7 +204,7 @@ def test_a_key_of_another_kind_is_told(connect, admin):
 
 
 def test_a_read_only_replica_is_an_outage(connect, admin):
-    """A replica cannot hold claims; it may be promoted, so the service waits."""
+    """A replica refuses claims but may become primary, so the service waits."""
     admin.replicaof("127.0.0.1", 1)
     try:
         with pytest.raises(StoreUnavailable):
@@ -215,7 +215,7 @@ def test_a_read_only_replica_is_an_outage(connect, admin):
 
 
 def test_a_server_that_hangs_is_told_in_time(connect, redis_server):
-    """A server that takes the question and never answers holds an operation up for seconds, not for ever."""
+    """A server that never answers delays an operation by seconds, not for ever."""
     store = connect()
     redis_server.freeze()
     try:
@@ -229,7 +229,7 @@ def test_a_server_that_hangs_is_told_in_time(connect, redis_server):
 
 
 def test_nobody_there_is_told_at_once():
-    """A refused connection is no time-out, and its text names host and port."""
+    """A refused connection fails at once, and its text names host and port."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -241,7 +241,7 @@ def test_nobody_there_is_told_at_once():
 
 
 class CannedAnswers(socketserver.StreamRequestHandler):
-    """Talks like a Redis that nobody has at hand: as much of the protocol as a client needs to meet its answers."""
+    """Plays a Redis version that is not installed: enough of the protocol for a client to get canned answers."""
 
     def handle(self):
         """Answer each command, an array of bulk strings."""
@@ -255,7 +255,7 @@ class CannedAnswers(socketserver.StreamRequestHandler):
 
 @pytest.fixture
 def canned():
-    """Start a server with canned answers by command; gives its port."""
+    """Start a server with canned answers by command; returns its port."""
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), CannedAnswers) as server:
         server.daemon_threads = True
         server.answers = {"PING": "+PONG\r\n"}
@@ -272,14 +272,14 @@ HELLO_OF_5 = "-ERR unknown command `HELLO`, with args beginning with: `2`, \r\n"
 
 @pytest.mark.parametrize(("hello", "named"), [(HELLO_OF_6_0, "6.0.16"), (HELLO_OF_5, "5")])
 def test_an_old_server_is_refused_for_good(canned, hello, named):
-    """A Redis before 6.2 is named, with what is needed instead, and the service is not started again."""
-    with pytest.raises(ServiceFatal, match=rf"is version {re.escape(named)}; 6\.2 or newer") as caught:
+    """A Redis before 6.2 is refused with the version that is needed, and the service is not restarted."""
+    with pytest.raises(ServiceFatal, match=rf"has version {re.escape(named)}; upgrade it to 6\.2 or newer") as caught:
         RedisStore(Database(host="127.0.0.1", port=canned(HELLO=hello)), "test")
     assert caught.value.exit_code is ExitCode.CONFIG
 
 
 def test_a_refusal_that_names_the_user_is_not_repeated(canned):
-    """Redis 7 tells in its refusals who was refused; our logs do not, nor would they tell a password."""
+    """Redis 7 names the user in its refusals; our errors name neither user nor password."""
     refusal = f"-NOPERM User {USER} has no permissions to run the 'hello' command, says {PASSWORD}\r\n"
     with pytest.raises(RightsRefused, match=r"User \*\*\* has no permissions to run the 'hello' command") as caught:
         RedisStore(Database(host="127.0.0.1", port=canned(HELLO=refusal), user=USER, password=Secret(PASSWORD)), "test")
@@ -312,10 +312,10 @@ def issue(directory, name, alternative):
 
 
 class TlsFront(socketserver.BaseRequestHandler):
-    """Takes TLS off and hands the bytes to the real Redis behind, as a TLS terminator before it would."""
+    """Terminates TLS and passes the bytes to the real Redis."""
 
     def handle(self):
-        """Carry bytes both ways until one side is done."""
+        """Pass bytes both ways until one side closes."""
         try:
             outside = self.server.context.wrap_socket(self.request, server_side=True)
         except OSError:
@@ -338,7 +338,7 @@ class TlsFront(socketserver.BaseRequestHandler):
 
 @pytest.fixture
 def tls_front(redis_server):
-    """Start a TLS front before the server; gives its port."""
+    """Start a TLS terminator in front of the server; returns its port."""
     fronts = []
 
     def start(certificate):
@@ -360,7 +360,7 @@ def tls_front(redis_server):
 
 
 def test_tls_with_a_trusted_certificate(connect, tls_front, tmp_path, monkeypatch):
-    """With `rediss`, the store speaks TLS and checks the certificate against those that the system trusts."""
+    """With `rediss`, the store uses TLS and accepts a certificate that the system trusts."""
     certificate = issue(tmp_path, "mine", x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate.public))
     store = connect(port=tls_front(certificate), tls=True)
@@ -370,14 +370,14 @@ def test_tls_with_a_trusted_certificate(connect, tls_front, tmp_path, monkeypatc
 
 
 def test_tls_with_a_strangers_certificate(connect, tls_front, tmp_path):
-    """A certificate that nobody vouches for is not accepted."""
+    """An untrusted certificate is refused."""
     certificate = issue(tmp_path, "stranger", x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     with pytest.raises(StoreUnavailable, match="certificate"):
         connect(port=tls_front(certificate), tls=True)
 
 
 def test_tls_with_another_hosts_certificate(connect, tls_front, tmp_path, monkeypatch):
-    """Nor is a trusted one that bears another name, with any release of the client."""
+    """A trusted certificate of another host is refused, with any release of the client."""
     certificate = issue(tmp_path, "elsewhere", x509.DNSName("redis.example"))
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate.public))
     with pytest.raises(StoreUnavailable, match="certificate"):
@@ -386,6 +386,6 @@ def test_tls_with_another_hosts_certificate(connect, tls_front, tmp_path, monkey
 
 @pytest.mark.parametrize("host", ["redis..example", f"{'x' * 70}.example"])
 def test_what_can_be_no_hosts_name_is_told_as_that(host):
-    """Python says it in an exception of its own."""
-    with pytest.raises(ServiceFatal, match=r"Redis at .*:6379: that can be no host's name"):
+    """A malformed host name is fatal, although Python raises its own exception for it."""
+    with pytest.raises(ServiceFatal, match=r"Redis at .*:6379: not a valid host name"):
         RedisStore(Database(enabled=True, host=host), "x")

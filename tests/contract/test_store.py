@@ -1,4 +1,4 @@
-"""The contract of `Store`, proven on each store that there is."""
+"""The contract of `Store`, held by every implementation: embedded, Redis and memory."""
 
 import logging
 import multiprocessing
@@ -9,6 +9,7 @@ import pytest
 
 from anklet_worker.contract.errors import StoreUnavailable
 from anklet_worker.contract.service import Database, Secret
+from anklet_worker.store.memory import MemoryStore, Shelf
 from anklet_worker.store.store import open_store as open_as_configured
 
 KEY = "anklet:{octo/app}:claim:4711"
@@ -23,7 +24,7 @@ RACERS, ROUNDS = 4, 25
 
 
 def eventually(condition, patience=10.0):
-    """Wait until the condition holds and return its value."""
+    """Wait until the condition holds, and return its value."""
     deadline = time.monotonic() + patience
     while not (value := condition()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -31,24 +32,56 @@ def eventually(condition, patience=10.0):
     return value
 
 
-class SqliteBackend:
-    """The embedded store in a directory that can be taken away."""
+class Configured:
+    """A store that a configuration selects and that several processes share."""
+
+    def open(self):
+        """Open it, as a worker does."""
+        return open_as_configured(self.database, self.directory, "contract", "boot", LOG)
+
+
+class SqliteBackend(Configured):
+    """The embedded store, in a directory that an outage renames."""
 
     def __init__(self, directory):
         self.directory = directory
         self.database = Database()
 
     def outage(self):
-        """Take the directory away."""
+        """Rename the directory."""
         self.directory.rename(self.directory.with_name("away"))
 
     def mend(self):
-        """Bring it back."""
+        """Rename it back."""
         self.directory.with_name("away").rename(self.directory)
 
 
-class RedisBackend:
-    """The store on a real Redis that asks for user and password."""
+class MemoryBackend:
+    """The store in memory. An outage fails each operation; opening needs no server and succeeds."""
+
+    def __init__(self):
+        self.shelf = Shelf()
+        self._allow = self.shelf.before
+
+    def open(self):
+        """Open one more store on the same data."""
+        return MemoryStore(self.shelf)
+
+    def outage(self):
+        """Let each operation fail."""
+        self.shelf.before = _refuse
+
+    def mend(self):
+        """Let operations pass again."""
+        self.shelf.before = self._allow
+
+
+def _refuse(operation):
+    raise StoreUnavailable(f"no {operation} now")
+
+
+class RedisBackend(Configured):
+    """The store on a real Redis that requires user and password."""
 
     def __init__(self, server, directory):
         self.server = server
@@ -82,14 +115,16 @@ class RedisBackend:
         self.server.stop()
 
     def mend(self):
-        """Start it anew."""
+        """Start it again."""
         self.server.start()
         self._let_in()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "memory"])
 def backend(request, tmp_path):
-    """Each kind of store's surroundings, empty."""
+    """The surroundings of each kind of store, empty."""
+    if request.param == "memory":
+        return MemoryBackend()
     directory = tmp_path / "state"
     directory.mkdir()
     if request.param == "sqlite":
@@ -99,11 +134,11 @@ def backend(request, tmp_path):
 
 @pytest.fixture
 def open_store(backend):
-    """Open one more store on the same data, as another process would; closed after the test."""
+    """Open one more store on the same data, as another process does. Closed after the test."""
     opened = []
 
     def open_one():
-        opened.append(open_as_configured(backend.database, backend.directory, "contract", "boot", LOG))
+        opened.append(backend.open())
         return opened[-1]
 
     yield open_one
@@ -118,14 +153,14 @@ def store(open_store):
 
 
 def test_a_free_lease_is_had_and_shows_its_holder(store):
-    """A claim on a free key succeeds and its holder can be named."""
+    """A claim on a free key succeeds, and the store names its holder."""
     assert store.holder(KEY) is None
     assert store.claim(KEY, HERE, LONG) is True
     assert store.holder(KEY) == HERE
 
 
 def test_a_held_lease_is_refused_to_others(store, open_store):
-    """Another owner does not get a held lease, through the same store or another."""
+    """Another owner cannot claim a held lease, through this store or another one."""
     store.claim(KEY, HERE, LONG)
     assert store.claim(KEY, THERE, LONG) is False
     assert open_store().claim(KEY, THERE, LONG) is False
@@ -133,7 +168,7 @@ def test_a_held_lease_is_refused_to_others(store, open_store):
 
 
 def test_leases_do_not_touch_each_other(store):
-    """Keys are independent, also where one begins like the other."""
+    """Keys are independent, even if one is a prefix of the other."""
     assert store.claim(KEY, HERE, LONG)
     assert store.claim(f"{KEY}1", THERE, LONG)
     assert store.release(KEY, HERE)
@@ -141,7 +176,7 @@ def test_leases_do_not_touch_each_other(store):
 
 
 def test_a_second_claim_by_the_owner_renews(store):
-    """Claiming what is ours already succeeds and counts its time from now."""
+    """Claiming a lease that the owner already holds succeeds and restarts its time to live."""
     store.claim(KEY, HERE, SHORT)
     assert store.claim(KEY, HERE, LONG) is True
     began = time.monotonic()
@@ -150,7 +185,7 @@ def test_a_second_claim_by_the_owner_renews(store):
 
 
 def test_a_lease_outlives_its_process(store, open_store):
-    """Closing a store releases nothing: the next process of the same owner takes over."""
+    """Closing a store releases nothing: the next process of the same owner has the lease."""
     store.claim(KEY, HERE, LONG)
     store.close()
     heir = open_store()
@@ -159,7 +194,7 @@ def test_a_lease_outlives_its_process(store, open_store):
 
 
 def test_an_expired_lease_is_free(store):
-    """Time to live is an end: nobody holds the lease then, and anyone may have it."""
+    """After its time to live a lease has no holder, and any owner can claim it."""
     store.claim(KEY, HERE, SHORT)
     eventually(lambda: store.holder(KEY) is None)
     assert store.claim(KEY, THERE, LONG) is True
@@ -167,7 +202,7 @@ def test_an_expired_lease_is_free(store):
 
 
 def test_renewal_keeps_a_lease_alive(store):
-    """A lease renewed in time outlives its first time to live."""
+    """A renewed lease outlives its first time to live."""
     store.claim(KEY, HERE, BRIEF)
     assert store.renew(KEY, HERE, LONG) is True
     began = time.monotonic()
@@ -176,7 +211,7 @@ def test_renewal_keeps_a_lease_alive(store):
 
 
 def test_renewal_after_expiry_fails(store):
-    """What has ended cannot be renewed, though nobody else has taken it; it can be claimed."""
+    """An expired lease cannot be renewed, even if it is free; it can be claimed."""
     store.claim(KEY, HERE, SHORT)
     eventually(lambda: store.holder(KEY) is None)
     assert store.renew(KEY, HERE, LONG) is False
@@ -185,7 +220,7 @@ def test_renewal_after_expiry_fails(store):
 
 
 def test_only_the_owner_renews(store):
-    """Another's lease and a lease that never was cannot be renewed, and asking changes nothing."""
+    """A lease of another owner, or one that does not exist, cannot be renewed; trying changes nothing."""
     assert store.renew(KEY, HERE, LONG) is False
     store.claim(KEY, HERE, SHORT)
     assert store.renew(KEY, THERE, LONG) is False
@@ -193,7 +228,7 @@ def test_only_the_owner_renews(store):
 
 
 def test_only_the_owner_releases(store):
-    """A release by another owner leaves the lease alone; by its owner it frees it, once."""
+    """A release by another owner changes nothing; a release by its owner frees the lease, once."""
     store.claim(KEY, HERE, LONG)
     assert store.release(KEY, THERE) is False
     assert store.holder(KEY) == HERE
@@ -203,7 +238,7 @@ def test_only_the_owner_releases(store):
 
 
 def test_a_late_release_spares_the_next_owner(store):
-    """An owner whose lease has ended cannot take it away from the one who has it now."""
+    """An owner whose lease has expired cannot release the lease of the next owner."""
     store.claim(KEY, HERE, SHORT)
     eventually(lambda: store.claim(KEY, THERE, LONG))
     assert store.release(KEY, HERE) is False
@@ -211,13 +246,13 @@ def test_a_late_release_spares_the_next_owner(store):
 
 
 def test_counting(store, open_store):
-    """A counter begins at one, is shared, and is apart from other counters and from leases."""
+    """A counter starts at one and is shared; other keys do not change it."""
     assert [store.count(TRIES, LONG), open_store().count(TRIES, LONG), store.count(TRIES, LONG)] == [1, 2, 3]
     assert store.count(f"{TRIES}2", LONG) == 1
 
 
 def test_a_counter_is_forgotten_after_the_last_addition(store):
-    """Each addition gives a counter its time to live anew; when that ends it begins at one."""
+    """Each addition restarts a counter's time to live; after it the counter starts at one again."""
     assert store.count(TRIES, BRIEF) == 1
     assert store.count(TRIES, LONG) == 2
     began = time.monotonic()
@@ -229,12 +264,12 @@ def test_a_counter_is_forgotten_after_the_last_addition(store):
 
 
 def test_counting_by_more_than_one(store):
-    """Points are counted, not calls."""
+    """A call may add more than one."""
     assert [store.count(TRIES, LONG, 5), store.count(TRIES, LONG), store.count(TRIES, LONG, 5)] == [5, 6, 11]
 
 
 def test_a_note_is_for_all(store, open_store):
-    """What one leaves the others read; a later note replaces it; it is apart from leases and counters of its name."""
+    """All services read the latest note; a lease of the same prefix does not change it."""
     assert store.read(KEY) is None
     store.claim(f"{KEY}:lease", HERE, LONG)
     store.post(KEY, "first", LONG)
@@ -243,13 +278,13 @@ def test_a_note_is_for_all(store, open_store):
 
 
 def test_a_note_is_gone_in_time(store):
-    """Nobody acts on what was found out long ago."""
+    """A note expires, so that no service acts on old facts."""
     store.post(KEY, "text", SHORT)
     eventually(lambda: store.read(KEY) is None)
 
 
 def racer(database, directory, name, pipe):
-    """Run in a process of its own: claims each key that it is sent, tells whether it got it."""
+    """Claim each key that comes through the pipe, and answer with the result. Runs in its own process."""
     store = open_as_configured(database, directory, name, "boot", LOG)
     pipe.send("ready")
     for key in iter(pipe.recv, None):
@@ -257,8 +292,13 @@ def racer(database, directory, name, pipe):
     store.close()
 
 
+#: The stores that processes share.
+between_processes = pytest.mark.parametrize("backend", ["sqlite", "redis"], indirect=True)
+
+
+@between_processes
 def test_one_process_wins_each_race(backend, open_store):
-    """Of several processes that claim the same key at the same time, exactly one gets it, every time."""
+    """If several processes claim the same key at the same time, exactly one gets it."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for number in range(RACERS):
@@ -290,7 +330,7 @@ def test_one_process_wins_each_race(backend, open_store):
 
 
 def test_one_thread_wins_each_race(store):
-    """The same among threads that share one store; and no count is lost."""
+    """If several threads claim the same key at the same time, exactly one gets it; and no count is lost."""
     start = threading.Barrier(RACERS)
     won, counts = [], []
 
@@ -324,7 +364,7 @@ def operations(store):
 
 
 def test_an_outage_is_told_and_survived(backend, store):
-    """While the store is out of reach every operation says so in one line without a secret; then it serves again by itself."""
+    """During an outage every operation raises one line without a secret; afterwards the store works again without a restart."""
     store.claim(KEY, HERE, LONG)
     backend.outage()
     try:
@@ -341,8 +381,9 @@ def test_an_outage_is_told_and_survived(backend, store):
     assert store.claim(KEY, THERE, LONG) is False
 
 
+@between_processes
 def test_opening_during_an_outage_is_told(backend, open_store):
-    """A store that cannot be reached at all is unavailable, not fatal: whoever opens it may try again."""
+    """Opening an unreachable store raises `StoreUnavailable`, which is not fatal: the caller may try again."""
     backend.outage()
     try:
         with pytest.raises(StoreUnavailable):
@@ -353,7 +394,7 @@ def test_opening_during_an_outage_is_told(backend, open_store):
 
 
 def test_a_closed_store_is_not_used(store):
-    """After `close`, which may be called twice, every operation is refused."""
+    """After `close`, which may be called twice, every operation raises `StoreUnavailable`."""
     store.close()
     store.close()
     for operation in operations(store).values():

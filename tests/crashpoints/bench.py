@@ -34,7 +34,7 @@ from anklet_worker.link.channel import Channel, ChannelClosed
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotReader, SlotState, SlotWriter
 from anklet_worker.main import run_worker
-from anklet_worker.store.store import uptime
+from anklet_worker.store.embedded import uptime
 
 OWNER, TOKEN, TEMPLATE = "acme", "github_pat_11CRASHCRASHCRASH_bait", "macos-15"
 SERVICE = "RUNNER1"

@@ -40,7 +40,7 @@ from anklet_worker.link.channel import Channel, SupervisorLink
 from anklet_worker.link.messages import FigureReported, StageTook, StatusChanged
 from anklet_worker.link.slots import SlotWriter
 from anklet_worker.process.command import CommandResult, CommandRunner
-from anklet_worker.store.store import SqliteStore
+from anklet_worker.store.embedded import SqliteStore
 from anklet_worker.vm.image_locks import PullHold
 
 #: Seconds into an effect that is held for longer.

@@ -12,7 +12,7 @@ import enumeration
 import pytest
 from enumeration import Point
 
-from anklet_worker.store.store import SqliteStore
+from anklet_worker.store.embedded import SqliteStore
 
 #: What a worker does besides, and why its death there is no matter: directories, locks and lines that mean nothing by themselves.
 _HARMLESS = re.compile(

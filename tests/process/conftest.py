@@ -1,7 +1,9 @@
 """Fixtures of whole-program tests: a GitHub, and Macs that are taken down for certain and judged at the end.
 
-Every request that the program made of GitHub is measured against GitHub's own OpenAPI description.
+Every request to GitHub is checked against GitHub's own OpenAPI description.
 """
+
+import json
 
 import pytest
 from emulators.github.openapi import check_request
@@ -16,9 +18,15 @@ def github():
     anomalies, requests = server.anomalies(), server.requests()
     server.stop()
     assert anomalies == []
-    for request in requests:
-        if not request["path"].startswith(("/actions/runner/", "/_download/")):  # no API, but the guest's downloads
+    for request in _distinct(requests):
+        if not request["path"].startswith(("/actions/runner/", "/_download/")):  # downloads of the guest, not the API
             check_request(request["method"], request["path"], request["query"], request["body"])
+
+
+def _distinct(requests):
+    """The requests without repetitions: the same look is asked many times."""
+    parts = ("method", "path", "query", "body")
+    return {json.dumps([request[part] for part in parts], sort_keys=True): request for request in requests}.values()
 
 
 @pytest.fixture

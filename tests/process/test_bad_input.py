@@ -275,7 +275,7 @@ def test_a_full_disk_under_state_dir_loses_no_job(new_mac, github, tmp_path):
     mac.start()
     assert mac.drain() == 0
     (job_id,) = queue(github, job("waits"))
-    # Enough for status and slots; too little for the store of claims.
+    # Enough for status and slots; too little for the claim store.
     mac.start(wait=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY)))
     eventually(lambda: mac.process.poll() is not None or mac.get("/healthz")[0] == 200, "it lives or has ended", 15)
     assert github.events("runner-registered") == []

@@ -150,7 +150,7 @@ def test_a_damaged_store_is_kept_and_told(mac, github):
     store.write_bytes(b"not a database, whatever it was before" * 100)
     (job_id,) = queue(github, job("goes on"))
     mac.start()
-    message = "the store of claims was damaged and is begun anew; check the disk, then delete the file that was kept"
+    message = "replaced the damaged claim store by an empty one; check the disk, then delete the kept file"
     assert store.name in the_error(mac, message)["kept"]
     eventually(lambda: github.job(job_id)["conclusion"] == "success", "the job is run", 30)
 

@@ -1,4 +1,4 @@
-"""The github plugin in the real program: logins, organizations, Enterprise Servers, ghosts, and what is kept of a job."""
+"""The github plugin in the real program: logins, organizations, Enterprise Servers, runners that vanish, and kept logs."""
 
 import json
 from itertools import pairwise
@@ -15,10 +15,15 @@ def queue(github, *jobs, repo=REPO):
 
 
 def finish(mac, github, ids, deadline=40):
-    """Wait until the jobs are over and nothing of them is left; their conclusions."""
+    """Wait until the jobs are done and cleaned up, and return their conclusions."""
     eventually(lambda: all(github.job(one)["status"] == "completed" for one in ids), "the jobs are done", deadline)
     eventually(lambda: not mac.leftovers(), "everything is cleaned up", 20)
     return [github.job(one)["conclusion"] for one in ids]
+
+
+def answered(github, path):
+    """True once GitHub has answered a request for this path with success."""
+    return any(path in request["path"] and request["status"] == 200 for request in github.requests())
 
 
 def counted(mac, metric, **labels):
@@ -33,7 +38,7 @@ def counted(mac, metric, **labels):
 
 @pytest.fixture(scope="module")
 def key():
-    """A GitHub App's key: its PEM text."""
+    """A GitHub App's private key in PEM."""
     made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return made.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
@@ -41,7 +46,7 @@ def key():
 
 
 def as_app(mac, github, key, **more):
-    """Let the services log in as an App that is installed on the owner."""
+    """Let the services log in as an App with an installation at the owner."""
     github.add_app(77, client_id="Iv23liTESTTESTTEST")
     github.add_installation(4242, app_id=77, account=OWNER, **{"permissions": PERMISSIONS, **more})
     for service in mac.config["services"]:
@@ -60,7 +65,7 @@ def _public(key):
 
 @pytest.mark.parametrize("form", ["text", "file", "client id"])
 def test_a_github_app_runs_jobs(mac, github, key, form):
-    """Its installation is found; neither key nor tokens are seen anywhere."""
+    """The program finds the installation; neither key nor tokens appear in logs or calls."""
     as_app(mac, github, key)
     (service,) = mac.config["services"]
     if form == "file":
@@ -79,18 +84,18 @@ def test_a_github_app_runs_jobs(mac, github, key, form):
 
 
 def test_a_permission_that_the_app_lacks_is_named(mac, github, key):
-    """One ERROR, the service FATAL, and no storm of requests."""
+    """A missing permission gives one ERROR and a fatal service, without a storm of requests."""
     as_app(mac, github, key, permissions={"actions": "read", "metadata": "read"})
     mac.start(wait=False)
     eventually(lambda: mac.log_lines(level="ERROR"), "it is told", 30)
     (line,) = mac.log_lines(level="ERROR")
     assert "administration: write" in json.dumps(line)
-    assert mac.service_status()["state"] == "fatal"
+    eventually(lambda: mac.service_status()["state"] == "fatal", "the service is fatal")
     assert len(github.requests()) < 10
 
 
 def test_a_token_that_may_not_register_is_told_by_its_permission(mac, github):
-    """Looking works, registering does not: the job goes back, nothing is left, one ERROR says what is missing."""
+    """If registering is refused, the job goes back, nothing is left, and one ERROR names the permission."""
     github.add_token("github_pat_reader", permissions={"actions": "read"})
     mac.config["services"][0]["token"] = "github_pat_reader"
     (job_id,) = queue(github, job("build"))
@@ -100,12 +105,14 @@ def test_a_token_that_may_not_register_is_told_by_its_permission(mac, github):
     (line,) = mac.log_lines(level="ERROR")
     assert "administration: write" in json.dumps(line)
     assert github.job(job_id)["status"] == "queued"
-    assert not mac.leftovers()
+    eventually(lambda: not mac.leftovers(), "nothing is left")
 
 
 def test_a_token_that_is_refused_for_a_while_costs_nothing(mac, github):
-    """GitHub's incidents look like a revoked token: the service waits, and goes on by itself."""
+    """An incident at GitHub looks like a revoked token: the service waits, and recovers without a restart."""
     mac.start()
+    # Ready comes before the first look, and only a token that worked once gets patience.
+    eventually(lambda: answered(github, "/actions/runs"), "the first look is answered")
     github.fault("GET", "/actions/runs", times=6, status=401, body={"message": "Bad credentials"})
     ids = queue(github, job("build"))
     assert finish(mac, github, ids, 60) == ["success"]
@@ -114,7 +121,7 @@ def test_a_token_that_is_refused_for_a_while_costs_nothing(mac, github):
 
 
 def test_a_repository_that_does_not_exist_is_told(mac, github):
-    """A typing error in the configuration: one ERROR that names it, FATAL."""
+    """An unknown repository gives one ERROR that names it, and a fatal service."""
     mac.config["services"][0]["repo"] = "no-such-repo"
     mac.start(wait=False)
     eventually(lambda: mac.log_lines(level="ERROR"), "it is told", 30)
@@ -124,7 +131,7 @@ def test_a_repository_that_does_not_exist_is_told(mac, github):
 
 
 def test_an_enterprise_server_is_another_address(mac, github):
-    """Its API has a path; it sends no rate headers."""
+    """An Enterprise Server works: its API has a path prefix, and it sends no rate headers."""
     github.set(rate_headers=False)
     mac.config["services"][0]["api_url"] = github.enterprise_api_url
     ids = queue(github, job("build"))
@@ -136,7 +143,7 @@ def test_an_enterprise_server_is_another_address(mac, github):
 
 
 def as_org(mac, github, **more):
-    """Let the service serve the organization; a token that may."""
+    """Let the service serve the organization, with a token for it."""
     github.add_token(
         "github_pat_org",
         permissions={"actions": "read", "organization_self_hosted_runners": "write", "metadata": "read"},
@@ -148,7 +155,7 @@ def as_org(mac, github, **more):
 
 @pytest.fixture
 def org(github):
-    """The owner is an organization with three repositories."""
+    """GitHub with the owner as an organization of three repositories."""
     github.add_org(OWNER)
     for name in ("ios-app", "ios-lib", "web"):
         github.add_repo(OWNER, name)
@@ -156,7 +163,7 @@ def org(github):
 
 
 def test_an_organizations_jobs_are_run(mac, org):
-    """From every repository that matches, on runners of the organization's group."""
+    """Jobs of all matching repositories run, on runners of the configured group."""
     group = org.add_group(OWNER, "Macs", repos=["ios-app", "ios-lib"])
     as_org(mac, org, repos=["ios-*"], runner={"group": "macs"})
     ids = queue(org, job("app"), repo="ios-app") + queue(org, job("lib"), repo="ios-lib")
@@ -175,7 +182,7 @@ def _json(body):
 
 
 def test_a_runner_group_that_does_not_exist_is_told(mac, org):
-    """With the names of those that do."""
+    """An unknown runner group gives an ERROR that lists the groups."""
     as_org(mac, org, runner={"group": "no-such-group"})
     queue(org, job("app"), repo="ios-app")
     mac.start()
@@ -190,7 +197,7 @@ def test_a_runner_group_that_does_not_exist_is_told(mac, org):
 
 
 def test_hosts_with_one_redis_share_their_looks(new_mac, github, redis_server):
-    """Two hosts of two services cost what one service costs."""
+    """Four services on two hosts make no more calls than one service."""
     macs = [new_mac(f"mac{number}", services=2) for number in (1, 2)]
     for mac in macs:
         for service in mac.config["services"]:
@@ -220,7 +227,7 @@ def ghost(mac, script):
 
 
 def test_a_runner_that_never_comes_online_is_replaced_and_then_left(mac, github):
-    """Each VM within its deadline, so many VMs as are allowed, then one ERROR; the job stays queued."""
+    """After the allowed number of VMs the host gives up with one ERROR, and the job stays queued."""
     ghost(mac, "true\n")
     (service,) = mac.config["services"]
     service |= {"deadlines": {"runner_online": 1, "job_start": 1}, "job_retry_attempts": 1}
@@ -235,7 +242,7 @@ def test_a_runner_that_never_comes_online_is_replaced_and_then_left(mac, github)
 
 
 def test_a_runner_that_lost_its_registration_is_replaced(mac, github):
-    """It listens for ever and can get nothing; the next VM runs the job."""
+    """A runner without registration gets no job; the next VM runs it."""
     mac.config["services"][0]["deadlines"] = {"runner_online": 2, "job_start": 2}
     github.set(refuse_assign=True)
     ids = queue(github, job("build"))
@@ -249,7 +256,7 @@ def test_a_runner_that_lost_its_registration_is_replaced(mac, github):
 
 
 def test_a_job_is_watched_though_the_guest_does_not_tell(mac, github):
-    """A start script of the operator's own, without marks: GitHub is asked instead."""
+    """With a custom start script that leaves no marks, the program asks GitHub for the job's state."""
     ghost(mac, 'cd "$HOME/actions-runner"\nnohup ./run.sh >/dev/null 2>&1 </dev/null &\n')
     ids = queue(github, job("good"), job("bad", steps=["exit 3"]))
     mac.start()
@@ -260,7 +267,7 @@ def test_a_job_is_watched_though_the_guest_does_not_tell(mac, github):
 
 
 def test_the_guests_logs_are_kept(mac, github):
-    """Under the job's id, private, after the VM is gone."""
+    """Logs are kept under the job's id, private, after the VM is gone."""
     (job_id,) = queue(github, job("build", steps=["exit 1"]))
     mac.start()
     finish(mac, github, [job_id])
@@ -271,7 +278,7 @@ def test_the_guests_logs_are_kept(mac, github):
 
 
 def test_calls_are_few_and_counted(mac, github):
-    """A single job costs four calls of GitHub's limit; the endpoint tells them by route and status."""
+    """One job costs four calls of GitHub's limit; the metrics count calls by route and status."""
     mac.start()
     eventually(lambda: github.counts()["requests"] > 10, "the first looks are over")
     before = github.counts()["counted"]
@@ -291,7 +298,7 @@ def test_calls_are_few_and_counted(mac, github):
 
 
 def test_a_restarted_worker_asks_conditionally_from_the_start(mac, github):
-    """What was known is in the store: a restart of a fleet costs nothing of the limit."""
+    """The store keeps known replies, so a restart costs nothing of GitHub's limit."""
     mac.start()
     eventually(lambda: github.counts()["requests"] > 10, "the first looks are over")
     assert mac.drain() == 0

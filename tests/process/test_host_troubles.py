@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_loses_no_job(mac, github, tiny_disk):
     ballast = fill(tiny_disk)
     (late,) = queue(github, job("late"))
     eventually(lambda: github.job(job_id)["conclusion"] == "success", "the job ends", 20)
-    away = "the store of claims does not answer; no new job is taken, those that run go on"
+    away = "the claim store does not answer: taking no new jobs; running jobs continue"
     eventually(lambda: mac.log_lines(level="WARN", msg=away), "it is told", 20)
     eventually(lambda: not mac.vms(), "its VM goes", 10)
     assert mac.get("/healthz")[0] == 200

@@ -13,7 +13,7 @@ import pytest
 from stage import OWNER, REPO, eventually, job
 from test_job_life import all_completed, both_drivers, finish, queue
 
-AWAY = "the store of claims does not answer; no new job is taken, those that run go on"
+AWAY = "the claim store does not answer: taking no new jobs; running jobs continue"
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -18,7 +18,7 @@ ALLOWED = {
 ONLY_IN = {
     "subprocess": {"process/command.py"},
     "redis": {"redis_store.py"},
-    "sqlite3": {"store/store.py"},
+    "sqlite3": {"store/embedded.py"},
     "mmap": {"slots.py"},
     "prometheus_client": {"metrics.py", "exposition.py", "metrics_http.py"},
     "setproctitle": {"main.py"},

@@ -1,4 +1,4 @@
-"""What is kept of jobs when their VMs are gone."""
+"""The folders of past jobs: names and pruning."""
 
 import os
 
@@ -9,7 +9,7 @@ DAY = 86_400.0
 
 
 def test_each_attempt_has_a_private_folder_of_its_own(tmp_path):
-    """By job and attempt, so that an operator finds it by the job's id."""
+    """The path has job and attempt, so that an operator finds it by the job's id."""
     archive = Archive(tmp_path)
     folder = archive.folder(vm_name("0123abcd", "S", "4711", 2))
     assert folder == tmp_path / "jobs" / "4711" / "2"
@@ -18,12 +18,12 @@ def test_each_attempt_has_a_private_folder_of_its_own(tmp_path):
 
 
 def test_a_name_that_is_none_of_ours_cannot_leave_the_folder(tmp_path):
-    """The path is made of checked parts."""
+    """A name that is no VM name still leads to a folder inside the archive."""
     assert Archive(tmp_path).folder("anklet-vm-x").parent == tmp_path / "jobs" / "anklet-vm-x"
 
 
 def test_what_is_old_goes(tmp_path):
-    """After two weeks, by the folder's time."""
+    """Folders older than two weeks are removed."""
     now = [1000 * DAY]
     archive = Archive(tmp_path, lambda: now[0])
     for job in ("1", "2"):
@@ -38,7 +38,7 @@ def test_what_is_old_goes(tmp_path):
 
 
 def test_only_so_many_are_kept(tmp_path):
-    """The newest two hundred."""
+    """Only the newest two hundred jobs are kept."""
     archive = Archive(tmp_path, lambda: 2000.0)
     for number in range(210):
         folder = archive.folder(vm_name("0123abcd", "S", str(number), 1))

@@ -1,15 +1,15 @@
-"""What services tell each other through a store, and the silence when it is away."""
+"""The board: turns, notes and counters of services, and its silence while the store is away."""
 
 from anklet_worker.contract.errors import StoreUnavailable
 from anklet_worker.store.board import StoreBoard
-from anklet_worker.store.store import SqliteStore
+from anklet_worker.store.memory import MemoryStore
 
 KEY = "anklet:{octo/app}:queue:turn"
 
 
-def test_services_take_turns(tmp_path):
-    """One has it until it passes it on; others see who."""
-    store = SqliteStore(tmp_path / "leases.db", "boot")
+def test_services_take_turns():
+    """One service has the turn until it passes it on; the others see which one."""
+    store = MemoryStore()
     one, other = StoreBoard(store, "one"), StoreBoard(store, "other")
     assert one.turn(KEY, 60)
     assert one.turn(KEY, 60)
@@ -19,32 +19,27 @@ def test_services_take_turns(tmp_path):
     assert not other.turn(KEY, 60)
     one.pass_on(KEY)
     assert other.turn(KEY, 60)
-    store.close()
 
 
-def test_notes_and_counters_are_everybodys(tmp_path):
-    """What one posts the others read."""
-    store = SqliteStore(tmp_path / "leases.db", "boot")
+def test_notes_and_counters_are_shared():
+    """Each service reads the notes and counts of the others."""
+    store = MemoryStore()
     one, other = StoreBoard(store, "one"), StoreBoard(store, "other")
     one.post("note", "text", 60)
     assert other.read("note") == "text"
     assert [one.count("n", 60), other.count("n", 60, 5), one.count("n", 60, 0)] == [1, 6, 6]
-    store.close()
 
 
-class Away:
-    """A store that does not answer."""
-
-    def __getattr__(self, name):
-        def ask(*_):
-            raise StoreUnavailable("away")
-
-        return ask
+def refuse(operation):
+    """Play an outage."""
+    raise StoreUnavailable("away")
 
 
 def test_a_store_that_is_away_is_an_empty_board():
-    """Everyone has the turn and finds out for himself."""
-    board = StoreBoard(Away(), "one")
+    """Every service has the turn then, and finds things out for itself."""
+    store = MemoryStore()
+    store.shelf.before = refuse
+    board = StoreBoard(store, "one")
     assert board.turn(KEY, 60)
     assert board.read("x") is None
     assert board.holder("x") is None

@@ -1,4 +1,4 @@
-"""Files of ours: whole or not at all, private, and never through somebody else's link."""
+"""Atomic, private files and directories, safe against links of other users."""
 
 import os
 import resource
@@ -12,13 +12,13 @@ from anklet_worker.files import make_private_dir, remove, remove_unfinished, wri
 
 
 def names(folder):
-    """What is in a folder."""
+    """The names in a folder."""
     return sorted(entry.name for entry in folder.iterdir())
 
 
 @pytest.fixture
 def small_files():
-    """Lets no file of this process grow beyond 1000 bytes, as a full disk does."""
+    """Limit every file of this process to 1000 bytes, to play a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
@@ -29,7 +29,7 @@ def small_files():
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path, durable):
-    """The new content stands there, and no file aside."""
+    """The file has the new content, and no temporary file is left."""
     path = tmp_path / "record.json"
     write_atomically(path, b"old", durable=durable)
     write_atomically(path, b"new", durable=durable)
@@ -39,7 +39,7 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path, durable):
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
 def test_the_mode_is_the_one_asked_for_whatever_the_umask(tmp_path, mode):
-    """Private by default; a wider or narrower umask changes nothing."""
+    """The mode does not depend on the umask; it is private by default."""
     before = os.umask(0o777)
     try:
         write_atomically(tmp_path / "file", b"x", mode=mode)
@@ -49,7 +49,7 @@ def test_the_mode_is_the_one_asked_for_whatever_the_umask(tmp_path, mode):
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, small_files):
-    """What could not be written whole does not replace what was there, and leaves nothing aside."""
+    """A failed write keeps the old content and leaves no temporary file."""
     path = tmp_path / "record.json"
     write_atomically(path, b"old")
     with pytest.raises(OSError, match="large"):
@@ -59,7 +59,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, small_files):
 
 
 def test_readers_see_whole_files_only(tmp_path):
-    """While a file is replaced again and again, each reading is one of the contents."""
+    """While a file is replaced repeatedly, each reader sees one whole content."""
     path = tmp_path / "status.json"
     contents = {b"a" * 50_000, b"b" * 90_000}
     write_atomically(path, b"a" * 50_000, durable=False)
@@ -81,7 +81,7 @@ def test_readers_see_whole_files_only(tmp_path):
 
 
 def test_a_file_aside_of_somebody_else_is_not_written_into(tmp_path):
-    """A link that waits where the file aside is to be does not lead the write elsewhere."""
+    """A symlink at the name of the temporary file does not redirect the write."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(b"theirs")
     folder = tmp_path / "folder"
@@ -93,7 +93,7 @@ def test_a_file_aside_of_somebody_else_is_not_written_into(tmp_path):
 
 
 def test_removing_what_is_gone_is_done(tmp_path):
-    """Removing twice is removing once."""
+    """Removing a missing file succeeds."""
     (tmp_path / "file").write_bytes(b"x")
     remove(tmp_path / "file")
     remove(tmp_path / "file")
@@ -101,20 +101,20 @@ def test_removing_what_is_gone_is_done(tmp_path):
 
 
 def test_a_private_directory_is_made_with_its_parents(tmp_path):
-    """Only its owner may enter it."""
+    """A new directory has mode 0700."""
     make_private_dir(tmp_path / "a" / "b")
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
 
 
 def test_an_open_directory_is_closed_to_others(tmp_path):
-    """An existing one of ours is tightened."""
+    """An existing directory of this user gets mode 0700."""
     tmp_path.joinpath("state").mkdir(mode=0o755)
     make_private_dir(tmp_path / "state")
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
 def test_a_link_in_place_of_a_private_directory_is_refused(tmp_path):
-    """Whoever can set a link could lead us anywhere."""
+    """A symlink is refused: another user may have made it."""
     (tmp_path / "real").mkdir()
     (tmp_path / "state").symlink_to(tmp_path / "real")
     with pytest.raises(PermissionError, match="symbolic link"):
@@ -123,7 +123,7 @@ def test_a_link_in_place_of_a_private_directory_is_refused(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of somebody else's")
 def test_a_directory_of_somebody_else_is_refused(tmp_path):
-    """Its owner could change what is in it."""
+    """A directory of another user is refused: its owner can change the content."""
     (tmp_path / "state").mkdir()
     os.chown(tmp_path / "state", 12345, 12345)
     with pytest.raises(PermissionError, match="another user"):
@@ -131,14 +131,14 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path):
 
 
 def test_a_file_in_place_of_a_directory_is_an_error(tmp_path):
-    """Told as the system tells it."""
+    """An ordinary `OSError` passes through."""
     (tmp_path / "state").write_bytes(b"")
     with pytest.raises(FileExistsError):
         make_private_dir(tmp_path / "state")
 
 
 def test_what_a_dead_writer_left_aside_is_removed(tmp_path):
-    """A process that died in the middle of a write leaves its file aside; what stands there stays."""
+    """Temporary files of dead processes are removed; other files stay."""
     for name in (".record.json.4711.new", ".other.json.1.new", "record.json", ".hidden"):
         (tmp_path / name).touch()
     remove_unfinished(tmp_path)

@@ -14,7 +14,7 @@ from anklet_github.limits import MOST_POINTS, MOST_POINTS_TO_LOOK, Budget, limit
 from anklet_github.login import TokenLogin
 from anklet_github.payloads import Run, Runs, WorkflowJob
 from anklet_github.trouble import ApiTrouble, Conflict, LimitPause, NotFound, Refused, Unprocessable
-from github_fakes import FakeBoard, FakeContext
+from github_fakes import FakeContext, new_board
 
 from anklet_worker.contract.errors import RightsRefused
 from anklet_worker.contract.figures import Figure
@@ -111,7 +111,7 @@ class Clock:
 
 def test_a_limit_that_one_meets_all_wait_for():
     """Services with one login and one store share what they learn."""
-    board = FakeBoard()
+    board = new_board()
     one, other = Clock(board), Clock(board)
     assert one.budget.account(reply(429, retry_after="40"))
     assert 40 <= one.spend() <= 42.5
@@ -135,7 +135,7 @@ def test_a_secondary_limit_that_comes_again_is_waited_for_longer():
 
 def test_a_minutes_points_are_shared_and_looking_comes_last():
     """Looks stop first; what a job needs goes on; and nobody exceeds GitHub's 900 points."""
-    board = FakeBoard()
+    board = new_board()
     one, other = Clock(board), Clock(board)
     for _ in range(MOST_POINTS_TO_LOOK // 2):
         assert one.spend(urgent=False) == 0
@@ -143,7 +143,7 @@ def test_a_minutes_points_are_shared_and_looking_comes_last():
     assert one.spend() == 0
     assert one.spend(urgent=False) > 0
     while other.spend("DELETE") == 0:
-        assert max(board.counters.values()) <= MOST_POINTS
+        assert max(entry.value for entry in board.shelf.counters.values()) <= MOST_POINTS
     assert MOST_POINTS <= 900
 
 
@@ -180,8 +180,8 @@ def test_a_drain_ends_a_pause_of_looking_and_of_nothing_else(urgent):
 
 def test_a_wait_for_a_limit_ends_though_the_clock_was_set_back():
     """What another host noted by a clock that is a day ahead does not stop us for a day."""
-    board = FakeBoard()
-    board.notes["anklet:{t/api}:refused-until"] = str(600 + 86_400)
+    board = new_board()
+    board.post("anklet:{t/api}:refused-until", str(600 + 86_400), 60.0)
     assert Clock(board).spend() == 0
 
 
@@ -301,7 +301,7 @@ def test_what_was_granted_before_is_waited_for_and_told_once(refusal, monkeypatc
 
 def test_a_refusal_after_a_restart_is_waited_for_where_an_earlier_process_was_granted_it():
     """A worker that starts anew in the midst of GitHub's incident must not end for good."""
-    board = FakeBoard()
+    board = new_board()
     client(reply(200, NO_RUNS), board=board)[0].get_all("/r", Runs)
     api, _, _ = client(reply(401), board=board)
     with pytest.raises(Refused):
@@ -406,12 +406,12 @@ def test_what_has_not_changed_is_not_sent_again():
 
 def test_what_one_knows_its_successor_knows():
     """A service with the same login and store, or the next process, asks conditionally from the first time on."""
-    board = FakeBoard()
+    board = new_board()
     client(reply(200, ONE_RUN, etag='"a"'), board=board)[0].get_all("/repos/a/b/actions/runs", Runs)
     api, transport, _ = client(reply(304, b""), board=board)
     assert [run.id for run in api.get_all("/repos/a/b/actions/runs", Runs)] == [7]
     assert transport.asked[0][2]["If-None-Match"] == '"a"'
-    assert "hunter2" not in str(board.notes)
+    assert "hunter2" not in str(board.shelf.notes)
 
 
 def test_a_garbled_reply_is_not_kept():
@@ -423,9 +423,10 @@ def test_a_garbled_reply_is_not_kept():
 
 def test_a_garbled_note_is_no_trouble():
     """What cannot be read on the board is asked for."""
-    board = FakeBoard()
+    board = new_board()
     client(reply(200, ONE_RUN, etag='"a"'), board=board)[0].get_all("/repos/a/b/actions/runs", Runs)
-    board.notes = dict.fromkeys(board.notes, "?")
+    for key in list(board.shelf.notes):
+        board.post(key, "?", 60.0)
     api, transport, _ = client(reply(200, NO_RUNS), board=board)
     assert api.get_all("/repos/a/b/actions/runs", Runs) == []
     assert "If-None-Match" not in transport.asked[0][2]

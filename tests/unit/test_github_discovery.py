@@ -14,7 +14,7 @@ from anklet_github.payloads import Jobs, Repository, Run, Runs, WorkflowJob
 from anklet_github.repos import Repos, wanted
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, NotFound, Unprocessable
-from github_fakes import MINE, FakeBoard, FakeContext, workflow_job
+from github_fakes import MINE, FakeContext, new_board, workflow_job
 
 from anklet_worker.contract.errors import RightsRefused
 from anklet_worker.contract.figures import Figure
@@ -213,7 +213,7 @@ def test_a_look_ends_with_the_room_for_it():
 
 def test_the_turn_lasts_as_long_as_the_look():
     """Else others would begin the same one."""
-    board, asked = FakeBoard(), []
+    board, asked = new_board(), []
     looking, _, context = discovery(*in_progress(10), board=board, sleep_interval=0.0)
     seat = context.board
     turn = seat.turn
@@ -246,7 +246,7 @@ def test_a_run_that_was_deleted_under_our_eyes_spoils_no_look():
 
 def test_one_looks_and_all_see():
     """Services with one store take turns: the second service of two finds the same jobs and asks for nothing."""
-    board = FakeBoard()
+    board = new_board()
     first, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="A")
     second, api, _ = discovery([], {}, board, name="B")
     assert [job.id for job in first.look()] == ["10"]
@@ -256,7 +256,7 @@ def test_one_looks_and_all_see():
 
 def test_what_any_service_saw_waiting_is_known_to_all():
     """From the board alone: after a moment, and only while it waits."""
-    board = FakeBoard()
+    board = new_board()
     first, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="A")
     second, api, _ = discovery(board=board, name="B")
     (job,) = first.look()
@@ -269,7 +269,7 @@ def test_what_any_service_saw_waiting_is_known_to_all():
 
 def test_another_login_looks_for_itself():
     """It may see other things, or nothing: a token that is refused must show at once."""
-    board = FakeBoard()
+    board = new_board()
     discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="A")[0].look()
     api = FakeApi()
     api.identity = "another"
@@ -279,7 +279,7 @@ def test_another_login_looks_for_itself():
 
 def test_a_service_in_trouble_lets_another_look():
     """A host that is cut off from GitHub does not keep the turn."""
-    board = FakeBoard()
+    board = new_board()
     sick, api, _ = discovery(board=board, name="A")
     api.trouble["/repos/acme/app/actions/runs"] = ApiTrouble("no answer")
     with pytest.raises(ApiTrouble):
@@ -291,7 +291,7 @@ def test_a_service_in_trouble_lets_another_look():
 
 def test_what_another_found_is_asked_about_before_it_is_taken():
     """It may be old by now."""
-    board = FakeBoard()
+    board = new_board()
     discovery([Run(1, "queued", "CI")], {1: [workflow_job(10, run_id=1)]}, board, name="A")[0].look()
     second, api, _ = discovery([], {1: [workflow_job(10, run_id=1, status="completed")]}, board, name="B")
     (job,) = second.look()
@@ -301,8 +301,8 @@ def test_what_another_found_is_asked_about_before_it_is_taken():
 
 def test_a_service_without_the_turn_waits_for_a_look_under_way():
     """Somebody else looks right now: what it finds is had a moment later, and nothing is asked twice."""
-    board = FakeBoard()
-    board.leases["anklet:{acme/app}:queue:me:every-1:turn"] = "B"
+    board = new_board()
+    board.claim("anklet:{acme/app}:queue:me:every-1:turn", "B", 60.0)
     waiting, api, context = discovery(board=board, name="A")
     other, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="B")
     naps = []
@@ -313,7 +313,7 @@ def test_a_service_without_the_turn_waits_for_a_look_under_way():
 
 def test_a_service_that_took_a_job_lets_another_look():
     """It will not look again before its job is over; a job that comes meanwhile is picked up within one interval."""
-    board = FakeBoard()
+    board = new_board()
     jobs = {1: [workflow_job(10, run_id=1)]}
     first, _, _ = discovery([Run(1, "queued", "CI")], jobs, board, name="A")
     (job,) = first.look()
@@ -325,7 +325,7 @@ def test_a_service_that_took_a_job_lets_another_look():
 
 def test_a_service_that_looks_seldom_does_not_hold_up_one_that_looks_often():
     """Turns are taken among those of one interval; what is found is told to all."""
-    board = FakeBoard()
+    board = new_board()
     discovery([], {}, board, name="A", sleep_interval=300.0)[0].look()
     often, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board, name="B")
     assert [job.id for job in often.look()] == ["10"]
@@ -350,8 +350,8 @@ def test_runs_that_are_over_are_not_asked_about():
 
 def test_a_look_that_never_ends_is_not_waited_for():
     """The next interval comes; the turn ends by itself."""
-    board = FakeBoard()
-    board.leases["anklet:{acme/app}:queue:me:every-1:turn"] = "other"
+    board = new_board()
+    board.claim("anklet:{acme/app}:queue:me:every-1:turn", "other", 60.0)
     looking, api, context = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10)]}, board)
     assert looking.look() == []
     assert api.asked == []
@@ -360,22 +360,22 @@ def test_a_look_that_never_ends_is_not_waited_for():
 
 def test_a_note_of_another_version_is_no_trouble():
     """What cannot be read was left by another version of the program."""
-    board = FakeBoard()
-    board.leases["anklet:{acme/app}:queue:me:every-1:turn"] = "other"
-    board.notes["anklet:{acme/app}:queue:me"] = '{"something": "else"}'
+    board = new_board()
+    board.claim("anklet:{acme/app}:queue:me:every-1:turn", "other", 60.0)
+    board.post("anklet:{acme/app}:queue:me", '{"something": "else"}', 60.0)
     assert discovery(board=board)[0].look() == []
 
 
 def test_a_claim_gives_nothing_away():
     """It is a question: another service may look only once the job is really taken."""
-    board = FakeBoard()
+    board = new_board()
     first, _, _ = discovery([Run(1, "queued", "CI")], {1: [workflow_job(10, run_id=1)]}, board, name="A")
     (job,) = first.look()
-    turns = dict(board.leases)
+    turns = set(board.shelf.leases)
     assert first.may_claim(job)
-    assert board.leases == turns
+    assert set(board.shelf.leases) == turns
     first.leave_to_others(job)
-    assert board.leases == {}
+    assert board.shelf.leases == {}
 
 
 def test_after_a_job_the_known_queue_serves():
@@ -428,7 +428,7 @@ def test_rivals_are_jobs_that_our_runner_could_get():
 
 def test_the_job_of_a_runner_is_found_where_another_service_has_looked():
     """A runner that was made for one repository's job got the one of another repository; this service has only read of both."""
-    board = FakeBoard()
+    board = new_board()
     apis = []
     for name in ("A", "B"):
         api = FakeApi(jobs={7: [workflow_job(1)], 8: [workflow_job(2, run_id=8)]})
@@ -471,10 +471,10 @@ def _by_repository(api, path, kind, **query):
 
 def test_jobs_that_nobody_wants_are_reported():
     """Those that have waited for long without a claim: counted, and told once."""
-    board = FakeBoard()
+    board = new_board()
     old = datetime.fromtimestamp(time.time() - 1000, UTC).isoformat()
     jobs = [workflow_job(1, created_at=old), workflow_job(2, created_at=old), workflow_job(3)]
-    board.leases["anklet:{acme/app}:claim:2"] = "another host"
+    board.claim("anklet:{acme/app}:claim:2", "another host", 60.0)
     looking, _, context = discovery([Run(7, "queued", "CI")], {7: jobs}, board)
     looking.look()
     looking.look()

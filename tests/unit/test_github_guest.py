@@ -269,7 +269,7 @@ def test_a_guest_with_another_start_script_tells_by_its_processes(tmp_path):
     listener.parent.mkdir(parents=True)
     listener.write_text('#!/bin/bash\nuntil [ -e "$HOME/end" ]; do sleep 0.02; done\n')
     listener.chmod(0o755)
-    guest, scripts = LocalGuest(tmp_path), GuestScripts(FakeContext())
+    guest, scripts = LocalGuest(tmp_path), GuestScripts(FakeContext(), unseen_after=1)
     process = subprocess.Popen(["bash", str(listener)], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
     assert scripts.wait(guest, 1, working=True).state == "waiting"
     (tmp_path / "end").touch()

@@ -5,7 +5,7 @@ from anklet_github.payloads import Runner
 from anklet_github.runners import RunnerBusy
 from anklet_github.sweep import Sweeper, chosen
 from anklet_github.trouble import ApiTrouble
-from github_fakes import FakeBoard, FakeContext
+from github_fakes import FakeContext, new_board
 
 from anklet_worker.contract.errors import RightsRefused
 from anklet_worker.contract.figures import Figure
@@ -38,9 +38,9 @@ def runner(number, prefix=OURS, status="offline", *, busy=False):
     return Runner(number, f"{prefix}aaaaaa-{number}-1", status, busy)
 
 
-def sweeper(runners, board=None, vms=()):
+def sweeper(runners, board=None, vms=(), **service):
     """A sweeper on a clock of its own."""
-    context = FakeContext(board=board)
+    context = FakeContext(board=board, **service)
     context.vms = set(vms)
     return Sweeper(runners, "anklet:{acme/app}", context, lambda: context.now, lambda: 0.5), context
 
@@ -49,7 +49,7 @@ def pass_time(sweeping, context, seconds, step=300):
     """Let it sweep for so long."""
     end = context.now + seconds
     while context.now < end:
-        context.board.board.notes.clear()
+        context.store.shelf.notes.clear()
         context.now += step
         sweeping.sweep_if_due()
 
@@ -122,13 +122,12 @@ def test_a_mass_of_offline_runners_is_githubs_trouble():
 
 def test_one_service_of_a_host_sweeps_and_one_list_serves_all_hosts():
     """Two services of a host, and one of another host, with one store."""
-    board = FakeBoard()
+    board = new_board()
     runners = FakeRunners(runner(1))
     first, one = sweeper(runners, board)
-    second, two = sweeper(runners, board)
-    two.board.owner = "T"
-    third, three = sweeper(runners, board)
-    three.board.owner, three.vm_prefix = "U", THEIRS
+    second, two = sweeper(runners, board, name="T")
+    third, three = sweeper(runners, board, name="U")
+    three.vm_prefix = THEIRS
     for sweeping, context in ((first, one), (second, two), (third, three)):
         context.now += 400
         sweeping.sweep_if_due()

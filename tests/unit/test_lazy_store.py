@@ -1,4 +1,4 @@
-"""The store as all parts of a worker see it: opened late, away for all of them at once, told once."""
+"""The lazy store: it opens at first use, and reports an outage once for all parts of a worker."""
 
 import contextlib
 import logging
@@ -8,45 +8,36 @@ import pytest
 from anklet_worker.contract.errors import RightsRefused, StoreUnavailable
 from anklet_worker.store.board import StoreBoard
 from anklet_worker.store.lazy_store import LazyStore, Outage
+from anklet_worker.store.memory import MemoryStore
 
-AWAY = "the store of claims does not answer; no new job is taken, those that run go on"
-BACK = "the store of claims answers again"
-
-
-class Store:
-    """Answers, or not, and counts the questions."""
-
-    def __init__(self):
-        self.asked = 0
-        self.away = False
-        self.closed = False
-
-    def __getattr__(self, name):
-        def ask(*_):
-            self.asked += 1
-            if self.away:
-                raise StoreUnavailable("no answer")
-            return f"{name} answered"
-
-        return ask
-
-    def close(self):
-        """See `Store.close`."""
-        self.closed = True
+AWAY = "the claim store does not answer: taking no new jobs; running jobs continue"
+BACK = "the claim store answers again"
+ALL = {"claim", "renew", "release", "holder", "count", "post", "read"}
 
 
 class Bench:
-    """A lazy store, its clock, and what it opens."""
+    """A lazy store, its clock, and the store that it opens, with the lease "k" and the note "k"."""
 
     def __init__(self):
         self.now = 0.0
-        self.real = Store()
+        self.real = MemoryStore()
+        self.real.claim("k", "holder", 3600.0)
+        self.real.post("k", "note", 3600.0)
+        self.real.shelf.before = self._on_call
+        self.asked = 0
+        #: Operations that fail, as during an outage.
+        self.failing = set()
         self.problem = None
         self.opened = 0
         self.store = LazyStore(self.open, 60.0, logging.getLogger("lazy"), lambda: self.now, lambda: 0.0)
 
+    def _on_call(self, operation):
+        self.asked += 1
+        if operation in self.failing:
+            raise StoreUnavailable("no answer")
+
     def open(self):
-        """Open the real one."""
+        """Open the real store."""
         self.opened += 1
         if self.problem:
             raise self.problem
@@ -55,29 +46,30 @@ class Bench:
 
 @pytest.fixture
 def bench(caplog):
-    """A fresh one."""
+    """A bench with a working store."""
     caplog.set_level(logging.INFO)
     return Bench()
 
 
 def test_it_is_opened_once_and_late(bench):
-    """When it is first needed."""
+    """The store opens once, at first use."""
     assert bench.opened == 0
-    assert bench.store.holder("k") == "holder answered"
-    assert bench.store.read("k") == "read answered"
+    assert bench.store.holder("k") == "holder"
+    assert bench.store.read("k") == "note"
     assert bench.opened == 1
     bench.store.close()
-    assert bench.real.closed
+    with pytest.raises(StoreUnavailable, match="closed"):
+        bench.real.read("k")
 
 
 @pytest.mark.parametrize("from_the_start", [True, False])
 def test_an_outage_is_told_once_over_all_parts(bench, caplog, from_the_start):
-    """Claims, renewals, the board: one WARN, and one INFO when it is over; then another outage is another WARN."""
+    """An outage logs one WARN and one INFO, whatever part meets it; the next outage logs another WARN."""
     if from_the_start:
         bench.problem = StoreUnavailable("no answer")
     else:
         bench.store.open()
-        bench.real.away = True
+        bench.failing = ALL
     board = StoreBoard(bench.store, "me")
     for _ in range(20):
         bench.now += 3.0
@@ -87,29 +79,29 @@ def test_an_outage_is_told_once_over_all_parts(bench, caplog, from_the_start):
         with pytest.raises(StoreUnavailable):
             bench.store.renew("k", "me", 60)
     assert [record.message for record in caplog.records] == [AWAY]
-    bench.problem, bench.real.away = None, False
+    bench.problem, bench.failing = None, set()
     bench.now += 60
-    assert board.read("k") == "read answered"
+    assert board.read("k") == "note"
     assert [record.message for record in caplog.records] == [AWAY, BACK]
-    bench.real.away = True
+    bench.failing = ALL
     board.read("k")
     assert [record.message for record in caplog.records] == [AWAY, BACK, AWAY]
 
 
 def test_a_store_that_is_away_holds_nobody_up(bench):
-    """Each question could take seconds to fail: it is asked again after a pause, not with each one."""
-    bench.real.away = True
+    """During an outage calls fail at once, because a real call may take seconds; a retry follows a pause."""
+    bench.failing = ALL
     for _ in range(50):
         with pytest.raises(StoreUnavailable):
             bench.store.read("k")
-    assert bench.real.asked == 1
-    bench.real.away = False
+    assert bench.asked == 1
+    bench.failing = set()
     bench.now += 1.0
-    assert bench.store.read("k") == "read answered"
+    assert bench.store.read("k") == "note"
 
 
 def test_a_refusal_is_no_outage(bench, caplog):
-    """It is an operator's business, and told as such."""
+    """A refused login raises `RightsRefused` and logs no outage."""
     bench.problem = RightsRefused("user refused")
     with pytest.raises(RightsRefused):
         bench.store.open()
@@ -118,7 +110,7 @@ def test_a_refusal_is_no_outage(bench, caplog):
 
 @pytest.mark.parametrize(("ttl", "pauses"), [(60.0, [1, 2, 4, 8, 10, 10]), (6.0, [1, 1, 1, 1, 1, 1]), (3.0, [0.5] * 6)])
 def test_pauses_grow_and_stay_short_beside_the_leases(ttl, pauses):
-    """A lease must be renewed in time when the store is back; up to a quarter more keeps hosts from coming all at once."""
+    """Pauses double, stay well below the leases' time to live, and have a jitter of a quarter."""
     for jitter in (0.0, 1.0):
         outage, now = Outage(ttl, lambda jitter=jitter: jitter), 0.0
         for pause in pauses:
@@ -130,19 +122,15 @@ def test_pauses_grow_and_stay_short_beside_the_leases(ttl, pauses):
 
 
 def test_a_store_that_only_reads_stays_away(bench, caplog):
-    """On a full disk reading still works: that ends no outage, and one that lasts is told once."""
-
-    def full(*_):
-        raise StoreUnavailable("disk is full")
-
-    bench.real.claim = bench.real.count = full
+    """A store that answers only reads, as on a full disk, stays away; the outage is logged once."""
+    bench.failing = {"claim", "count"}
     for _ in range(5):
         for question in (lambda: bench.store.read("k"), lambda: bench.store.claim("k", "o", 1.0)):
             bench.now += 100
             with contextlib.suppress(StoreUnavailable):
                 question()
     assert [record.message for record in caplog.records] == [AWAY]
-    del bench.real.claim, bench.real.count
+    bench.failing = set()
     bench.now += 100
     bench.store.read("k")
     assert [record.message for record in caplog.records] == [AWAY, BACK]

@@ -8,8 +8,10 @@ import pytest
 
 from anklet_worker.contract.errors import RightsRefused, StoreUnavailable
 from anklet_worker.store.lease import LeaseKeeper, RenewalSchedule
+from anklet_worker.store.memory import MemoryStore, Shelf
 
 HERE, THERE = "host-a:builds", "host-b:builds"
+AWAY = StoreUnavailable("no answer")
 #: Of the keeper's own threads: short enough to see several renewals in a test.
 TTL = 0.15
 
@@ -23,57 +25,52 @@ def eventually(condition, patience=10.0):
     return value
 
 
-class MemoryStore:
-    """Leases in a dict that never expire by themselves; can be out of reach, and can hold back a renewal."""
+class Watched(MemoryStore):
+    """A store whose leases never expire, since its clock stands still; counts calls, can fail them, and can hold renewals back."""
 
     def __init__(self):
-        self.leases = {}
+        super().__init__(Shelf(clock=lambda: 0.0))
+        self.shelf.before = self._on_call
         self.renewals = []
-        self.away = False
-        self.broken = None
+        self.fault = None
         self.questions = 0
         self.gate = threading.Event()
         self.gate.set()
         self.at_gate = threading.Event()
 
-    def _asked(self):
+    def _on_call(self, operation):
+        if operation == "renew":
+            self.at_gate.set()
+            self.gate.wait(10)
         self.questions += 1
-        if self.broken:
-            raise self.broken
-        if self.away:
-            raise StoreUnavailable("no answer")
-
-    def claim(self, key, owner, ttl):
-        """See `Store.claim`."""
-        self._asked()
-        return self.leases.setdefault(key, owner) == owner
+        if self.fault:
+            raise self.fault
 
     def renew(self, key, owner, ttl):
-        """See `Store.renew`; waits at the gate first."""
-        self.at_gate.set()
-        self.gate.wait(10)
-        self._asked()
+        """Note each renewal that reaches the data."""
+        answer = super().renew(key, owner, ttl)
         self.renewals.append((key, owner, ttl))
-        return self.leases.get(key) == owner
+        return answer
 
-    def release(self, key, owner):
-        """See `Store.release`."""
-        self._asked()
-        held = self.leases.get(key) == owner
-        if held:
-            del self.leases[key]
-        return held
+    @property
+    def leases(self):
+        """The owner of each lease."""
+        return {key: entry.value for key, entry in dict(self.shelf.leases).items()}
 
-    def holder(self, key):
-        """See `Store.holder`."""
-        self._asked()
-        return self.leases.get(key)
+    def give_to(self, key, owner):
+        """Hand a lease to another owner, whoever holds it."""
+        del self.shelf.leases[key]
+        self.claim(key, owner, TTL)
+
+    def forget(self, key):
+        """Lose a lease, as a restarted Redis does."""
+        del self.shelf.leases[key]
 
 
 @pytest.fixture
 def store():
-    """A store that does as told."""
-    return MemoryStore()
+    """A store that records what it is asked."""
+    return Watched()
 
 
 @pytest.fixture
@@ -93,7 +90,7 @@ def lines(caplog, level):
 
 
 def test_a_taken_lease_is_renewed_by_itself(store, keeper):
-    """While the main thread does something else, the lease is renewed for its owner, again and again."""
+    """A taken lease is renewed repeatedly in the background."""
     assert keeper.take("job") is True
     eventually(lambda: len(store.renewals) >= 4)
     assert set(store.renewals) == {("job", HERE, TTL)}
@@ -101,7 +98,7 @@ def test_a_taken_lease_is_renewed_by_itself(store, keeper):
 
 
 def test_every_lease_is_renewed(store, keeper):
-    """A lease taken while another is held gets its turn, too."""
+    """A lease taken while another is held is renewed too."""
     keeper.take("one")
     eventually(lambda: store.renewals)
     keeper.take("two")
@@ -109,8 +106,8 @@ def test_every_lease_is_renewed(store, keeper):
 
 
 def test_a_lease_of_another_is_not_taken(store, keeper):
-    """A refused claim holds nothing: no renewal, nothing lost."""
-    store.leases["job"] = THERE
+    """A refused claim is neither renewed nor lost."""
+    store.claim("job", THERE, TTL)
     assert keeper.take("job") is False
     assert keeper.lost("job") is False
     keeper.take("mine")
@@ -119,7 +116,7 @@ def test_a_lease_of_another_is_not_taken(store, keeper):
 
 
 def test_giving_back_releases_and_ends_renewals(store, keeper):
-    """A lease given back is free at once, and nothing asks for it any more."""
+    """A lease that was given back is free at once and is no longer renewed."""
     keeper.take("job")
     keeper.take("other")
     eventually(lambda: len(store.renewals) >= 2)
@@ -163,12 +160,12 @@ def test_nothing_held_nothing_asked(store, keeper):
 
 
 def test_a_lease_taken_by_another_is_lost(store, keeper, caplog):
-    """When the lease has ended and another owner has it, that is told once, and the other's lease is left alone."""
+    """A lease that another owner has taken is reported once, and the other owner keeps it."""
     keeper.take("job")
-    store.leases["job"] = THERE
+    store.give_to("job", THERE)
     eventually(lambda: keeper.lost("job"))
     eventually(lambda: lines(caplog, logging.WARNING))
-    assert lines(caplog, logging.WARNING) == ["a claim was lost to another owner"]
+    assert lines(caplog, logging.WARNING) == ["lost a claim to another owner"]
     assert caplog.records[-1].holder == THERE
     assert keeper.give_back("job") is False
     assert store.leases == {"job": THERE}
@@ -176,57 +173,57 @@ def test_a_lease_taken_by_another_is_lost(store, keeper, caplog):
 
 
 def test_a_lease_that_ended_unnoticed_is_taken_again(store, keeper, caplog):
-    """A store that forgot the lease, or a host that slept, costs nothing as long as nobody else has taken it."""
+    """An expired lease is taken again if it is still free, without a warning."""
     keeper.take("job")
-    del store.leases["job"]
+    store.forget("job")
     eventually(lambda: store.leases == {"job": HERE})
-    eventually(lambda: "a claim had ended and was taken again" in lines(caplog, logging.INFO))
+    eventually(lambda: "a claim had expired and was taken again" in lines(caplog, logging.INFO))
     assert keeper.lost("job") is False
     assert lines(caplog, logging.WARNING) == []
 
 
 def test_a_lost_lease_can_be_taken_again_when_it_is_free(store, keeper):
-    """A new claim after a loss begins anew."""
+    """A lost lease can be taken again."""
     keeper.take("job")
-    store.leases["job"] = THERE
+    store.give_to("job", THERE)
     eventually(lambda: keeper.lost("job"))
     assert keeper.take("job") is False
-    del store.leases["job"]
+    store.forget("job")
     assert keeper.take("job") is True
     assert keeper.lost("job") is False
 
 
 def test_an_outage_loses_no_lease(store, keeper, caplog):
-    """Renewals are tried for as long as it lasts, and go on when it is over; it is the store's to tell."""
+    """Renewals are retried during an outage and continue after it; only the store logs the outage."""
     keeper.take("job")
-    store.away = True
+    store.fault = AWAY
     asked = store.questions
     eventually(lambda: store.questions >= asked + 4)
     assert keeper.lost("job") is False
     store.renewals.clear()
-    store.away = False
+    store.fault = None
     eventually(lambda: store.renewals)
     assert lines(caplog, logging.WARNING) == []
 
 
 def test_taking_during_an_outage_raises_and_holds_nothing(store, keeper):
-    """A claim needs an answer."""
-    store.away = True
+    """A claim during an outage raises, and nothing is held."""
+    store.fault = AWAY
     with pytest.raises(StoreUnavailable):
         keeper.take("job")
-    store.away = False
+    store.fault = None
     keeper.take("other")
     eventually(lambda: len(store.renewals) >= 3)
     assert {key for key, _, _ in store.renewals} == {"other"}
 
 
 def test_a_lease_given_back_during_an_outage_is_released_when_it_is_over(store, keeper):
-    """Clean-up does not wait for it; others get the job at once when the store answers, not when the lease expires."""
+    """Giving back does not wait for the store; the lease is released as soon as the store answers."""
     keeper.take("job")
-    store.away = True
+    store.fault = AWAY
     assert keeper.give_back("job") is False
     store.renewals.clear()
-    store.away = False
+    store.fault = None
     eventually(lambda: store.leases == {})
     assert store.renewals == []
     keeper.take("job")
@@ -234,51 +231,51 @@ def test_a_lease_given_back_during_an_outage_is_released_when_it_is_over(store, 
 
 
 def test_a_store_that_refuses_us_does_not_hinder_giving_back(store, keeper, caplog):
-    """Whoever cleans up has more to remove; the lease goes when the store takes us again, and nobody calls that a bug."""
+    """A refused login does not stop a clean-up; the lease is released after the refusal ends, and no bug is reported."""
     keeper.take("job")
-    store.broken = RightsRefused("wrong password")
+    store.fault = RightsRefused("wrong password")
     assert keeper.give_back("job") is False
     asked = store.questions
     eventually(lambda: store.questions > asked)
-    store.broken = None
+    store.fault = None
     eventually(lambda: store.leases == {})
     assert lines(caplog, logging.ERROR) == []
 
 
 def test_a_lease_of_an_earlier_process_is_released_late_too(store, keeper):
-    """This one never took it: it cleans up what was left, while the store is away."""
-    store.leases["job"] = HERE
-    store.away = True
+    """A lease of an earlier process, given back during an outage, is released when the store answers."""
+    store.claim("job", HERE, TTL)
+    store.fault = AWAY
     assert keeper.give_back("job") is False
-    store.away = False
+    store.fault = None
     eventually(lambda: store.leases == {})
 
 
 class Clocks:
-    """The two clocks of a host; one may stand still, the other may be set."""
+    """The two clocks of a host. The test moves them."""
 
     def __init__(self):
         self.mono = self.wall = 1000.0
 
     def __call__(self):
-        """Tell the time by both."""
+        """Seconds of both clocks."""
         return self.mono, self.wall
 
     def pass_on(self, seconds):
-        """Time passes."""
+        """Advance both clocks."""
         self.mono += seconds
         self.wall += seconds
 
 
 @pytest.fixture
 def clocks():
-    """To be put on."""
+    """Clocks that the test moves."""
     return Clocks()
 
 
 @pytest.fixture
 def slow_keeper(store, clocks, caplog):
-    """A keeper without its thread, which would see the clocks move too: its leases live for an hour of clocks that stand still."""
+    """A keeper without its thread, whose leases live for an hour: only the test calls the store."""
     caplog.set_level(logging.DEBUG)
     keeper = LeaseKeeper(store, HERE, 3600.0, logging.getLogger("keeper"), clocks)
     keeper.close()
@@ -286,7 +283,7 @@ def slow_keeper(store, clocks, caplog):
 
 
 def test_a_lease_that_was_renewed_in_time_is_beyond_doubt(store, slow_keeper, clocks):
-    """The store is not even asked."""
+    """A lease renewed in time is certain, without a call to the store."""
     slow_keeper.take("job")
     clocks.pass_on(3599)
     asked = store.questions
@@ -296,21 +293,21 @@ def test_a_lease_that_was_renewed_in_time_is_beyond_doubt(store, slow_keeper, cl
 
 @pytest.mark.parametrize("clock", ["mono", "wall"])
 def test_a_process_that_stood_still_asks_the_store(store, slow_keeper, clocks, clock):
-    """Stopped for hours, or on a host that slept, when one of the clocks stands still too: ours still, by the store's word."""
+    """After hours of standstill, seen by either clock, the store decides whether the lease is still held."""
     slow_keeper.take("job")
     setattr(clocks, clock, getattr(clocks, clock) + 7200)
     assert slow_keeper.may_have_been_lost("job") is False
     assert len(store.renewals) == 1
-    store.leases["job"] = THERE
+    store.give_to("job", THERE)
     setattr(clocks, clock, getattr(clocks, clock) + 7200)
     assert slow_keeper.may_have_been_lost("job") is True
     assert slow_keeper.lost("job") is True
 
 
 def test_a_lease_that_had_lapsed_stays_in_doubt(store, slow_keeper, clocks):
-    """It is ours again, but meanwhile another may have had it, and the job; later renewals prove nothing of that time."""
+    """A lease that expired and was taken again stays in doubt: another owner may have held it in between."""
     slow_keeper.take("job")
-    del store.leases["job"]
+    store.forget("job")
     clocks.pass_on(7200)
     assert slow_keeper.may_have_been_lost("job") is True
     assert slow_keeper.lost("job") is False
@@ -318,9 +315,9 @@ def test_a_lease_that_had_lapsed_stays_in_doubt(store, slow_keeper, clocks):
 
 
 def test_a_lease_that_cannot_be_renewed_is_in_doubt(store, slow_keeper, clocks):
-    """From the end of its time on."""
+    """A lease that cannot be renewed is in doubt once its time to live is over."""
     slow_keeper.take("job")
-    store.away = True
+    store.fault = AWAY
     assert slow_keeper.may_have_been_lost("job") is False
     clocks.pass_on(3600)
     assert slow_keeper.may_have_been_lost("job") is True
@@ -328,11 +325,11 @@ def test_a_lease_that_cannot_be_renewed_is_in_doubt(store, slow_keeper, clocks):
 
 
 def test_a_bug_in_the_store_does_not_end_renewals(store, keeper, caplog):
-    """An unexpected exception is logged as the bug that it is, and the thread goes on."""
+    """An unexpected exception is logged as a bug, and the thread continues."""
     keeper.take("job")
-    store.broken = RuntimeError("no such thing")
-    eventually(lambda: "a bug hindered the renewal of claims" in lines(caplog, logging.ERROR))
-    store.broken = None
+    store.fault = RuntimeError("no such thing")
+    eventually(lambda: "bug: could not renew claims" in lines(caplog, logging.ERROR))
+    store.fault = None
     store.renewals.clear()
     eventually(lambda: len(store.renewals) >= 2)
 
@@ -359,7 +356,7 @@ def test_the_schedule_renews_each_third_of_the_time_to_live():
 
 
 def test_the_schedule_backs_off_while_the_store_is_away():
-    """Pauses double from one second up to the usual interval; after an outage they begin anew."""
+    """Pauses double from one second up to the usual interval, and start again after an outage."""
     schedule = RenewalSchedule(60)
     schedule.taken(0)
     pauses, now = [], 20.0

@@ -1,4 +1,4 @@
-"""How a record becomes a line: form, order, fields, levels, and what is not in it."""
+"""Log lines: form, order, fields, levels and redaction."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ FIELDS = {"serviceName": "RUNNER1", "plugin": "github", "owner": "acme", "repo":
 
 
 class Book:
-    """Collects lines; gives them back as records without tolerating a key twice."""
+    """Collects lines and parses them; a duplicate key fails."""
 
     def __init__(self):
         self.lines = []
@@ -46,7 +46,7 @@ def without_doubles(pairs):
 
 @pytest.fixture
 def root_logger():
-    """Puts the root logger back as it was."""
+    """Restore the root logger after the test."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield root
@@ -70,7 +70,7 @@ def opened(book, root_logger, request):
 
 
 def test_a_line_begins_with_the_documented_fields_in_their_order(opened, book):
-    """time, level, msg, ankletVersion, then what the service is bound to, then what is said here."""
+    """Order: time, level, msg, ankletVersion, bound fields, then the line's own fields."""
     opened().info("looked for jobs", extra={"found": 2})
     assert list(book.last) == [
         "time", "level", "msg", "ankletVersion", "serviceName", "plugin", "owner", "repo", "found",
@@ -85,14 +85,14 @@ def test_a_line_begins_with_the_documented_fields_in_their_order(opened, book):
     ("method", "word"), [("debug", "DEBUG"), ("info", "INFO"), ("warning", "WARN"), ("error", "ERROR")]
 )
 def test_levels_have_the_documented_words(opened, book, method, word):
-    """DEBUG, INFO, WARN, ERROR, and no other word."""
+    """The level is DEBUG, INFO, WARN or ERROR."""
     getattr(opened("DEBUG"), method)("said")
     assert book.last["level"] == word
 
 
 @pytest.mark.parametrize(("level", "heard"), [("DEBUG", "DIWE"), ("INFO", "IWE"), ("ERROR", "E"), ("dev", "DIWE")])
 def test_a_level_keeps_what_is_below_it_out(opened, book, level, heard):
-    """INFO is without DEBUG, ERROR without all else."""
+    """INFO hides DEBUG; ERROR hides everything else."""
     log = opened(level)
     for say in (log.debug, log.info, log.warning, log.error):
         say("said")
@@ -108,7 +108,7 @@ def test_a_message_with_line_breaks_is_one_line(opened, book):
 
 
 def test_bind_leaves_the_log_it_came_from_alone(opened, book):
-    """Fields of one job are in no line of the service, and not in those of the next job."""
+    """Fields of one job do not appear in lines of the service or the next job."""
     log = opened()
     first = log.bind(workflowJobId=1, vmName="a")
     second = first.bind(workflowJobId=2)
@@ -120,26 +120,26 @@ def test_bind_leaves_the_log_it_came_from_alone(opened, book):
 
 
 def test_what_is_said_replaces_what_is_bound(opened, book):
-    """The line's own field stands once, with the line's value."""
+    """The line's own field replaces a bound one."""
     opened().bind(conclusion="none").info("ended", extra={"conclusion": "success"})
     assert book.last["conclusion"] == "success"
 
 
 def test_a_field_named_like_a_standard_one_is_kept_under_another_name(opened, book):
-    """A stranger's `msg`, `time` or `level` neither replaces ours nor is lost."""
+    """A field called `msg`, `time` or `level` is kept under another name."""
     opened().info("ours", extra={"msg": "theirs", "level": 9})
     assert (book.last["msg"], book.last["msg_"]) == ("ours", "theirs")
     assert (book.last["level"], book.last["level_"]) == ("INFO", 9)
 
 
 def test_keys_that_become_one_text_stand_side_by_side(opened, book):
-    """1 and "1" are two keys in Python; in the line, too."""
+    """The keys 1 and "1" stay two keys."""
     opened().info("said", extra={"table": {1: "a", "1": "b"}})
     assert book.last["table"] == {"1": "a", "1_": "b"}
 
 
 def fail_with(error):
-    """Raises from a function that the line must name."""
+    """Raise, in a function that the line must name."""
     raise error
 
 
@@ -158,7 +158,7 @@ def test_an_error_is_one_line_and_where_it_came_from(opened, book):
 
 
 def test_debug_adds_the_traceback(opened, book):
-    """At DEBUG the whole traceback is there, without the secret in it."""
+    """At DEBUG the line has the whole traceback, redacted."""
     log = opened("DEBUG")
     try:
         fail_with(ValueError(f"refused: {TOKEN}"))
@@ -196,7 +196,7 @@ def test_an_error_given_by_hand_is_one_line(opened, book):
     ids=range(14),
 )
 def test_a_secret_is_in_no_form_in_a_line(opened, book, form):
-    """As it is, escaped, quoted, encoded, nested, as a key, in bytes, in an error."""
+    """A secret is redacted plain, escaped, quoted, encoded, nested, as a key, in bytes and in an error."""
     opened().info("said %s", form, extra={"field": form})
     text = book.lines[0].decode()
     assert "bait" not in text
@@ -207,7 +207,7 @@ def test_a_secret_is_in_no_form_in_a_line(opened, book, form):
 
 @pytest.mark.parametrize("user", ["", "x", "xy", "xyz", "oauth2"])
 def test_a_secret_is_found_inside_a_basic_authorization(user):
-    """Base64 of `user:secret` shows another text for each length of the user's name."""
+    """Base64 of `user:secret` differs with the length of the user's name, and is redacted for each."""
     secret = "correct-horse-battery-staple"
     header = base64.b64encode(f"{user}:{secret}".encode()).decode()
     left = Redactor([secret])(f"Authorization: Basic {header}").removeprefix("Authorization: Basic ")
@@ -217,7 +217,7 @@ def test_a_secret_is_found_inside_a_basic_authorization(user):
 
 
 def test_each_line_of_a_pem_key_is_a_secret():
-    """A key is found although the text breaks it otherwise, or shows one line of it."""
+    """A private key is redacted with other line breaks, and line by line."""
     pem = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQ\nxyzzyxyzzy\n-----END RSA PRIVATE KEY-----\n"
     redact = Redactor([pem])
     assert redact("line MIIEowIBAAKCAQ!") == "line ***!"
@@ -227,36 +227,36 @@ def test_each_line_of_a_pem_key_is_a_secret():
 
 @pytest.mark.parametrize("token", ["ghs_123456_" + "x" * 500 + ".y-z", "ghp_" + "a" * 36, "github_pat_" + "1" * 40])
 def test_tokens_of_github_are_hidden_untold(token):
-    """A token that was made at run time is recognised by its form."""
+    """A token that is in no configuration is redacted by its format."""
     assert Redactor(())(f"got {token}, go on") == "got ***, go on"
 
 
 def test_secrets_too_short_to_look_for_do_not_blacken_the_log():
-    """An empty or tiny secret is not searched for."""
+    """An empty or very short secret is ignored."""
     assert Redactor(["", "abc"])("abcdef") == "abcdef"
 
 
 def test_a_number_that_is_a_secret_is_hidden(opened, book):
-    """A password of digits given as a number."""
+    """A password of digits is redacted in a number too."""
     opened(secrets=("12345678",)).info("said", extra={"number": 12345678, "other": 1234})
     assert (book.last["number"], book.last["other"]) == ("***", 1234)
 
 
 class Colour(Enum):
-    """Some enumeration."""
+    """An enumeration as a field value."""
 
     RED = "red"
 
 
 class Mute:
-    """Has no text."""
+    """An object whose `__str__` raises."""
 
     def __str__(self):
         raise RuntimeError("no")
 
 
 def test_values_of_any_kind_make_a_valid_line(opened, book):
-    """No NaN, no endless structure, no object breaks a line."""
+    """NaN, endless structures and foreign objects still give valid JSON."""
     endless = []
     endless.append(endless)
     values = {"nan": float("nan"), "inf": float("-inf"), "enum": Colour.RED, "mute": Mute(), "set": {1}, "none": None}
@@ -271,14 +271,14 @@ def test_values_of_any_kind_make_a_valid_line(opened, book):
 
 
 def test_arguments_that_do_not_fit_their_message_lose_no_line(opened, book):
-    """A wrong format is a bug; the line is written all the same, without the secret."""
+    """A line with a wrong format is written all the same, redacted."""
     opened().info("%d jobs", TOKEN)
-    assert book.last["msg"].startswith("%d jobs (with unfit arguments ")
+    assert book.last["msg"].startswith("%d jobs (with wrong arguments ")
     assert "bait" not in book.last["msg"]
 
 
 def test_a_long_text_loses_its_middle(opened, book):
-    """A megabyte of output makes a line of kilobytes, with its first and last words."""
+    """A megabyte of text is cut to kilobytes, with its start and end."""
     opened().info("a" * 10**6 + "end")
     assert len(book.lines[0]) < 20_000
     assert book.last["msg"].startswith("aaa")
@@ -287,7 +287,7 @@ def test_a_long_text_loses_its_middle(opened, book):
 
 
 def test_libraries_are_heard_from_warning_on_and_never_above(opened, book):
-    """urllib3's chatter is not in the log; its errors are a WARN, for only we know what an operator must act on."""
+    """Lines of libraries below WARNING are hidden, and their errors become a WARN."""
     opened("DEBUG")
     library = logging.getLogger("urllib3.connectionpool")
     library.info("chatter")
@@ -300,7 +300,7 @@ def test_libraries_are_heard_from_warning_on_and_never_above(opened, book):
 
 
 def test_at_level_error_libraries_are_silent(opened, book):
-    """LOG_LEVEL=ERROR means errors of ours only."""
+    """LOG_LEVEL=ERROR hides errors of libraries."""
     opened("ERROR")
     logging.getLogger("urllib3").warning("retrying")
     assert book.lines == []
@@ -326,7 +326,7 @@ def test_dev_is_for_people(opened, book):
 
 
 def test_a_broken_pipe_does_not_end_the_work(root_logger, capsys):
-    """When nobody takes lines any more, they go to standard error."""
+    """A line that cannot be passed on goes to standard error."""
 
     def broken(_line):
         raise BrokenPipeError
@@ -337,7 +337,7 @@ def test_a_broken_pipe_does_not_end_the_work(root_logger, capsys):
 
 
 def test_a_line_without_a_log_has_the_same_form():
-    """The log's writer speaks for itself in the same form."""
+    """`one_line` has the same form as other lines."""
     record = json.loads(one_line("INFO", logging.WARNING, "lost", {"lines": 3}))
     assert list(record) == ["time", "level", "msg", "ankletVersion", "lines"]
     assert record["level"] == "WARN"
@@ -345,13 +345,13 @@ def test_a_line_without_a_log_has_the_same_form():
 
 
 def test_service_log_is_a_logger_adapter(opened):
-    """Plugins get what the standard library calls a LoggerAdapter."""
+    """The log is a `LoggerAdapter`, as plugins expect."""
     assert isinstance(opened(), logging.LoggerAdapter)
     assert isinstance(opened(), ServiceLog)
 
 
 def test_logging_in_one_process_touches_nobody_elses(tmp_path):
-    """Importing the module sets nothing up: it is `open_log` that does."""
+    """Importing the module configures nothing; `open_log` does."""
     program = (
         "import logging, anklet_worker.log.service_log; print(logging.getLogger().handlers, logging.getLogger().level)"
     )
@@ -360,7 +360,7 @@ def test_logging_in_one_process_touches_nobody_elses(tmp_path):
 
 
 def test_a_log_that_is_opened_again_changes_for_all_who_hold_it(opened, book):
-    """At a reload: another level, other secrets, the same log."""
+    """Opening the log again, as a reload does, changes level and secrets."""
     log = opened("INFO")
     log.debug("unheard")
     opened("DEBUG", secrets=("another_bait",))

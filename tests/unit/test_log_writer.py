@@ -1,4 +1,4 @@
-"""The one writer of the log: whole lines, in order, whatever the disk does."""
+"""The log writer: whole lines, in order, whatever the disk does."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def eventually(condition, deadline=10.0):
 
 @pytest.fixture
 def writer(tmp_path):
-    """A writer into a directory of its own."""
+    """A writer with its own directory."""
     one = LogWriter(tmp_path)
     yield one
     one.close()
@@ -50,7 +50,7 @@ def path(tmp_path):
 
 
 def test_lines_are_appended_in_order(writer, path):
-    """What was there stays; what is written follows in order."""
+    """New lines follow the old content, in order."""
     path.write_bytes(line(before=1))
     for number in range(100):
         writer.write(line(number=number))
@@ -59,12 +59,12 @@ def test_lines_are_appended_in_order(writer, path):
 
 
 def test_the_file_is_not_for_everybody(writer, path):
-    """Its owner writes, its group reads, nobody else sees it."""
+    """The owner may write, the group may read, others may do neither."""
     assert stat.S_IMODE(path.stat().st_mode) & ~0o640 == 0
 
 
 def test_many_threads_write_whole_lines(writer, path):
-    """Lines of several threads do not run into each other, and each thread's stay in order."""
+    """Lines of several threads do not mix, and each thread's lines stay in order."""
 
     def write_many(who):
         for number in range(200):
@@ -82,7 +82,7 @@ def test_many_threads_write_whole_lines(writer, path):
 
 
 def test_a_file_that_was_moved_away_is_made_anew(writer, path):
-    """Rotation by moving is noticed within a second or so."""
+    """After the file is renamed, lines go to a new file within about a second."""
     writer.write(line(number=1))
     eventually(lambda: path.stat().st_size > 0)
     path.rename(path.with_suffix(".1"))
@@ -125,7 +125,7 @@ FULL_DISK = """
 
 
 def test_a_full_disk_drops_whole_lines_says_so_and_recovers(tmp_path, path):
-    """Lines that do not fit are counted; no torn line stays; afterwards the log itself says how many are missing."""
+    """On a full disk lines are counted, no partial line stays, and later a line reports the number of lost lines."""
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path)],
         capture_output=True,
@@ -143,7 +143,7 @@ def test_a_full_disk_drops_whole_lines_says_so_and_recovers(tmp_path, path):
 
 
 def test_a_vanished_directory_drops_lines_until_it_is_back(tmp_path, capfd):
-    """The directory is deleted under the writer: nothing stops; when it is back, so is the log."""
+    """A deleted directory does not stop the program; when it is back, so is the log."""
     folder = tmp_path / "log"
     folder.mkdir()
     writer = LogWriter(folder)
@@ -165,7 +165,7 @@ def test_a_vanished_directory_drops_lines_until_it_is_back(tmp_path, capfd):
 
 
 def test_a_disk_that_hangs_stops_nobody(tmp_path, capfd):
-    """When lines come faster than they go, `write` still returns at once, and what is too much is counted."""
+    """If the disk hangs, `write` returns at once, and surplus lines are counted."""
     os.mkfifo(tmp_path / "anklet.log")
     reader = os.open(tmp_path / "anklet.log", os.O_RDONLY | os.O_NONBLOCK)
     filler = os.open(tmp_path / "anklet.log", os.O_WRONLY | os.O_NONBLOCK)
@@ -216,14 +216,14 @@ def run_on_stdout(stdout):
 
 
 def test_without_a_directory_the_log_goes_to_standard_output():
-    """Every line, in order."""
+    """Without a directory every line goes to standard output, in order."""
     out, err = run_on_stdout(subprocess.PIPE)
     assert [json.loads(one)["number"] for one in out.splitlines()] == list(range(100))
     assert err == "0\n"
 
 
 def test_a_closed_standard_output_ends_nothing():
-    """The reader of the pipe has gone: lines are dropped and counted."""
+    """If the reader of the pipe is gone, lines are dropped and counted."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     try:
@@ -244,7 +244,7 @@ def open_files():
 
 
 def test_closing_twice_is_closing_once(tmp_path):
-    """Nothing is left open."""
+    """`close` closes every file descriptor."""
     writer = LogWriter(tmp_path)
     writer.close()
     writer.close()
@@ -255,13 +255,13 @@ def test_closing_twice_is_closing_once(tmp_path):
 
 
 def numbers(path):
-    """What the lines of a file count; none where there is no file."""
+    """The numbers in a file's lines; none if there is no file."""
     return [record["number"] for record in records(path)] if path.exists() else []
 
 
 @pytest.mark.parametrize("keep", [0, 1, 3])
 def test_a_file_that_has_reached_its_size_is_rotated(tmp_path, path, keep):
-    """No line is lost, doubled or torn among the files that are kept; the oldest goes."""
+    """Rotation loses, doubles and tears no line; the oldest file is removed."""
     one = LogWriter(tmp_path, max_megabytes=0.001, keep=keep)
     for number in range(200):
         one.write(line(number=number, text="x" * 40))
@@ -274,7 +274,7 @@ def test_a_file_that_has_reached_its_size_is_rotated(tmp_path, path, keep):
 
 
 def test_without_a_size_nothing_is_rotated(tmp_path, path):
-    """Then newsyslog does it, or nobody."""
+    """Rotation can be turned off, for newsyslog."""
     one = LogWriter(tmp_path)
     for number in range(2000):
         one.write(line(number=number, text="x" * 100))
@@ -284,7 +284,7 @@ def test_without_a_size_nothing_is_rotated(tmp_path, path):
 
 
 def test_a_file_that_was_long_at_the_start_is_rotated_first(tmp_path, path):
-    """What an earlier version had let grow."""
+    """A file that is already too large is rotated at start."""
     path.write_bytes(line(number=0) * 200)
     one = LogWriter(tmp_path, max_megabytes=0.001, keep=1)
     one.write(line(number=1))
@@ -294,7 +294,7 @@ def test_a_file_that_was_long_at_the_start_is_rotated_first(tmp_path, path):
 
 
 def test_a_rotation_that_the_directory_refuses_loses_no_line(tmp_path, path):
-    """A directory stands where the earlier file should go: the file grows on, lines are kept or counted."""
+    """If the file cannot be renamed, it keeps growing, and lines are kept or counted."""
     (tmp_path / "anklet.log.1").mkdir()
     (tmp_path / "anklet.log.1" / "x").touch()
     path.write_bytes(line(number=0) * 200)

@@ -505,7 +505,7 @@ def test_what_an_earlier_supervisor_has_counted_is_not_counted_again(metrics, tm
 
 
 def test_a_vms_name_that_is_used_again_is_counted_again(metrics):
-    """The counter of attempts was lost with the store of claims: the moment of the claim tells the attempts apart."""
+    """The counter of attempts was lost with the claim store: the moment of the claim tells the attempts apart."""
     end = finished()
     for moment in (1.0, 2.0):
         metrics.fact("RUNNER1", claim_of(end, moment), START)

@@ -1,4 +1,4 @@
-"""Which jobs are left alone, by which host, and for how long."""
+"""Which host leaves which job alone, and for how long."""
 
 from pathlib import Path
 
@@ -8,32 +8,30 @@ from attempt_fakes import JOB, worker_setup
 
 from anklet_worker.attempt.retries import JobBackoff, Tries
 from anklet_worker.contract.service import ServiceConfig
-from anklet_worker.store.store import SqliteStore
+from anklet_worker.store.memory import MemoryStore, Shelf
 
 
 class Fleet:
-    """Hosts with one store, whose clock is set by hand."""
+    """Hosts with one store; the test sets its clock."""
 
-    def __init__(self, folder):
+    def __init__(self):
         self.now = 1000.0
-        self.store = SqliteStore(folder / "leases.db", "boot", clock=lambda: self.now)
+        self.store = MemoryStore(Shelf(clock=lambda: self.now))
 
     def host(self, install_id, retries=5):
-        """What one host knows of its tries."""
+        """The tries of one host."""
         service = ServiceConfig(name="S", plugin="fake", job_retry_attempts=retries)
         return Tries(self.store, worker_setup(service, Path("/nonexistent"), install_id=install_id))
 
 
 @pytest.fixture
-def fleet(tmp_path):
-    """No host has tried anything."""
-    made = Fleet(tmp_path)
-    yield made
-    made.store.close()
+def fleet():
+    """A fleet in which no host has tried anything."""
+    return Fleet()
 
 
 def test_an_unfit_host_gives_up_for_itself_alone(fleet):
-    """Its disk is full, say: it is always the free one, and fails at every job. Others have them."""
+    """A host with a full disk is always free and fails at every job. Other hosts still try these jobs."""
     unfit, fit = fleet.host("bad"), fleet.host("good")
     jobs = [msgspec.structs.replace(JOB, id=str(number)) for number in range(20)]
     for job in jobs:
@@ -44,7 +42,7 @@ def test_an_unfit_host_gives_up_for_itself_alone(fleet):
 
 
 def test_a_job_that_no_host_can_run_is_left_alone_by_all(fleet):
-    """Three hosts have tried; the others of two hundred need not. One ERROR for all of them."""
+    """After three hosts gave up a job the rest of the fleet does not try it. Only the first host reports an ERROR."""
     hosts = [fleet.host(name, retries=1) for name in ("a", "b", "c", "d")]
     told = []
     for host in hosts[:3]:
@@ -58,7 +56,7 @@ def test_a_job_that_no_host_can_run_is_left_alone_by_all(fleet):
 
 
 def test_an_outage_costs_a_job_ten_minutes(fleet):
-    """A registry that was away has used up its tries; then it is tried again, ever more seldom, and not told as an ERROR again."""
+    """A registry outage used up the tries. The host tries again at growing intervals, without another ERROR."""
     host = fleet.host("a", retries=0)
     for seconds in (600.0, 1200.0, 2400.0, 4800.0, 7200.0, 7200.0):
         given_up = host.failed(JOB)
@@ -70,7 +68,7 @@ def test_an_outage_costs_a_job_ten_minutes(fleet):
 
 
 def test_a_job_may_be_put_off_for_weeks():
-    """Origins other than GitHub may keep a job waiting for ever."""
+    """The pause stays finite even if an origin keeps a job queued for weeks."""
     now = [0.0]
     backoff = JobBackoff(lambda: now[0], jitter=lambda: 0.0)
     for _ in range(1100):
@@ -79,7 +77,7 @@ def test_a_job_may_be_put_off_for_weeks():
 
 
 def test_backoff_doubles_and_ends():
-    """A job is left alone for longer with each time, at most ten minutes and a quarter, and then eligible again."""
+    """Each pause is twice the last one, at most 750 seconds with jitter; after it the job is eligible again."""
     now = [0.0]
     backoff = JobBackoff(lambda: now[0], jitter=lambda: 1.0)
     assert [backoff.put_off("a", 2.0) for _ in range(3)] == [2.5, 5.0, 10.0]

@@ -30,34 +30,11 @@ from anklet_worker.link.slots import SlotState
 from anklet_worker.log.service_log import ServiceLog
 from anklet_worker.loop import ServiceLoop
 from anklet_worker.process.orders import Orders
+from anklet_worker.store.memory import MemoryStore, Shelf
 from anklet_worker.vm.driver import DriverInfo
 
 REF = SlotRef(index=0, generation=1, nonce=7)
 DRIVER = DriverInfo(product="fake", version="1")
-
-
-class FakeStore:
-    """Counters and leases in dicts."""
-
-    def __init__(self):
-        self.leases = {}
-        self.lifes = {}
-        self.counters = {}
-        self.away = False
-
-    def holder(self, key):
-        if self.away:
-            raise StoreUnavailable("store away")
-        return self.leases.get(key)
-
-    def claim(self, key, owner, ttl):
-        self.leases[key] = owner
-        self.lifes[key] = ttl
-        return True
-
-    def count(self, key, ttl):
-        self.counters[key] = self.counters.get(key, 0) + 1
-        return self.counters[key]
 
 
 class Bench:
@@ -71,7 +48,8 @@ class Bench:
         self.plugin = FakePlugin(self.script)
         self.leases = FakeLeases()
         self.link = FakeLink(self.slots, self.orders)
-        self.store = FakeStore()
+        # Its clock stands still: an entry expires at its time to live.
+        self.store = MemoryStore(Shelf(clock=lambda: 0.0))
         self.records = []
         service = ServiceConfig(name="S", plugin="fake", sleep_interval=0.01, job_retry_attempts=retries)
         self.setup = worker_setup(service, folder, once=True)
@@ -100,6 +78,10 @@ class Bench:
     def one_pass(self):
         """Serve with --once."""
         self.runner.serve(DRIVER, [])
+
+    def expiries(self):
+        """When each lease in the store expires."""
+        return {key: entry.expires_at for key, entry in self.store.shelf.leases.items()}
 
     def lines(self, level):
         """What was logged at a level."""
@@ -269,14 +251,14 @@ def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
     """Only what is the job's VM's fault counts against its attempts."""
     bench.script.plan("image", error)
     bench.one_pass()
-    assert bench.store.counters.get(JOB.key("failures@00000001"), 0) == counted
+    assert bench.store.count(JOB.key("failures@00000001"), 60.0, 0) == counted
 
 
 def test_a_host_that_refuses_vms_costs_no_job_anything(bench):
     """No try is counted, and the job is not put off: the supervisor holds the slots back."""
     bench.script.plan("start", VMLimitReached("full"))
     bench.one_pass()
-    assert bench.store.counters.get(JOB.key("failures@00000001"), 0) == 0
+    assert bench.store.count(JOB.key("failures@00000001"), 60.0, 0) == 0
     assert not bench.runner._backoff.holds(JOB.id)
     bench.one_pass()
     assert "JobFinished" in bench.link.kinds()
@@ -298,17 +280,16 @@ def test_a_job_that_fails_too_often_is_left_to_others_for_a_while(tmp_path):
     bench.one_pass()
     assert bench.lines("ERROR") == ["the job could not be run on this host and is left queued; it is tried again later"]
     mine = JOB.key("given-up@00000001")
-    assert bench.store.lifes == {mine: 600.0}
+    assert bench.expiries() == {mine: 600.0}
     bench.runner._backoff = JobBackoff(lambda: 1e9)
     bench.one_pass()
     assert bench.script.trace.count("claim") == 1
     bench.assert_idle()
     for seconds in (1200.0, None):
-        bench.store.leases.clear()
+        bench.store.shelf.leases.clear()
         bench.runner._backoff = JobBackoff(lambda: 1e9)
         bench.one_pass()
-        assert bench.store.leases.keys() == (set() if seconds is None else {mine})
-        assert bench.store.lifes == {mine: seconds or 1200.0}
+        assert bench.expiries() == ({} if seconds is None else {mine: seconds})
     assert len(bench.lines("ERROR")) == 1
     assert "JobFinished" in bench.link.kinds()
 
@@ -331,12 +312,16 @@ def test_a_vm_that_would_not_go_is_looked_after_before_the_next_job(bench):
 
 def test_an_outage_of_the_store_takes_no_job(bench):
     """While claims cannot be made nothing is claimed; the outage is the store's to tell."""
-    bench.store.away = True
+
+    def refuse(operation):
+        raise StoreUnavailable("store away")
+
+    allow, bench.store.shelf.before = bench.store.shelf.before, refuse
     bench.one_pass()
     bench.one_pass()
     assert "claim" not in bench.script.trace
     assert bench.lines("WARNING") == []
-    bench.store.away = False
+    bench.store.shelf.before = allow
     bench.one_pass()
     assert "JobFinished" in bench.link.kinds()
 

@@ -1,4 +1,4 @@
-"""What the embedded store does beyond the contract: clocks that jump, damaged files, full disks, killed writers."""
+"""The embedded store beyond the contract: clocks that jump, damaged files, full disks, killed writers."""
 
 import logging
 import sqlite3
@@ -12,8 +12,8 @@ import time
 import pytest
 
 from anklet_worker.contract.errors import ExitCode, ServiceFatal, StoreUnavailable
-from anklet_worker.store import store as store_module
-from anklet_worker.store.store import SqliteStore
+from anklet_worker.store import embedded
+from anklet_worker.store.embedded import SqliteStore
 
 HERE, THERE = "host:builds", "host:tests"
 HOUR = 3600.0
@@ -26,19 +26,19 @@ class HostClock:
         self.now = now
 
     def __call__(self):
-        """Tell the time."""
+        """The time in seconds."""
         return self.now
 
 
 @pytest.fixture
 def clock():
-    """A clock to be put on."""
+    """A clock that the test sets."""
     return HostClock()
 
 
 @pytest.fixture
 def path(tmp_path):
-    """Where the store's file is to be."""
+    """The path of the store's file."""
     return tmp_path / "leases.db"
 
 
@@ -72,7 +72,7 @@ def rows(path, table):
 
 
 def test_a_lease_lasts_its_time_and_not_longer(store, clock):
-    """It is held until just before its end, and free at its end."""
+    """A lease is held until just before its end, and free at its end."""
     store.claim("job", HERE, 60)
     clock.now += 59.999
     assert store.holder("job") == HERE
@@ -83,7 +83,7 @@ def test_a_lease_lasts_its_time_and_not_longer(store, clock):
 
 @pytest.mark.parametrize("jump", [-24 * HOUR, -1.0, 24 * HOUR])
 def test_the_wall_clock_is_not_asked(path, monkeypatch, jump):
-    """Set by a day, forth or back: no lease ends under a running job, and none outlives its time."""
+    """Setting the wall clock by a day in either direction neither ends a lease early nor prolongs it."""
     store = SqliteStore(path, "boot")
     store.claim("job", HERE, 60)
     real = time.time
@@ -97,7 +97,7 @@ def test_the_wall_clock_is_not_asked(path, monkeypatch, jump):
 
 
 def test_a_lease_of_another_boot_has_expired(open_store, clock):
-    """Whoever held it is gone, and the clock has begun anew: it would seem to last for days."""
+    """Leases from an earlier boot have expired: their owners are gone, and the clock started again at zero."""
     before = open_store("earlier boot")
     before.claim("job", HERE, 60)
     before.count("tries", 60)
@@ -112,7 +112,7 @@ def test_a_lease_of_another_boot_has_expired(open_store, clock):
 
 
 def test_a_counter_ends_with_its_time(store, clock):
-    """Counted from the last addition."""
+    """A counter expires its time to live after the last addition."""
     assert [store.count("tries", 60), store.count("tries", 60)] == [1, 2]
     clock.now += 60
     assert store.count("tries", 60) == 1
@@ -132,7 +132,7 @@ def test_what_has_expired_is_removed_now_and_then(store, clock, path):
 
 
 def test_the_files_are_the_owners_alone(store, path):
-    """No other user may read or change who holds what, also in the journal beside the file."""
+    """Other users can neither read nor write the file and its journal."""
     store.claim("job", HERE, 60)
     files = list(path.parent.iterdir())
     assert path in files
@@ -141,7 +141,7 @@ def test_the_files_are_the_owners_alone(store, path):
 
 
 def test_loose_rights_are_tightened(open_store, path):
-    """A file that others could read, after a restore say, is closed to them at the next opening."""
+    """Opening a file that others can read, for example after a restore, makes it private."""
     open_store().close()
     path.chmod(0o644)
     open_store()
@@ -154,12 +154,12 @@ def errors(caplog):
 
 
 def damage_wholly(path):
-    """Overwrite the file with what is no database."""
+    """Overwrite the file with bytes that are no database."""
     path.write_bytes(b"\xff" * 16384)
 
 
 def damage_inside(path):
-    """Spoil the tables but leave the first page: sqlite opens such a file without a word."""
+    """Damage the tables but not the first page: sqlite opens such a file without an error."""
     content = bytearray(path.read_bytes())
     content[4096:] = b"\x55" * (len(content) - 4096)
     path.write_bytes(content)
@@ -167,7 +167,7 @@ def damage_inside(path):
 
 @pytest.mark.parametrize("damage", [damage_wholly, damage_inside])
 def test_a_damaged_file_is_kept_and_replaced(open_store, path, caplog, damage):
-    """The services go on with an empty store; the damaged file is kept as evidence, and one ERROR tells of it at once."""
+    """The services continue with an empty store; the damaged file is kept as evidence, and one ERROR reports it."""
     first = open_store()
     first.claim("job", HERE, 60)
     first.close()
@@ -186,7 +186,7 @@ def test_a_damaged_file_is_kept_and_replaced(open_store, path, caplog, damage):
 
 
 def test_damage_under_an_open_store_is_survived(open_store, path, caplog):
-    """A file spoilt while stores are open is replaced at the next operation; both agree again afterwards."""
+    """A file that is damaged while stores are open is replaced at the next operation; then both agree again."""
     one, other = open_store(), open_store()
     one.claim("job", HERE, 60)
     emptying = sqlite3.connect(path)
@@ -199,7 +199,7 @@ def test_damage_under_an_open_store_is_survived(open_store, path, caplog):
 
 
 def test_a_replaced_file_is_noticed(open_store, path):
-    """A store whose file another process has moved aside goes over to the new one, so that all agree."""
+    """A store whose file another process has renamed switches to the new file, so that all agree."""
     one = open_store()
     one.claim("job", HERE, 60)
     for file in list(path.parent.glob("leases.db*")):
@@ -211,7 +211,7 @@ def test_a_replaced_file_is_noticed(open_store, path):
 
 
 def test_a_newer_files_version_is_refused(open_store, path):
-    """A file written by a newer program is left as it is, and the service says what an operator can do."""
+    """A file of a newer version stays unchanged, and the error says what an operator can do."""
     open_store().close()
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
@@ -224,7 +224,7 @@ def test_a_newer_files_version_is_refused(open_store, path):
 
 
 def test_a_writer_waits_for_another(store, path):
-    """A claim that meets another process' write waits for its end instead of failing."""
+    """A claim waits for the write of another process instead of failing."""
     blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     blocker.execute("BEGIN IMMEDIATE")
     waiting = threading.Event()
@@ -246,7 +246,7 @@ def test_a_writer_waits_for_another(store, path):
 
 
 def test_a_killed_writer_blocks_nobody(store, path):
-    """A process that dies in the middle of a write leaves neither a lock nor half of what it wrote."""
+    """A process that dies during a write leaves no lock and no partial write."""
     script = """
         import os, sqlite3, sys
         connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -261,12 +261,12 @@ def test_a_killed_writer_blocks_nobody(store, path):
 
 
 def test_a_full_disk_is_told_and_survived(path):
-    """While nothing can be written a claim raises `StoreUnavailable`; with space again the same store serves on."""
+    """On a full disk a claim raises `StoreUnavailable`; with space again the same store works."""
     script = """
         import resource, sys
         from pathlib import Path
         from anklet_worker.contract.errors import StoreUnavailable
-        from anklet_worker.store.store import SqliteStore
+        from anklet_worker.store.embedded import SqliteStore
 
         store = SqliteStore(Path(sys.argv[1]), "boot")
         assert store.claim("before", "host:builds", 60)
@@ -294,16 +294,16 @@ def test_a_full_disk_is_told_and_survived(path):
 
 
 def test_a_directory_that_is_missing_is_an_outage(tmp_path):
-    """A state directory that is not there (yet, or any more) can come back: try again later."""
+    """A missing state directory is an outage, not fatal: it may come back."""
     with pytest.raises(StoreUnavailable, match=r"leases\.db"):
         SqliteStore(tmp_path / "missing" / "leases.db", "boot")
 
 
-@pytest.mark.parametrize("version", range(1, store_module.SCHEMA_VERSION))
+@pytest.mark.parametrize("version", range(1, embedded.SCHEMA_VERSION))
 def test_a_file_of_every_earlier_version_is_taken_over(open_store, path, clock, version):
-    """Leases and counters stay for the rest of their time, whatever clock that was told by; what is new works."""
+    """An upgrade keeps leases and counters for the rest of their time, and adds the new tables."""
     connection = sqlite3.connect(path)
-    connection.executescript("".join(store_module._STEPS[:version]) + f"PRAGMA user_version = {version};")
+    connection.executescript("".join(embedded._STEPS[:version]) + f"PRAGMA user_version = {version};")
     now = time.time()
     connection.execute("INSERT INTO lease VALUES ('k', 'me', ?, ?)", (now, now + 50))
     connection.execute("INSERT INTO lease VALUES ('old', 'me', ?, ?)", (now - 90, now - 30))
@@ -319,7 +319,7 @@ def test_a_file_of_every_earlier_version_is_taken_over(open_store, path, clock, 
 
 
 def test_a_file_that_may_only_be_read_is_an_outage(open_store):
-    """No claim then; it serves again by itself."""
+    """A read-only file makes claims fail; the store recovers without a restart."""
     store = open_store()
     store.claim("other", HERE, 60)
     store._transact(lambda connection: connection.execute("PRAGMA query_only = 1"))

@@ -26,6 +26,8 @@ _OURS = Path(__file__).parent / "guest"
 _WAIT = (_OURS / "wait-for-runner.bash").read_text()
 #: Seconds beyond its own limit in which a wait must have answered.
 _WAIT_MARGIN = 30.0
+#: Seconds without any trace of a runner after which a wait ends: a foreign start script may still be starting it.
+_UNSEEN_AFTER = 10
 #: Makes the runner tell that GitHub does not serve its version any more by an exit status of its own.
 _TELL_DEPRECATION = {"ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE": "1"}
 DEPRECATED = "7"
@@ -92,9 +94,10 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
 class GuestScripts:
     """Runs the scripts of one service in a guest."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, unseen_after: int = _UNSEEN_AFTER) -> None:
         self._context = context
         self._service = context.service
+        self._unseen_after = unseen_after
         self._judged: set[str] = set()
 
     def install(self, guest: Guest) -> None:
@@ -121,7 +124,11 @@ class GuestScripts:
     def wait(self, guest: Guest, limit: float, *, working: bool) -> Sighting:
         """Wait inside the guest until the runner ends, or (unless it is known to be `working`) takes up a job; at most `limit`
         seconds. Raises `VMError` when the guest does not tell."""
-        settings = {"LIMIT": str(max(1, round(limit))), "KNOWN": "1" if working else "0"}
+        settings = {
+            "LIMIT": str(max(1, round(limit))),
+            "KNOWN": "1" if working else "0",
+            "UNSEEN": str(self._unseen_after),
+        }
         result = guest.run(_WAIT, env=settings, timeout=limit + _WAIT_MARGIN, looks_only=True)
         found = re.search(
             r"^anklet-runner state=(\w+) status=(\S+) removed=([01]) left=([01])$", result.output, re.MULTILINE

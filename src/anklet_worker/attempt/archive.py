@@ -1,6 +1,7 @@
-"""What is kept of each job when its VM is gone: `<state_dir>/jobs/<job>/<attempt>/`, filled by the plugin, pruned in time.
+"""The folders that keep a job's logs after its VM is gone: `<state_dir>/jobs/<job>/<attempt>/`.
 
-Owns the folders, not what is in them. Files of guests are foreign: nothing here opens or follows them.
+Owns the folders and their removal when they are old; the plugin fills them. Files from guests are untrusted, so nothing here opens
+or follows them.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from anklet_worker.files import make_private_dir
 from anklet_worker.state_layout import Place
 from anklet_worker.vm.names import parse_vm_name
 
-#: How many jobs are kept, and for how many seconds.
+#: Most jobs to keep, and the longest time in seconds.
 _MOST_JOBS, _LONGEST = 200, 14 * 86_400.0
 
 
 class Archive:
-    """The folders of one host's jobs; services share them."""
+    """The folders of one host's jobs, shared by its services. `clock` returns seconds since the epoch, as file times do."""
 
     def __init__(self, state_dir: Path, clock: Callable[[], float] = time.time) -> None:
         self._dir = Place.ARCHIVE.path(state_dir)
         self._clock = clock
 
     def folder(self, vm: str) -> Path:
-        """Make and return the folder of the attempt that made this VM; what is old goes. Raises `OSError`."""
+        """Make and return the folder of the attempt that made this VM, and remove old folders. Raises `OSError`."""
         parsed = parse_vm_name(vm)
         job, attempt = (parsed.job, str(parsed.attempt)) if parsed is not None else (vm, "1")
         make_private_dir(self._dir)
@@ -39,7 +40,7 @@ class Archive:
         return attempt_folder
 
     def _prune(self, keep: str) -> None:
-        """Another service may do the same at the same time: what is gone is pruned."""
+        """Remove old folders, except job `keep`. Another service may do the same at the same time."""
         aged = []
         for path in self._dir.iterdir():
             with contextlib.suppress(FileNotFoundError):

@@ -1,1 +1,1 @@
-"""A worker's log lines and what is redacted in them."""
+"""Log lines of a process, and the redaction of secrets in them."""

@@ -1,7 +1,7 @@
-"""How a line of the log is made: one JSON object, or for people (`dev`) colours and indentation.
+"""Formats log records: one JSON object per line, or colours and indentation for people (`dev`).
 
-Owns the form of a record and what may be seen in it. Where lines go is the caller's business: a worker sends them to its
-supervisor, the one writer of the log file.
+Owns the fields of a record, their limits and their redaction. Knows no file: the caller passes a function that writes lines. (A
+worker sends them to its supervisor, the only writer of the log file.)
 """
 
 from __future__ import annotations
@@ -35,29 +35,30 @@ _NAMES = {
 _COLOURS = {"DEBUG": "\x1b[37m", "INFO": "\x1b[36m", "WARN": "\x1b[93m", "ERROR": "\x1b[91m"}
 _GREY, _RESET = "\x1b[37m", "\x1b[0m"
 _LOGGER = "anklet"
-#: A longer text loses its middle; deeper or longer containers lose the rest. A line stays below some 100 KiB.
+#: Characters of a text before its middle is cut; depth and items of a container before the rest is cut. Keeps a line below 100 KiB.
 _LONGEST_TEXT = 16 * 1024
 _DEEPEST, _MOST_ITEMS = 6, 256
+#: Longest integer to print in full.
 _MOST_BITS = 1024
-#: The frames of a bug, innermost first, that its line names when the traceback is not asked for.
+#: Innermost frames of a bug to name in `where`.
 _FRAMES = 4
-#: What a terminal could take for an order; names of jobs and branches are not ours.
+#: Control characters, which a terminal may obey. Job and branch names come from strangers.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class ServiceLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose lines bear fields. `bind` makes another one with more fields and leaves this one as it is."""
+    """A logger that adds its bound fields to each line."""
 
     def __init__(self, logger: logging.Logger, fields: Mapping[str, object]) -> None:
         super().__init__(logger, dict(fields))
         self._fields = dict(fields)
 
     def bind(self, **fields: object) -> ServiceLog:
-        """The same log with these fields in each line, besides those it has."""
+        """A new log with these fields added; this one does not change."""
         return ServiceLog(self.logger, {**self._fields, **fields})
 
     def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
-        """Merge the line's own fields over the bound ones; no key is twice."""
+        """Merge the fields of the line over the bound fields."""
         extra = kwargs.get("extra") or {}
         return msg, {**kwargs, "extra": {"anklet": {**self._fields, **extra}}}
 
@@ -70,9 +71,10 @@ def open_log(
     *,
     name: str = _LOGGER,
 ) -> ServiceLog:
-    """Make the log of this process. `write` gets whole lines; `level` is one of DEBUG, INFO, ERROR, dev.
+    """Make the log of this process. `write` gets whole lines; `level` is DEBUG, INFO, ERROR or dev.
 
-    Libraries are heard from WARNING on only, and never above it: what an operator must act on is for us to say.
+    Lines of libraries appear from WARNING on and are capped at WARNING: an ERROR asks an operator to act, and only this program
+    knows when that is needed.
     """
     logger = logging.getLogger(name)
     logger.propagate = False
@@ -88,7 +90,7 @@ def open_log(
 
 
 def one_line(level: str, severity: int, message: str, fields: Mapping[str, object]) -> bytes:
-    """A single line, for those who cannot go through a log: the log's own writer. `severity` is `logging`'s."""
+    """A single line, for the log writer itself, which has no log. `severity` is a number of `logging`."""
     record = logging.LogRecord(_LOGGER, severity, "", 0, message, None, None)
     record.anklet = {"ankletVersion": __version__, **fields}
     return _formatter(level, Redactor(())).format(record).encode() + b"\n"
@@ -101,7 +103,7 @@ def _formatter(level: str, redact: Redactor) -> LineFormatter | DevFormatter:
 
 
 def _with_base(record: logging.LogRecord, base: Mapping[str, object]) -> bool:
-    """Records of libraries, which know nothing of our fields, bear those of the process."""
+    """Add the fields of the process to a library's record, and cap its level at WARNING."""
     if not hasattr(record, "anklet"):
         record.anklet = {**base, "logger": record.name}
         record.levelno = min(record.levelno, logging.WARNING)
@@ -109,7 +111,7 @@ def _with_base(record: logging.LogRecord, base: Mapping[str, object]) -> bool:
 
 
 class _LineHandler(logging.Handler):
-    """Formats and hands over one line. Never raises: what cannot be written is lost, the work goes on."""
+    """Formats a record and passes it to `write`. Never raises: a line that cannot be written is lost, and the work goes on."""
 
     def __init__(self, write: Callable[[bytes], object], formatter: logging.Formatter) -> None:
         super().__init__()
@@ -122,7 +124,7 @@ class _LineHandler(logging.Handler):
         try:
             self._write(line)
         except OSError:
-            # The supervisor is gone, and with it the file; the pipe's end says so to those who must know.
+            # The supervisor is gone. The channel notices that by itself; here only the line would be lost.
             self._last_resort(line)
 
     def _last_resort(self, line: bytes) -> None:
@@ -134,10 +136,7 @@ class _LineHandler(logging.Handler):
 
 
 class LineFormatter(JsonFormatter):
-    """One JSON object a line, by python-json-logger; the fields and their order are ours.
-
-    A bug is one line with its innermost frames; `tracebacks` adds all of them.
-    """
+    """One JSON object per line, encoded by python-json-logger. A bug's line names its innermost frames; `tracebacks` adds all."""
 
     def __init__(self, redact: Redactor, *, tracebacks: bool) -> None:
         super().__init__()
@@ -150,7 +149,7 @@ class LineFormatter(JsonFormatter):
 
 
 class DevFormatter(logging.Formatter):
-    """For people: `[HH:MM:SS.mmm] LEVEL: msg {indented JSON}`, with the place in the source."""
+    """For people: `[HH:MM:SS.mmm] LEVEL: msg {indented JSON}`, with file, function and line."""
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__()
@@ -171,9 +170,9 @@ class DevFormatter(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord, redact: Redactor, *, tracebacks: bool) -> dict[str, object]:
-    """The record as ordered fields: time, level, msg, what is bound, what is said here, and the error if there is one.
+    """The record as ordered fields: time, level, msg, bound fields, the line's own fields, and the error if there is one.
 
-    Plain data without secrets: redacted value by value, so that no secret can break the form of a line.
+    Redacts each value before encoding, so that a mask cannot break the JSON.
     """
     fields: dict[str, object] = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -194,15 +193,15 @@ def _fields(record: logging.LogRecord, redact: Redactor, *, tracebacks: bool) ->
 
 
 def _level(number: int) -> str:
-    """The nearest level of ours that is not above."""
+    """The name of the nearest level that is not above `number`."""
     return _NAMES[max((level for level in _NAMES if level <= number), default=logging.DEBUG)]
 
 
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001  arguments that do not fit are a bug, but not one to lose the line for
-        return f"{_text(record.msg)} (with unfit arguments {_text(record.args)})"
+    except Exception:  # noqa: BLE001  wrong arguments are a bug, but the line must not be lost
+        return f"{_text(record.msg)} (with wrong arguments {_text(record.args)})"
 
 
 def _innermost(error: BaseException) -> str:
@@ -211,7 +210,7 @@ def _innermost(error: BaseException) -> str:
 
 
 def _add_plain(into: dict[str, object], values: Mapping[Any, object], redact: Redactor, depth: int) -> None:
-    """Add values as plain data. A key that is there already (two that become one text, or `msg`) gets a mark: nothing is lost."""
+    """Add values as plain data. A key that is already taken gets a trailing underscore, so that nothing is lost."""
     for key, value in list(values.items())[:_MOST_ITEMS]:
         name = _shortened(redact(str(key)))
         while name in into:
@@ -220,7 +219,7 @@ def _add_plain(into: dict[str, object], values: Mapping[Any, object], redact: Re
 
 
 def _plain(value: object, redact: Redactor, depth: int = 0) -> object:
-    """What JSON has, and no secret in it."""
+    """The value as JSON data, redacted."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float):
@@ -235,7 +234,7 @@ def _plain(value: object, redact: Redactor, depth: int = 0) -> object:
 
 
 def _plain_number(value: float, redact: Redactor) -> object:
-    """A number that is a secret is none any more; JSON has no infinity and no NaN."""
+    """The number, redacted if it is a secret; infinity and NaN as text, because JSON has neither."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
@@ -245,12 +244,12 @@ def _plain_number(value: float, redact: Redactor) -> object:
 
 
 def _text(value: object) -> str:
-    """A text for anything. Whatever a stranger's object does when asked for one, the line is written."""
+    """Any value as text. Never raises, whatever a foreign object's `__str__` does."""
     try:
         if isinstance(value, bytes | bytearray):
             return value.decode(errors="backslashreplace")
         return str(value.value if isinstance(value, Enum) else value)
-    except Exception as error:  # noqa: BLE001  see above
+    except Exception as error:  # noqa: BLE001  a foreign `__str__` may raise anything
         return f"<{type(value).__name__} without a text: {type(error).__name__}>"
 
 

@@ -1,1 +1,1 @@
-"""Leases and what services tell each other: embedded, or in Redis."""
+"""Leases, counters and notes that services share: embedded, in Redis, or in memory."""

@@ -1,7 +1,6 @@
-"""The board of a plugin: what services that share a store tell each other, so that one finds out for all.
+"""The board of a plugin: a store bound to the name of one service, silent about outages.
 
-Owns the binding of the store to this service's name, and the silence about an outage: a board that is away is an empty one, and
-each service finds out for itself. Knows no job system.
+While the store is away the board reads as empty, so that each service finds things out for itself. Knows no job system.
 """
 
 from __future__ import annotations
@@ -16,37 +15,37 @@ _T = TypeVar("_T")
 
 
 class StoreBoard:
-    """Implements `anklet_worker.plugin.Board` on a store, for the service called `owner`."""
+    """Implements `anklet_worker.contract.board.Board` on `store`, for the service called `owner`. Never raises for an outage."""
 
     def __init__(self, store: Store, owner: str) -> None:
         self._store = store
         self._owner = owner
 
     def turn(self, key: str, seconds: float) -> bool:
-        """Whether it is this service's turn."""
-        return self._asked(lambda: self._store.claim(key, self._owner, seconds), otherwise=True)
+        """True if it is this service's turn, for the next `seconds`. Always true while the store is away."""
+        return self._ask(lambda: self._store.claim(key, self._owner, seconds), otherwise=True)
 
     def pass_on(self, key: str) -> None:
-        """Let another have the turn."""
-        self._asked(lambda: self._store.release(key, self._owner), otherwise=False)
+        """End this service's turn early."""
+        self._ask(lambda: self._store.release(key, self._owner), otherwise=False)
 
     def holder(self, key: str) -> str | None:
-        """Who holds a lease."""
-        return self._asked(lambda: self._store.holder(key), otherwise=None)
+        """The owner of a turn or lease; None if it is free or the store is away."""
+        return self._ask(lambda: self._store.holder(key), otherwise=None)
 
     def count(self, key: str, seconds: float, amount: int = 1) -> int | None:
-        """Count for all."""
-        return self._asked(lambda: self._store.count(key, seconds, amount), otherwise=None)
+        """Add to a shared counter and return the sum; None while the store is away."""
+        return self._ask(lambda: self._store.count(key, seconds, amount), otherwise=None)
 
     def post(self, key: str, text: str, seconds: float) -> None:
-        """Tell all."""
-        self._asked(lambda: self._store.post(key, text, seconds), otherwise=None)
+        """Write a note for all services, for `seconds`."""
+        self._ask(lambda: self._store.post(key, text, seconds), otherwise=None)
 
     def read(self, key: str) -> str | None:
-        """What was told."""
-        return self._asked(lambda: self._store.read(key), otherwise=None)
+        """A note; None if there is none or the store is away."""
+        return self._ask(lambda: self._store.read(key), otherwise=None)
 
-    def _asked(self, question: Callable[[], _T], otherwise: _T) -> _T:
+    def _ask(self, question: Callable[[], _T], otherwise: _T) -> _T:
         try:
             return question()
         except StoreUnavailable:

@@ -1,8 +1,8 @@
-"""The store as all parts of a worker see it: opened when it is first needed, and away for all of them at once.
+"""A store that opens at first use and remembers an outage, shared by all parts of a worker.
 
-Owns the moment of opening, and what is known of an outage: one WARN when it begins and one INFO when it is over, whoever met it;
-and when it is asked again. In between each call fails at once: a store that is away takes seconds to say so. A worker must recover
-and follow running jobs also while Redis is away; only claiming needs it.
+A worker must reconcile and watch running jobs while Redis is away; only claiming needs the store. Owns when the store opens, the
+log lines of an outage (one WARN at its start, one INFO at its end), and when to try again. Until then every call fails at once,
+because a real call would take seconds to fail. Knows no kind of store.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
+
+from anklet_worker.backoff import Backoff
 from anklet_worker.contract.errors import StoreUnavailable
 from anklet_worker.store.store import Store
 
-#: Seconds until a store that is away is asked again: at first, and at most (and less, where leases are short). Up to a quarter more
-#: at random, so that not all hosts come at once.
-_PAUSE_FIRST, _PAUSE_LONGEST = 1.0, 10.0
+#: Seconds between two tries during an outage. The jitter keeps hosts from trying all at once.
+_BACKOFF = Backoff(first=1.0, longest=10.0, jitter=0.25)
+#: The longest pause also stays below this share of a lease's time to live.
 _PAUSES_IN_TTL = 6
-#: What is counted to see whether a store that was away takes what is written.
+#: The counter that shows, after an outage, that the store accepts writes again.
 _PROBE, _PROBE_TTL = "anklet:probe", 1.0
 
 _Answer = TypeVar("_Answer")
@@ -29,41 +32,47 @@ _Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 class Outage:
-    """Whether the store is away, and when it is to be asked again. Pure: `now` is any clock's seconds that never go back."""
+    """Remembers whether the store is away and when to try again. `now` is seconds of a clock that never goes back.
+
+    `ttl` is the leases' time to live in seconds: pauses stay well below it, so that leases are renewed in time after an outage.
+    """
 
     def __init__(self, ttl: float, jitter: Callable[[], float]) -> None:
-        self._longest = min(_PAUSE_LONGEST, ttl / _PAUSES_IN_TTL)
+        longest = min(_BACKOFF.longest, ttl / _PAUSES_IN_TTL)
+        self._fresh = msgspec.structs.replace(_BACKOFF, longest=longest)
         self._jitter = jitter
-        self._pause: float | None = None
+        #: The next pause; None while the store answers.
+        self._backoff: Backoff | None = None
         self._until = 0.0
 
     @property
     def lasts(self) -> bool:
-        """True until it is known to be over."""
-        return self._pause is not None
+        """True from the first failure until a success."""
+        return self._backoff is not None
 
     def holds(self, now: float) -> bool:
-        """True while nobody need ask."""
-        return self._pause is not None and now < self._until
+        """True while it is too early for another try."""
+        return self._backoff is not None and now < self._until
 
     def begins(self, now: float) -> bool:
-        """The store did not answer. True when that is news."""
-        news = self._pause is None
-        self._pause = min(self._longest, _PAUSE_FIRST if self._pause is None else self._pause * 2)
-        self._until = now + self._pause * (1 + self._jitter() / 4)
+        """Note a failure. True if the outage starts with it."""
+        news = self._backoff is None
+        backoff = self._backoff or self._fresh
+        self._until = now + backoff.jittered(self._jitter())
+        self._backoff = backoff.next()
         return news
 
     def ends(self) -> bool:
-        """The store answered. True when that is news."""
-        news, self._pause = self._pause is not None, None
+        """Note a success. True if it ends an outage."""
+        news, self._backoff = self._backoff is not None, None
         return news
 
 
 class LazyStore:
-    """Implements `Store` on the store that `opener` makes; tries to make it until that succeeds once.
+    """Implements `Store` on the store that `opener` returns; calls `opener` until it succeeds once.
 
-    Every method raises what `opener` raises: `StoreUnavailable` for now, `ServiceFatal` until an operator acts. `ttl`: for how long
-    the leases live that are kept in it, in seconds.
+    Every method raises what `opener` raises: `StoreUnavailable` (try again later) or `ServiceFatal` (an operator must act).
+    `ttl` is the time to live in seconds of the leases that the caller keeps in the store.
     """
 
     def __init__(
@@ -79,13 +88,13 @@ class LazyStore:
         self._clock = clock
         self._opening = threading.Lock()
         self._store: Store | None = None
-        # Guards what is known of an outage; never held while the store is asked.
-        self._telling = threading.Lock()
+        # Guards the outage; never held during a call to the store, which may take seconds.
+        self._noting = threading.Lock()
         self._outage = Outage(ttl, jitter)
-        self._said = ""
+        self._reason = ""
 
     def open(self) -> None:
-        """Open the store, if it is not open yet."""
+        """Open the store if it is not open yet."""
         self._ask(lambda _: None)
 
     def claim(self, key: str, owner: str, ttl: float) -> bool:
@@ -117,29 +126,29 @@ class LazyStore:
         return self._ask(lambda store: store.read(key))
 
     def close(self) -> None:
-        """Close what has been opened."""
+        """Close the store if it is open."""
         with self._opening:
             if self._store is not None:
                 self._store.close()
 
     def _ask(self, question: Callable[[Store], _Answer]) -> _Answer:
-        with self._telling:
+        with self._noting:
             if self._outage.holds(self._clock()):
-                raise StoreUnavailable(self._said)
+                raise StoreUnavailable(self._reason)
             in_doubt = self._outage.lasts
         try:
             store = self._opened()
             if in_doubt:
-                # On a full disk all that is read, or not to be had, is still answered: only a write proves that it is over.
+                # A store on a full disk still answers reads; only a successful write proves that the outage is over.
                 store.count(_PROBE, _PROBE_TTL)
             answer = question(store)
         except StoreUnavailable as error:
-            self._tell_away(error)
+            self._note_failure(error)
             raise
-        with self._telling:
+        with self._noting:
             back = self._outage.ends()
         if back:
-            self._log.info("the store of claims answers again")
+            self._log.info("the claim store answers again")
         return answer
 
     def _opened(self) -> Store:
@@ -148,12 +157,12 @@ class LazyStore:
                 self._store = self._opener()
             return self._store
 
-    def _tell_away(self, error: StoreUnavailable) -> None:
-        with self._telling:
-            self._said = str(error)
+    def _note_failure(self, error: StoreUnavailable) -> None:
+        with self._noting:
+            self._reason = str(error)
             news = self._outage.begins(self._clock())
         if news:
             self._log.warning(
-                "the store of claims does not answer; no new job is taken, those that run go on",
+                "the claim store does not answer: taking no new jobs; running jobs continue",
                 extra={"err": str(error)},
             )

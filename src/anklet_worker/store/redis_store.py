@@ -1,7 +1,8 @@
-"""Leases, counters and notes on Redis, shared by many hosts. The only importer of redis; imported only where a database is enabled.
+"""The store on Redis: leases, counters and notes that many hosts share.
 
-Time is Redis' own: a lease ends when Redis says so, whatever the clocks of the hosts say. Every operation is one script, so it is
-atomic, and each is safe to send again when its answer was lost.
+The only importer of redis; imported only where a database is enabled. Redis' own clock decides when a lease expires, so the hosts'
+clocks do not matter. Every operation is one script or command and therefore atomic. Repeating one after a lost answer is safe,
+except that a counter may count twice. Knows no job system and no VM.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from anklet_worker.contract.service import Database
 
 OLDEST_VERSION = (6, 2)
 _CONNECT_TIMEOUT, _OPERATION_TIMEOUT = 2.0, 3.0
-#: One more try: it heals a connection that died while idle. Whoever calls has a longer patience than this module.
+#: One more try heals a connection that died while idle. Callers retry over longer times themselves.
 _RETRIES = 1
 _BACKOFF_FIRST, _BACKOFF_LONGEST = 0.05, 0.5
 _LONGEST_REASON = 200
 _REHEARSAL_TTL = 1.0
 _REFUSALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError)
-#: How Redis 6.2 and 7 say that the user may not run a command inside a script; the reply has no error code of its own.
+#: The words of Redis 6.2 and 7 when the user may not run a command inside a script; that reply has no error code.
 _LACKS_RIGHT_IN_SCRIPT = re.compile(r"NOPERM|can't run this command|no permissions?\b")
 
 _CLAIM = """
@@ -62,22 +63,22 @@ _Answer = TypeVar("_Answer")
 
 
 class RedisStore:
-    """See `Store`. With `tls`, Redis' certificate must bear its host's name and be one that the system trusts.
+    """Implements `Store` on Redis. With `tls`, the system must trust Redis' certificate and it must name the host.
 
-    `version` is Redis' own, as it says it ("7.2.4").
+    `version` is the version that Redis reports ("7.2.4").
     """
 
     def __init__(self, database: Database, client_name: str) -> None:
-        """Connect and see whether this Redis will do. `client_name` shows in its CLIENT LIST.
+        """Connect, and check the server's version and the user's rights. `client_name` appears in Redis' CLIENT LIST.
 
-        Raises `StoreUnavailable`, `RightsRefused` (user, password or their rights), `ServiceFatal` (older than 6.2, or no host's
-        name).
+        Raises `StoreUnavailable`, `RightsRefused` (user, password or rights), or `ServiceFatal` (Redis is older than 6.2, or the
+        configured host is no valid host name).
         """
         self._address = f"{database.host}:{database.port}"
-        # What no line of ours may show, also where Redis' own words hold it (it names the user whom it refuses).
+        # Redacted from every error message. Redis itself names the user that it refuses.
         password = database.password.reveal() if database.password is not None else ""
         self._secrets = tuple(filter(None, (password, database.user)))
-        # Redis takes printable ASCII only, and no space.
+        # CLIENT SETNAME accepts printable ASCII without spaces (redis.io/commands/client-setname).
         self._client_name = re.sub(r"[^!-~]", "_", client_name)
         self._closed = False
         self.version = ""
@@ -126,20 +127,20 @@ class RedisStore:
         self._client.close()
 
     def _run(self, script: Script, key: str, *arguments: str | int) -> int:
-        """Run a script by its digest; the client sends its text when a Redis does not know it (any more)."""
+        """Run a script by its digest. The client sends the text if Redis does not know the digest."""
         return int(self._ask(lambda: script(keys=[key], args=list(arguments))))
 
     def _ask(self, question: Callable[[], _Answer]) -> _Answer:
         if self._closed:
-            raise StoreUnavailable("the store of claims is closed")
+            raise StoreUnavailable("the claim store is closed")
         try:
             return question()
         except RedisError as error:
-            # The next question goes by a new connection: this one may lead to a Redis that has become a replica and refuses for
-            # ever, while the name leads to its successor.
+            # Reconnect next time: after a failover this connection may lead to a replica that refuses every write, while the host
+            # name resolves to the new primary.
             self._client.connection_pool.disconnect(inuse_connections=False)
-            # Not `from error`: its text is not ours to vouch for.
-            raise StoreUnavailable(self._tell(error)) from None
+            # Not `from error`: its text may contain secrets.
+            raise StoreUnavailable(self._describe(error)) from None
 
     def _check_server(self) -> None:
         try:
@@ -148,21 +149,23 @@ class RedisStore:
             self.version = _dotted(version)
             if version < OLDEST_VERSION:
                 raise ServiceFatal(
-                    f"Redis at {self._address} is version {self.version}; {_dotted(OLDEST_VERSION)} or newer is needed"
+                    f"Redis at {self._address} has version {self.version}; upgrade it to {_dotted(OLDEST_VERSION)} or newer"
                 )
             self._rehearse()
         except _REFUSALS as error:
-            raise RightsRefused(self._tell(error)) from None
+            raise RightsRefused(self._describe(error)) from None
         except UnicodeError:
-            # Python's words for a name with an empty or too long part, before anybody is asked.
-            raise ServiceFatal(f"Redis at {self._address}: that can be no host's name") from None
+            # Python's encoder for host names refuses empty and overlong labels.
+            raise ServiceFatal(
+                f"Redis at {self._address}: not a valid host name; correct the database settings"
+            ) from None
         except RedisError as error:
             if _LACKS_RIGHT_IN_SCRIPT.search(str(error)):
-                raise RightsRefused(self._tell(error)) from None
-            raise StoreUnavailable(self._tell(error)) from None
+                raise RightsRefused(self._describe(error)) from None
+            raise StoreUnavailable(self._describe(error)) from None
 
     def _rehearse(self) -> None:
-        """Do once what claims need: missing rights, a replica or a full memory show now, and not first when a job waits."""
+        """Run each operation once, so that missing rights, a replica or full memory show now and not when a job waits."""
         milliseconds = _milliseconds(_REHEARSAL_TTL)
         self._client.script_load(self._claim.script)
         for script in (self._claim, self._renew, self._release):
@@ -170,11 +173,11 @@ class RedisStore:
         self._count(keys=["anklet:rehearsals"], args=[milliseconds, 1])
         self._client.get("anklet:rehearsal")
 
-    def _tell(self, error: RedisError) -> str:
-        """One line for a log, without user and password."""
+    def _describe(self, error: RedisError) -> str:
+        """The error in one line, without user and password."""
         reason = " ".join(str(error).split()) or type(error).__name__
         for secret in self._secrets:
-            # As a word of its own: a user may be called "a".
+            # Whole words only: the user may be called "a".
             reason = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", reason)
         return f"Redis at {self._address}: {reason[:_LONGEST_REASON]}"
 
@@ -194,8 +197,8 @@ def _client(database: Database, client_name: str) -> Redis:
         retry=Retry(EqualJitterBackoff(cap=_BACKOFF_LONGEST, base=_BACKOFF_FIRST), _RETRIES),
         # Older releases retry a command only after the errors named here.
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
-        # No health checks: the one more try heals a dead connection as well, and with redis-py 5 a check that meets a refused
-        # login recurses without end.
+        # No health checks: the retry heals a dead connection too, and in redis-py 5 a check that meets a refused login recurses
+        # without end.
         socket_keepalive=True,
         client_name=client_name,
         protocol=2,
@@ -205,7 +208,7 @@ def _client(database: Database, client_name: str) -> Redis:
 
 
 def _version(client: Redis) -> tuple[int, ...]:
-    """Redis' version by HELLO, which every user may ask, unlike INFO. HELLO itself came with 6.0."""
+    """Redis' version from HELLO, which every user may call, unlike INFO. HELLO exists since Redis 6.0; (5,) without it."""
     try:
         flat = cast("Sequence[object]", client.execute_command("HELLO", 2))  # type: ignore[no-untyped-call]
     except NoPermissionError:

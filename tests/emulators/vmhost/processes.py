@@ -88,6 +88,9 @@ class Guests:
         return table
 
     def _marked(self, environment):
+        # Most processes of the machine have no mark at all: they are not worth a split.
+        if self._marker.encode() not in environment:
+            return ""
         for entry in environment.split(b"\0"):
             if entry.startswith(self._marker.encode()):
                 return entry[len(self._marker) :].decode(errors="replace")
@@ -113,7 +116,10 @@ def commands(home, variable, programs):
     entry = os.fsencode(variable) + b"="
     for pid in _pids():
         try:
-            environment, line = (_slurp(f"/proc/{pid}/{name}").split(b"\0") for name in ("environ", "cmdline"))
+            environment = _slurp(f"/proc/{pid}/environ")
+            if entry not in environment:
+                continue
+            environment, line = environment.split(b"\0"), _slurp(f"/proc/{pid}/cmdline").split(b"\0")
         except OSError:
             continue
         homes = [os.path.realpath(given[len(entry) :]) for given in environment if given.startswith(entry)]

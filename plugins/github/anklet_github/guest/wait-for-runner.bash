@@ -1,4 +1,5 @@
-# Waits until the runner's job begins (KNOWN=0) or the runner ends, at most LIMIT seconds, and says what it saw in one line:
+# Waits until the runner's job begins (KNOWN=0) or the runner ends, at most LIMIT seconds, and says what it saw in one line
+# (unseen: no trace of a runner for UNSEEN seconds):
 #   anklet-runner state=<waiting|working|ended|gone|unseen> status=<run.sh's, or ?> removed=<0|1> left=<0|1>
 # followed by the runner's own last words about its job. It only looks. bash 3.2, as macOS has it.
 home=${RUNNER_HOME:-$HOME/actions-runner}
@@ -56,7 +57,7 @@ while :; do
         nap
         [ -f "$marks/ended" ] && say ended
         lives || say gone
-    elif [ "$SECONDS" -ge 10 ]; then
+    elif [ "$SECONDS" -ge "$UNSEEN" ]; then
         say unseen
     fi
     [ "$SECONDS" -ge "$LIMIT" ] && say waiting
