@@ -183,7 +183,14 @@ def _start(options: argparse.Namespace) -> int:
     from anklet_supervisor.daemon.start import start, start_for_launchd
 
     run = start_for_launchd if options.agent else start
-    return run(_config_path(options), once=options.once)
+    return run(_config_path(options), _show_log, once=options.once)
+
+
+def _show_log(path: Path) -> Callable[[], None]:
+    """Show the log at `path` on this terminal until the returned function is called. Imports what draws only then."""
+    from anklet_supervisor.console.foreground import Foreground
+
+    return Foreground(path).stop
 
 
 def _check(options: argparse.Namespace) -> int:

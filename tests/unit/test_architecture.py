@@ -102,6 +102,85 @@ def test_deciding_modules_cannot_act(path):
     assert not {name.split(".")[0] for name in imports(path)} & IMPURE
 
 
+#: The rooms of each package, lowest first: a room imports only rooms before it. Modules at the top of a package are rooms, too.
+ROOMS = {
+    "anklet_worker": (
+        "__init__",
+        "contract",
+        "backoff",
+        "files",
+        "state_layout",
+        "process",
+        "log",
+        "link",
+        "store",
+        "vm",
+        "life",
+        "attempt",
+        "plugins",
+        "context",
+        "loop",
+        "main",
+    ),
+    "anklet_supervisor": (
+        "__init__",
+        "config",
+        "machine",
+        "report",
+        "log",
+        "daemon",
+        "launchd",
+        "doctor",
+        "console",
+        "cli",
+        "__main__",
+    ),
+}
+
+
+def room(module):
+    """The room of a module of ours, by its dotted name."""
+    _, _, inside = module.partition(".")
+    return inside.split(".")[0] or "__init__"
+
+
+def modules_imported(path):
+    """Dotted names of the modules of its own package that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package(path):
+            # `from package import room` names a room, unless what it names is no module.
+            bare = "." not in node.module
+            for name in node.names:
+                exists = (ROOT / "src" / node.module / name.name).is_dir() or (
+                    ROOT / "src" / node.module / f"{name.name}.py"
+                ).is_file()
+                yield f"{node.module}.{name.name}" if bare and exists else node.module
+
+
+@pytest.mark.parametrize("path", files(lambda path: package(path) in ROOMS))
+def test_a_room_imports_only_rooms_below_it(path):
+    """No circles among folders, and no way up."""
+    order = ROOMS[package(path)]
+    mine = path.relative_to(ROOT / "src" / package(path)).with_suffix("").parts[0]
+    for module in modules_imported(path):
+        theirs = room(module)
+        assert theirs == mine or order.index(theirs) < order.index(mine), f"{mine} imports {module}"
+
+
+@pytest.mark.parametrize("path", files(lambda path: package(path) not in ROOMS))
+def test_a_plugin_imports_the_contract_alone(path):
+    """It uses nothing that a stranger's plugin could not."""
+    ours = {name for name in imports(path) if name.split(".")[0] in ROOMS}
+    assert all(name.startswith("anklet_worker.contract") for name in ours)
+
+
+def test_the_example_plugin_imports_the_contract_alone():
+    """It is what a stranger copies."""
+    ours = {name for name in imports(ROOT / "docs/examples/spool/plugin.py") if name.startswith("anklet")}
+    assert ours
+    assert all(name.startswith("anklet_worker.contract") for name in ours)
+
+
 @pytest.mark.parametrize("path", files())
 def test_every_module_says_what_it_owns(path):
     """Each file begins with a docstring."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from anklet_github.http import BadCertificates, Transport
-from anklet_worker import __version__
+from anklet_worker.contract import VERSION
 from anklet_worker.contract.errors import ServiceFatal
 from anklet_worker.contract.service import ServiceConfig
 
@@ -26,6 +26,6 @@ def headers(authorization: str) -> dict[str, str]:
     return {
         "Accept": "application/vnd.github+json",
         "Authorization": authorization,
-        "User-Agent": f"anklet-supervisor/{__version__}",
+        "User-Agent": f"anklet-supervisor/{VERSION}",
         "X-GitHub-Api-Version": _API_VERSION,
     }

@@ -120,13 +120,14 @@ def _doctor(options: argparse.Namespace, find_config: FindConfig) -> int:
 
 
 def _agent(options: argparse.Namespace, find_config: FindConfig) -> int:
-    from anklet_supervisor.launchd.commands import act
+    from anklet_supervisor.console.agent_commands import act
 
     return act(options.action, find_config(options), newsyslog=options.newsyslog)
 
 
 def _logs(options: argparse.Namespace, find_config: FindConfig) -> int:
-    from anklet_supervisor.log.reader import LineFilter, show
+    from anklet_supervisor.console.log_commands import show
+    from anklet_supervisor.log.reader import LineFilter
 
     wanted = LineFilter(service=options.service, job=options.job, level=options.level)
     return show(find_config(options), wanted, lines=options.lines, follow=options.follow)

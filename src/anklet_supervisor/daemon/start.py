@@ -41,13 +41,20 @@ _DRAIN_FILE = Path(".config") / "anklet" / ".drain"
 _INCURABLE = frozenset({ExitCode.USAGE, ExitCode.UNAVAILABLE, ExitCode.CONFIG})
 
 
+#: Begins to show the log file at a path on this terminal; returns what ends it.
+ShowLog = Callable[[Path], Callable[[], None]]
+
+
 def load_config(path: Path) -> tuple[SupervisorConfig, tuple[Problem, ...]]:
     """The configuration at `path` in this process's environment. Raises `ConfigErrors`."""
     return load(path, os.environ, home=Path.home(), platform=sys.platform)
 
 
-def start(path: Path, *, once: bool) -> int:
-    """Run the supervisor in the foreground. Returns its exit code; raises `AnkletError` for what keeps it from starting."""
+def start(path: Path, show_log: ShowLog, *, once: bool) -> int:
+    """Run the supervisor in the foreground. `show_log` is called when it was started at a terminal and its log goes to a file.
+
+    Returns its exit code; raises `AnkletError` for what keeps it from starting.
+    """
     config, warnings = load_config(path)
     notes = open_state_dir(config.state_dir)
     lock = InstanceLock(config.state_dir)
@@ -58,8 +65,7 @@ def start(path: Path, *, once: bool) -> int:
         take_over(config.state_dir)
         writer = _open_log_file(config)
         if config.log.file_dir is not None and sys.stdout.isatty():
-            # Whoever starts it by hand wants to see what it does, wherever the log goes.
-            stack.callback(_foreground(config.log.file_dir))
+            stack.callback(show_log(log_file(config.log.file_dir)))
         stack.callback(writer.close)
         log = open_log(writer.write, config.log.level, config.secrets(), {})
         for warning in (*map(str, warnings), *notes):
@@ -91,10 +97,10 @@ def start(path: Path, *, once: bool) -> int:
         return code
 
 
-def start_for_launchd(path: Path, *, once: bool) -> int:
+def start_for_launchd(path: Path, show_log: ShowLog, *, once: bool) -> int:
     """As `start`, but what a new start cannot cure is one ERROR line and exit code 0: launchd then leaves it alone."""
     try:
-        code = start(path, once=once)
+        code = start(path, show_log, once=once)
     except (ConfigError, AlreadyRunning) as error:
         _last_words(path, str(error))
         return int(ExitCode.OK)
@@ -131,13 +137,6 @@ def _open_log_file(config: SupervisorConfig) -> LogWriter:
         return LogWriter(log.file_dir, log.level, max_megabytes=log.max_megabytes, keep=log.keep)
     except OSError as error:
         raise refusal(error, f"log.file_dir {config.log.file_dir} cannot be written: {error.strerror}") from None
-
-
-def _foreground(log_dir: Path) -> Callable[[], None]:
-    """Begin to show the log on this terminal; what ends it. Imports what draws only then."""
-    from anklet_supervisor.daemon.foreground import Foreground
-
-    return Foreground(log_file(log_dir)).stop
 
 
 class _Place(msgspec.Struct, frozen=True):

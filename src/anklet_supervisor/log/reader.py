@@ -1,27 +1,20 @@
-"""`logs`: reads the log file, filters its lines, and keeps reading across rotations.
+"""Reads the log file: filters its lines, and keeps reading across rotations.
 
-Owns which lines are shown. `console.log_view` draws them; `anklet_worker.log.service_log` owns their form.
+Owns which lines match. `console` shows them; `anklet_worker.log.service_log` owns their form.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
-from anklet_supervisor.config.load import load_host
-from anklet_supervisor.console.log_view import LineWriter
-from anklet_supervisor.log.writer import log_file, rotated
-from anklet_worker.contract.errors import ConfigError, ExitCode
+from anklet_supervisor.log.writer import rotated
 
-#: Seconds between two reads of `logs --follow`.
-_PAUSE = 0.2
 _LEVELS = ("DEBUG", "INFO", "WARN", "ERROR")
 #: Bytes per read.
 _CHUNK = 1 << 16
@@ -68,32 +61,6 @@ def parsed(line: bytes) -> dict[str, object] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) and isinstance(value.get("msg"), str) else None
-
-
-def show(config: Path, wanted: LineFilter, *, lines: int, follow: bool) -> int:
-    """Print the last `lines` lines that match, and with `follow` new ones until Ctrl-C. Raises `ConfigError`."""
-    host = load_host(config, os.environ, home=Path.home(), platform=sys.platform)
-    if host.log.file_dir is None:
-        raise ConfigError(f"the log goes to standard output; set log.file_dir in {config} to write it to a file")
-    path = log_file(host.log.file_dir)
-    if not path.exists() and not follow:
-        raise ConfigError(f"{path} does not exist: no supervisor has written it yet")
-    writer = LineWriter()
-    tail = Tail(path)
-    shown = last_lines(path, tail.read(), wanted, lines)
-    for line in shown:
-        writer.write(line, parsed(line))
-    if not shown and not follow and lines:
-        sys.stderr.write(f"no matching line in {path}\n")
-    try:
-        while follow:
-            for line in tail.read():
-                if wanted.matches_line(line):
-                    writer.write(line, parsed(line))
-            time.sleep(_PAUSE)
-    except KeyboardInterrupt:
-        pass
-    return int(ExitCode.OK)
 
 
 def last_lines(path: Path, lines: Iterable[bytes], wanted: LineFilter, most: int) -> list[bytes]:

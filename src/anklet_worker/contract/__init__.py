@@ -7,3 +7,8 @@ the words they share; `errors` says who should try again; `rules` declares a plu
 
 Knows no job system, no VM tool and no supervisor.
 """
+
+from anklet_worker import __version__
+
+#: The program's version, for requests that say who asks.
+VERSION = __version__
