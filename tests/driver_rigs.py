@@ -12,11 +12,13 @@ from anklet_worker.contract.job import VMSpec
 from anklet_worker.contract.service import Deadlines, ServiceConfig
 from anklet_worker.process.command import CommandRunner, CommandSettings
 from anklet_worker.process.orders import Orders
+from anklet_worker.vm import guests, listings, tool
 from anklet_worker.vm.anka import driver as anka
 from anklet_worker.vm.drivers import open_driver
 from anklet_worker.vm.names import vm_name
 from anklet_worker.vm.tart import driver as tart
 from anklet_worker.vm.tart import guest as tart_guest
+from anklet_worker.vm.tart import images as tart_images
 
 
 class Records(logging.Handler):
@@ -124,7 +126,7 @@ class AnkaRig(Rig):
     name = "anka"
     spec = VMSpec(template="macos", tag="v1")
     labels = ("self-hosted", "anka", "anka-template:macos", "anka-template-tag:v1")
-    modules = (anka,)
+    modules = (anka, guests, listings, tool)
     telling_verb = "clone"
 
     def __init__(self, folder):
@@ -153,7 +155,7 @@ class TartRig(Rig):
 
     name = "tart"
     labels = ("self-hosted", "tart", "tart-image:macos")
-    modules = (tart, tart_guest)
+    modules = (tart, tart_guest, tart_images, guests, listings, tool)
     guest_verb = "exec"
     start_verb = "run"
 

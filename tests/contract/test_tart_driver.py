@@ -14,11 +14,12 @@ from emulators.vmhost.bench import eventually
 from anklet_worker.contract.errors import (
     CliUnavailable,
     Detached,
+    FileUnusable,
     Interrupted,
     PullBusy,
     RightsRefused,
     TemporaryError,
-    VMFatal,
+    ToolRefused,
     VMLimitReached,
     VMNameExists,
     VMNotFound,
@@ -123,7 +124,7 @@ def test_probe_takes_a_build_from_source(rig, tmp_path):
     environ = rig.host.environ()
     rig.host.environ = lambda **_: {**environ, **env}
     assert rig.driver().probe().version == "SNAPSHOT"
-    assert rig.log.warnings() == [("WARNING", "the version of tart is not known; 2.27 or newer is needed", "")]
+    assert rig.log.warnings() == [("WARNING", "unknown version of tart; 2.27 or newer is needed", "")]
 
 
 def test_probe_that_hangs_is_worth_another_start(rig, monkeypatch, tmp_path):
@@ -166,7 +167,7 @@ def test_labels(rig, labels, image, expected):
 )
 def test_impossible_names_reach_no_command(rig, driver, name):
     """What Tart's own parser would not take, or a path would lead out of."""
-    with pytest.raises(VMNotFound, match="can be no image"):
+    with pytest.raises(VMNotFound, match="is not a possible name of an image"):
         ensure(driver, name)
     assert rig.host.calls() == []
 
@@ -181,7 +182,7 @@ def test_local_image_is_never_pulled(rig):
     """Under any policy, present or not: what has no registry in its name is local."""
     driver = rig.driver(tart=Tart(pull="always"))
     assert ensure(driver, "macos") == "macos"
-    with pytest.raises(VMNotFound, match=r"image 'nowhere' is not found on this host$"):
+    with pytest.raises(VMNotFound, match=r"image 'nowhere' is not on this host$"):
         ensure(driver, "nowhere")
     assert rig.argvs("pull") == []
 
@@ -237,7 +238,7 @@ def test_registry_in_trouble_leaves_the_local_copy(rig, registry):
     assert ensure(driver, REMOTE) == REMOTE
     [(level, message, err)] = rig.log.warnings()
     assert level == "WARNING"
-    assert "using what is here" in message
+    assert "using the local copy" in message
     assert "tart pull" in err
 
 
@@ -253,7 +254,7 @@ def test_registry_that_refuses_is_fatal(rig, driver):
     """Trying again does not help: somebody has to log in."""
     rig.host.add_registry_image(REMOTE)
     rig.host.set(registry="auth")
-    with pytest.raises(VMFatal, match="tart pull"):
+    with pytest.raises(ToolRefused, match=r"tart pull: .*; log in on this host with `tart login`"):
         ensure(driver, REMOTE)
 
 
@@ -315,7 +316,7 @@ def test_detach_leaves_a_pull_to_its_end_with_its_lock(rig):
 def test_image_that_runs_is_not_cloned(rig, driver):
     """A copy of a disk in use would not be whole."""
     rig.host.start_foreign("golden")
-    with pytest.raises(VMTransient, match=r"'golden' is running: .* shut it down"):
+    with pytest.raises(VMTransient, match=r"'golden' is running, .* shut it down"):
         ensure(driver, "golden")
     rig.host.stop_foreign("golden")
 
@@ -681,8 +682,8 @@ def test_half_a_file_is_none(reached, tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     driver.copy_in(vm, path)
-    run = driver._commands.run
-    driver._commands.run = lambda *args, stdin=b"", **more: run(*args, stdin=stdin[:-3], **more)
+    for tool in filter(None, (driver._tool, driver._guests._ssh_tool)):
+        tool.run = lambda *args, whole=tool.run, stdin=b"", **more: whole(*args, stdin=stdin[:-3], **more)
     path.write_text("new and longer")
     with pytest.raises(VMTransient, match=r"copying file to .* ended with status 1"):
         driver.copy_in(vm, path)
@@ -695,10 +696,10 @@ def test_too_large_files_are_refused(rig, driver, monkeypatch, tmp_path):
     vm = rig.started(driver)
     rig.shorten(monkeypatch, "_LARGEST_COPY", 10)
     (tmp_path / "large").write_bytes(b"x" * 11)
-    with pytest.raises(VMFatal, match="more than"):
+    with pytest.raises(FileUnusable, match="larger than"):
         driver.copy_in(vm, tmp_path / "large")
     (rig.host.guest_home(vm) / "large").write_bytes(b"x" * 11)
-    with pytest.raises(VMFatal, match="more than"):
+    with pytest.raises(FileUnusable, match="larger than"):
         driver.copy_out(vm, "large", tmp_path / "out")
 
 
@@ -707,3 +708,24 @@ def test_end_is_seen_though_the_last_output_is_lost(rig, driver):
     vm = rig.started(driver)
     rig.host.set(exec_tail_lost=1)
     assert driver.run(vm, "echo out; exit 4", 20).status == 4
+
+
+# ---- the listing that is handed on ----
+
+
+@pytest.mark.parametrize("image", ["macos", REMOTE])
+def test_one_listing_before_the_clone(rig, driver, image):
+    """From the slot check to the clone: one `tart list`, which shows the image and that the VM's name is free."""
+    rig.host.add_image(REMOTE)
+    driver.listing()
+    driver.clone(ensure(driver, image), rig.vm())
+    assert [argv.split()[0] for argv in rig.argvs()][:2] == ["list", "clone"]
+
+
+def test_image_that_the_listing_shows_running_is_looked_at_again(rig, driver):
+    """Its owner may have shut it down since."""
+    rig.host.start_foreign("golden")
+    driver.listing()
+    rig.host.halt("golden")
+    eventually(lambda: "golden" not in rig.host.running())
+    assert ensure(driver, "golden") == "golden"

@@ -6,14 +6,18 @@ import threading
 import time
 
 import pytest
-from driver_rigs import AnkaRig, TartRig
+from driver_rigs import AnkaRig, TartRig, executable
 from emulators.vmhost.bench import eventually
 
 from anklet_worker.contract.errors import (
+    AnswerUnreadable,
+    CliUnavailable,
     Detached,
+    FileUnusable,
     Interrupted,
+    NotOurVM,
+    TemporaryError,
     VMError,
-    VMFatal,
     VMLimitReached,
     VMNameExists,
     VMNotFound,
@@ -58,6 +62,40 @@ def test_probe_tells_product_and_version(driver):
     assert info.version[0].isdigit()
 
 
+@pytest.mark.parametrize("deaths", [1, 3])
+def test_probe_that_a_signal_ends_is_passing_trouble(rig, tmp_path, deaths):
+    """MacOS kills processes when memory is short. The service tries again, and begins."""
+    dying(rig, tmp_path, deaths)
+    driver = rig.driver()
+    for _ in range(deaths):
+        with pytest.raises(TemporaryError, match="was killed by SIGKILL"):
+            driver.probe()
+    assert driver.probe().version
+
+
+def test_probe_that_signals_end_for_a_minute_makes_the_service_unfit(rig, tmp_path, monkeypatch):
+    """A tool that macOS refuses to run is killed each time: the operator learns what to do."""
+    dying(rig, tmp_path, 10_000)
+    driver = rig.driver()
+    with pytest.raises(TemporaryError):
+        driver.probe()
+    rig.shorten(monkeypatch, "_KILLED_WITHIN", 0.0)
+    with pytest.raises(CliUnavailable, match=f"was killed by SIGKILL, every time .* reinstall {rig.name}"):
+        driver.probe()
+
+
+def dying(rig, folder, deaths):
+    """The rig's tool kills itself the first times that it is run."""
+    real, left = rig.host.environ(), folder / "left"
+    left.write_text("x" * deaths)
+    script = (
+        f'[ -s {left} ] || exec {rig.host.bin_dir}/{rig.name} "$@"\n'
+        f"head -c -1 {left} >{left}.new; mv {left}.new {left}; kill -9 $$"
+    )
+    mine = executable(folder / "dying" / rig.name, script)
+    rig.host.environ = lambda **_: {**real, **mine}
+
+
 def test_labels_of_a_job_become_a_spec(rig, driver):
     """A job's labels name template and tag; labels of others ask for nothing here."""
     assert driver.spec_from_labels(rig.labels) == rig.spec
@@ -87,7 +125,7 @@ def test_present_image_is_not_pulled(rig, driver):
 def test_impossible_image_never_reaches_a_command(rig, driver, name):
     """A name that no command line can bear is refused as not found, and quoted, without running anything."""
     with (
-        pytest.raises(VMNotFound, match=r"can be no (?:template|image)") as caught,
+        pytest.raises(VMNotFound, match=r"is not a possible name of (?:a template|an image)") as caught,
         driver.image(VMSpec(template=name), lambda: None),
     ):
         pass
@@ -99,6 +137,36 @@ def test_image_that_is_nowhere_is_not_found(driver):
     """An image that neither this host nor the registry has is reported as such."""
     with pytest.raises(VMNotFound), driver.image(VMSpec(template="nowhere", tag="v1"), lambda: None):
         pass
+
+
+@pytest.mark.parametrize("by", ["name", "own words"])
+def test_one_listing_serves_the_slot_and_the_clone(rig, driver, by):
+    """A worker lists all VMs when it gets its slot. That listing also shows the image: nothing is listed again before the clone."""
+    spec = rig.spec if by == "name" else driver.spec_from_labels(rig.labels)
+    driver.listing()
+    with driver.image(spec, lambda: None) as source:
+        driver.clone(source, rig.vm())
+    verbs = [verb for verb, *_ in rig.ended]
+    assert verbs[: verbs.index("clone") + 1] == ["list", "clone"]
+
+
+def test_old_listing_serves_nothing(rig, driver, monkeypatch):
+    """A listing from before a long wait is not used."""
+    rig.shorten(monkeypatch, "_FRESH", 0.0)
+    driver.listing()
+    with driver.image(rig.spec, lambda: None):
+        pass
+    assert len(rig.argvs("list")) == 2
+
+
+def test_own_changes_are_seen_at_once(rig, driver, vm):
+    """What this worker cloned, started and deleted is never hidden by an earlier listing."""
+    driver.listing()
+    driver.delete(vm)
+    with driver.image(rig.spec, lambda: None) as source:
+        driver.clone(source, vm)
+    with driver.image(rig.spec, lambda: None) as source, pytest.raises(VMNameExists):
+        driver.clone(source, vm)
 
 
 # ---- clone, start, delete ----
@@ -229,7 +297,7 @@ def test_delete_without_a_listing_is_no_success(rig, driver, vm):
 
 def test_only_vms_of_ours_are_deleted(rig, driver):
     """A template's name is refused before any command runs."""
-    with pytest.raises(VMFatal, match="no VM of ours"):
+    with pytest.raises(NotOurVM, match="not one of our VMs"):
         driver.delete("macos")
     assert rig.host.calls() == []
 
@@ -399,7 +467,7 @@ def test_link_arrives_as_a_file_under_the_links_name(rig, driver, vm, tmp_path, 
 
 def test_missing_file_is_fatal(driver, vm, tmp_path):
     """A file that is not there cannot be copied by trying again."""
-    with pytest.raises(VMFatal, match="it is no file"):
+    with pytest.raises(FileUnusable, match="not a file"):
         driver.copy_in(vm, tmp_path / "missing")
 
 
@@ -419,12 +487,12 @@ def test_file_comes_out_of_the_guest(rig, driver, vm, tmp_path):
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a b", "-x", "", "a;b", "a/../../b"])
 def test_odd_paths_of_a_guest_reach_no_command(rig, driver, path, tmp_path):
     """Plain words and slashes, inside the home."""
-    with pytest.raises(VMFatal, match="no path that can be copied"):
+    with pytest.raises(FileUnusable, match="not a path of plain words"):
         driver.copy_out(rig.vm(), path, tmp_path / "out")
     assert rig.host.calls() == []
 
 
-@pytest.mark.parametrize(("what", "refusal"), [("missing", VMError), ("folder", VMFatal), ("link", VMFatal)])
+@pytest.mark.parametrize(("what", "refusal"), [("missing", VMError), ("folder", FileUnusable), ("link", FileUnusable)])
 def test_what_is_no_file_is_not_copied(rig, driver, vm, what, refusal, tmp_path):
     """Nothing is followed, nothing is read, nothing is left."""
     home = rig.host.guest_home(vm)
@@ -456,10 +524,12 @@ def test_command_that_hangs_is_transient(rig, monkeypatch, when):
 @pytest.mark.parametrize("garbage", ["", "what?", "[1, 2", "null", "42", '{"no": "status"}', "\x00\x01", "{" * 5000])
 def test_garbage_is_fatal(rig, driver, garbage):
     """An answer that cannot be understood is not taken for done."""
-    with driver.image(rig.spec, lambda: None) as source:
-        rig.host.fault(rig.telling_verb, when="before", stdout=garbage, exit_status=0)
-        with pytest.raises(VMFatal, match=r"cannot be understood|what is no list"):
-            driver.clone(source, rig.vm())
+    rig.host.fault(rig.telling_verb, when="before", stdout=garbage, exit_status=0)
+    with (
+        pytest.raises(AnswerUnreadable, match="cannot read the answer of"),
+        driver.image(rig.spec, lambda: None) as source,
+    ):
+        driver.clone(source, rig.vm())
     assert rig.vm() not in rig.names()
 
 
@@ -469,7 +539,7 @@ def test_garbage_is_fatal(rig, driver, garbage):
 def test_listing_that_cannot_be_understood_is_fatal(rig, driver, stdout):
     """A listing with anything unreadable in it is refused whole: a VM that is overlooked would count as gone."""
     rig.host.fault("list", when="before", stdout=stdout, exit_status=0)
-    with pytest.raises(VMFatal):
+    with pytest.raises(AnswerUnreadable):
         driver.listing()
 
 

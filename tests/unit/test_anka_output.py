@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anklet_worker.contract.errors import VMError, VMFatal, VMLimitReached, VMNameExists, VMNotFound, VMTransient
+from anklet_worker.contract.errors import (
+    AnswerUnreadable,
+    ToolRefused,
+    VMError,
+    VMLimitReached,
+    VMNameExists,
+    VMNotFound,
+    VMTransient,
+)
 from anklet_worker.vm.anka.output import (
     Envelope,
     classify,
@@ -107,11 +115,11 @@ TEXTS = [
     ("http://registry:8089: request failed with result 6: Could not resolve host: not found", None, VMTransient),
     ("Bad address", 14, VMTransient),
     ("vm: No space left on device", 28, VMTransient),
-    ("EULA needs to be accepted", None, VMFatal),
-    ("Wrong host for license (-4)", None, VMFatal),
-    ("Product license key not supported on the current hardware", None, VMFatal),
-    ("unknown option: --shrink", None, VMFatal),
-    ("usage: anka clone [options] vmid", None, VMFatal),
+    ("EULA needs to be accepted", None, ToolRefused),
+    ("Wrong host for license (-4)", None, ToolRefused),
+    ("Product license key not supported on the current hardware", None, ToolRefused),
+    ("unknown option: --shrink", None, ToolRefused),
+    ("usage: anka clone [options] vmid", None, ToolRefused),
     # the code alone
     ("", 3, VMNotFound),
     ("something new", 18, VMNameExists),
@@ -207,7 +215,7 @@ def test_empty_listings(body):
 @pytest.mark.parametrize("body", ["text", 1, {"name": "x"}, [1], [None], [{}], [{"name": 1}], [{"status": "running"}]])
 def test_what_is_no_listing(body):
     """A listing with anything unreadable is refused: a VM that is overlooked would count as gone."""
-    with pytest.raises(VMFatal, match="anka list answers"):
+    with pytest.raises(AnswerUnreadable, match="cannot read the answer of anka list"):
         list(vms(body))
 
 

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anklet_worker.contract.errors import RightsRefused, VMError, VMFatal, VMLimitReached, VMNotFound, VMTransient
+from anklet_worker.contract.errors import (
+    AnswerUnreadable,
+    ImageUnusable,
+    RightsRefused,
+    ToolRefused,
+    VMError,
+    VMLimitReached,
+    VMNotFound,
+    VMTransient,
+)
 from anklet_worker.vm.driver import VMInfo, VMState
 from anklet_worker.vm.tart.output import address_in, classify, error_of, exec_words, version, vms
 
@@ -42,13 +51,13 @@ def test_version(stdout, expected):
         ("The number of VMs exceeds the system limit", VMLimitReached),
         ("The number of VMs exceeds the system limit (other running VMs: a, b)", VMLimitReached),
         ("Error: The number of virtual machines exceeds the limit. The maximum supported number", VMLimitReached),
-        ("VM is missing some of its files (config.json, disk.img or nvram.bin)", VMFatal),
+        ("VM is missing some of its files (config.json, disk.img or nvram.bin)", ImageUnusable),
         ("failed to parse remote name: x", VMNotFound),
         ('Error: UnexpectedHTTPStatusCode(when: "pulling manifest", code: 404, details: "…")', VMNotFound),
         ('Error: UnexpectedHTTPStatusCode(when: "pulling manifest", code: 503, details: "…")', VMTransient),
-        ('Error: UnexpectedHTTPStatusCode(when: "auth", code: 403, details: "DENIED")', VMFatal),
-        ('Error: AuthFailed(why: "received 401")', VMFatal),
-        ("Error: Unknown option '--random-mac'\nUsage: tart set", VMFatal),
+        ('Error: UnexpectedHTTPStatusCode(when: "auth", code: 403, details: "DENIED")', ToolRefused),
+        ('Error: AuthFailed(why: "received 401")', ToolRefused),
+        ("Error: Unknown option '--random-mac'\nUsage: tart set", ToolRefused),
         ("Error: The Internet connection appears to be offline.", VMTransient),
         ("no IP address found, is your VM running?", VMTransient),
         ("", VMTransient),
@@ -108,7 +117,7 @@ def test_listing():
 @pytest.mark.parametrize("stdout", [b"", b"what?", b"{}", b"null", b'["a"]', b'[{"State": "running"}]', b"[" * 5000])
 def test_listing_that_is_none_is_refused_whole(stdout):
     """A VM that is overlooked would count as gone."""
-    with pytest.raises(VMFatal):
+    with pytest.raises(AnswerUnreadable):
         list(vms(stdout))
 
 
@@ -141,5 +150,5 @@ def test_no_answer_breaks_the_reading(data):
     version(data)
     address_in(data)
     exec_words(data)
-    with contextlib.suppress(VMFatal):
+    with contextlib.suppress(AnswerUnreadable):
         list(vms(data))
