@@ -1,20 +1,25 @@
-"""Rigs: each sets up one VM driver on its emulated host, and breaks that host, for the tests that every driver has to pass."""
+"""Rigs: each sets up one VM driver on its emulated host, and breaks that host, for the tests that every driver must pass."""
 
 import hashlib
 import logging
 import os
+import subprocess
 
 from emulators.anka.control import AnkaHost
 from emulators.tart.control import TartHost
 from emulators.vmhost.bench import eventually
 
+from anklet_worker.contract.errors import VMTransient
 from anklet_worker.contract.job import VMSpec
 from anklet_worker.contract.service import Deadlines, ServiceConfig
 from anklet_worker.process.command import CommandRunner, CommandSettings
 from anklet_worker.process.orders import Orders
 from anklet_worker.vm import guests, listings, tool
 from anklet_worker.vm.anka import driver as anka
+from anklet_worker.vm.driver import VMState
 from anklet_worker.vm.drivers import open_driver
+from anklet_worker.vm.guest_script import new_nonce, result_in, wrapped
+from anklet_worker.vm.memory import MemoryDriver, MemoryHost
 from anklet_worker.vm.names import vm_name
 from anklet_worker.vm.tart import driver as tart
 from anklet_worker.vm.tart import guest as tart_guest
@@ -178,6 +183,68 @@ class TartRig(Rig):
     def guest_shell(self, vm):
         """The command by which scripts reach the guest."""
         return ["tart", "exec", "-i", vm, "bash", "-s"]
+
+
+class MemoryRig(Rig):
+    """The driver that keeps its VMs in memory; its guests are this machine's bash."""
+
+    name = "memory"
+    labels = ("self-hosted", "memory", "memory-image:macos")
+
+    def __init__(self, folder):
+        super().__init__(folder, MemoryHostOfRig(folder / "memory"))
+        self.host.add("macos")
+
+    def driver(self):
+        """All drivers of the host share its VMs."""
+        return MemoryDriver(self.host, bash, lambda step, _vm: self.host.steps.append(step))
+
+    def close(self):
+        """There is no process to end."""
+
+
+class MemoryHostOfRig(MemoryHost):
+    """What the tests ask of an emulated host."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.steps = []
+
+    def start_foreign(self, name, *, hidden=False):
+        """A VM of somebody else runs; `hidden`: one that this driver does not list."""
+        if hidden:
+            self.most_running -= 1
+        else:
+            self.add(name, VMState.RUNNING)
+
+    def max_running(self):
+        """The most VMs that ran at once: none stops by itself here."""
+        return len(self.running())
+
+    def guest_home(self, vm):
+        """The home of a VM's guest."""
+        return self.vms[vm].home
+
+    def calls(self):
+        """Each step as a command of one word."""
+        return [{"argv": [step]} for step in self.steps]
+
+
+def bash(vm, script, timeout):
+    """A guest in memory: runs the script in its home, as the drivers of real tools do."""
+    nonce = new_nonce()
+    command = ["bash", "-s"]
+    env = {**os.environ, "HOME": str(vm.home)}
+    try:
+        done = subprocess.run(
+            command, input=wrapped(script, nonce), capture_output=True, timeout=timeout, env=env, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise VMTransient(f"the guest command in {vm.name} did not end within {timeout:g} s") from None
+    ended = result_in(done.stdout.decode(errors="replace"), nonce)
+    if ended is None:
+        raise VMTransient(f"guest command in {vm.name}: its end was not seen")
+    return ended
 
 
 def executable(path, script):

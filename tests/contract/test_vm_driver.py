@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from driver_rigs import AnkaRig, TartRig, executable
+from driver_rigs import AnkaRig, MemoryRig, TartRig, executable
 from emulators.vmhost.bench import eventually
 
 from anklet_worker.contract.errors import (
@@ -32,7 +32,13 @@ from anklet_worker.vm.driver import VMState
 from anklet_worker.vm.guest_script import wrapped
 
 
-@pytest.fixture(params=[AnkaRig, TartRig], ids=lambda rig: rig.name)
+def of_a_tool(reason):
+    """For tests that say nothing about a driver without a command line tool, for this reason."""
+    assert reason
+    return pytest.mark.parametrize("rig", [AnkaRig, TartRig], indirect=True, ids=lambda rig: rig.name)
+
+
+@pytest.fixture(params=[AnkaRig, TartRig, MemoryRig], ids=lambda rig: rig.name)
 def rig(request, tmp_path):
     """One driver's rig; no process of it is left after the test."""
     made = request.param(tmp_path)
@@ -63,6 +69,7 @@ def test_probe_tells_product_and_version(driver):
 
 
 @pytest.mark.parametrize("deaths", [1, 3])
+@of_a_tool("it breaks a command")
 def test_probe_that_a_signal_ends_is_passing_trouble(rig, tmp_path, deaths):
     """MacOS kills processes when memory is short. The service tries again, and begins."""
     dying(rig, tmp_path, deaths)
@@ -73,6 +80,7 @@ def test_probe_that_a_signal_ends_is_passing_trouble(rig, tmp_path, deaths):
     assert driver.probe().version
 
 
+@of_a_tool("it breaks a command")
 def test_probe_that_signals_end_for_a_minute_makes_the_service_unfit(rig, tmp_path, monkeypatch):
     """A tool that macOS refuses to run is killed each time: the operator learns what to do."""
     dying(rig, tmp_path, 10_000)
@@ -140,6 +148,7 @@ def test_image_that_is_nowhere_is_not_found(driver):
 
 
 @pytest.mark.parametrize("by", ["name", "own words"])
+@of_a_tool("it counts a tool's commands")
 def test_one_listing_serves_the_slot_and_the_clone(rig, driver, by):
     """A worker lists all VMs when it gets its slot. That listing also shows the image: nothing is listed again before the clone."""
     spec = rig.spec if by == "name" else driver.spec_from_labels(rig.labels)
@@ -150,6 +159,7 @@ def test_one_listing_serves_the_slot_and_the_clone(rig, driver, by):
     assert verbs[: verbs.index("clone") + 1] == ["list", "clone"]
 
 
+@of_a_tool("it counts a tool's commands")
 def test_old_listing_serves_nothing(rig, driver, monkeypatch):
     """A listing from before a long wait is not used."""
     rig.shorten(monkeypatch, "_FRESH", 0.0)
@@ -191,12 +201,14 @@ def test_clone_of_nothing_is_not_found(rig, driver):
         driver.clone("gone", rig.vm())
 
 
+@of_a_tool("a guest in memory answers at once")
 def test_start_returns_when_the_guest_takes_commands(rig, driver):
     """A guest that needs time to boot is waited for."""
     rig.boots_for(3)
     assert driver.run(rig.started(driver), "echo up", 20).output == "up"
 
 
+@of_a_tool("a guest in memory answers at once")
 def test_start_gives_up_on_a_guest_that_never_answers(rig):
     """A guest that does not come up within its deadline is a transient failure."""
     rig.boots_for(10_000)
@@ -204,6 +216,7 @@ def test_start_gives_up_on_a_guest_that_never_answers(rig):
         rig.started(rig.driver(deadlines=Deadlines(vm_start=1.5)))
 
 
+@of_a_tool("a guest in memory answers at once")
 def test_guest_that_hangs_while_booting_is_asked_again(rig, driver, monkeypatch):
     """One try that hangs does not use up the deadline."""
     rig.shorten(monkeypatch, "_READY_TRY", 0.5)
@@ -228,6 +241,7 @@ def test_start_of_nothing_is_not_found(rig, driver):
         driver.start(rig.vm())
 
 
+@of_a_tool("a guest in memory answers at once")
 def test_vm_that_dies_while_it_boots_is_a_failure_at_once(rig, driver):
     """When the VM is deleted under our hands, waiting for its guest ends at once."""
     rig.boots_for(10_000)
@@ -249,6 +263,7 @@ def test_vm_that_dies_while_it_boots_is_a_failure_at_once(rig, driver):
     assert time.monotonic() - began < 15
 
 
+@of_a_tool("its guests share this machine's processes")
 def test_delete_removes_a_running_vm_and_what_runs_in_it(rig, driver, vm):
     """Deletion ends the guest with every process in it, and gives the slot back."""
     driver.run(vm, "nohup sleep 300 >/dev/null 2>&1 & echo started", 20)
@@ -266,6 +281,7 @@ def test_delete_is_idempotent(rig, driver, vm):
     driver.delete(rig.vm(99))
 
 
+@of_a_tool("it breaks a command")
 def test_delete_whose_reply_is_lost_is_done_the_second_time(rig, driver, vm):
     """A reply that is lost is a failure, although the VM is gone; asking again settles it."""
     rig.host.fault("delete", when="after", stdout="", exit_status=1)
@@ -274,6 +290,7 @@ def test_delete_whose_reply_is_lost_is_done_the_second_time(rig, driver, vm):
     driver.delete(vm)
 
 
+@of_a_tool("it breaks a command")
 def test_delete_that_did_nothing_is_not_believed(rig, driver, vm):
     """A deletion that reports success while the VM is still listed is a failure."""
     rig.host.fault("delete", when="before", stdout='{"status":"OK","body":{}}', exit_status=0)
@@ -281,6 +298,7 @@ def test_delete_that_did_nothing_is_not_believed(rig, driver, vm):
         driver.delete(vm)
 
 
+@of_a_tool("it breaks a command")
 def test_delete_that_finds_nothing_is_checked(rig, driver, vm):
     """A "not found" alone does not prove that the VM is gone: the listing has the last word."""
     rig.deny("delete")
@@ -288,6 +306,7 @@ def test_delete_that_finds_nothing_is_checked(rig, driver, vm):
         driver.delete(vm)
 
 
+@of_a_tool("it breaks a command")
 def test_delete_without_a_listing_is_no_success(rig, driver, vm):
     """When the host cannot be asked, nobody says that the VM is gone."""
     rig.host.fault("list", times=None, message="failed", code=1)
@@ -363,6 +382,7 @@ def test_output_that_is_no_text_is_replaced(driver, vm):
     assert driver.run(vm, "printf '\\377\\376 ok'", 20).output == "�� ok"
 
 
+@of_a_tool("its guests share this machine's processes")
 def test_script_leaves_background_processes(rig, driver, vm):
     """What a script starts in the background lives on, and is not waited for, even when it holds the output."""
     rig.holds_output()
@@ -379,6 +399,7 @@ def test_script_leaves_no_file_of_ours(rig, driver, vm):
     assert list(home.iterdir()) == []
 
 
+@of_a_tool("it changes a guest's environment")
 def test_script_that_is_cut_off_leaves_files_in_the_guest_only(rig, vm, tmp_path):
     """What a script leaves when it is ended in the middle goes with its VM."""
     scratch = tmp_path / "shared"
@@ -389,6 +410,7 @@ def test_script_that_is_cut_off_leaves_files_in_the_guest_only(rig, vm, tmp_path
     assert list(scratch.iterdir()) == []
 
 
+@of_a_tool("it feeds a tool")
 def test_half_a_script_does_nothing(rig, driver, vm):
     """Input that breaks off (the worker died while it fed) runs no part of the script."""
     whole = wrapped("touch begun\n" * 100, "abc")
@@ -408,6 +430,7 @@ def test_script_that_does_not_end_is_transient(driver, vm):
     assert time.monotonic() - began < 12
 
 
+@of_a_tool("its guests cannot be lost")
 def test_guest_that_is_lost_is_transient_and_betrays_nothing(rig, driver, vm):
     """When the guest dies under a script, the error says so, and quotes nothing that the script knows."""
 
@@ -509,6 +532,7 @@ def test_what_is_no_file_is_not_copied(rig, driver, vm, what, refusal, tmp_path)
 
 
 @pytest.mark.parametrize("when", ["before", "middle"])
+@of_a_tool("it breaks a command")
 def test_command_that_hangs_is_transient(rig, monkeypatch, when):
     """A command that does not end is ended at its time-out; what it left is removed by name."""
     driver = rig.driver()
@@ -522,6 +546,7 @@ def test_command_that_hangs_is_transient(rig, monkeypatch, when):
 
 
 @pytest.mark.parametrize("garbage", ["", "what?", "[1, 2", "null", "42", '{"no": "status"}', "\x00\x01", "{" * 5000])
+@of_a_tool("it breaks a command")
 def test_garbage_is_fatal(rig, driver, garbage):
     """An answer that cannot be understood is not taken for done."""
     rig.host.fault(rig.telling_verb, when="before", stdout=garbage, exit_status=0)
@@ -536,6 +561,7 @@ def test_garbage_is_fatal(rig, driver, garbage):
 @pytest.mark.parametrize(
     "stdout", ['{"status":"OK","body":{"name":"x"}}', '{"status":"OK","body":[{"status":"running"}]}', "oops"]
 )
+@of_a_tool("it breaks a command")
 def test_listing_that_cannot_be_understood_is_fatal(rig, driver, stdout):
     """A listing with anything unreadable in it is refused whole: a VM that is overlooked would count as gone."""
     rig.host.fault("list", when="before", stdout=stdout, exit_status=0)
@@ -543,6 +569,7 @@ def test_listing_that_cannot_be_understood_is_fatal(rig, driver, stdout):
         driver.listing()
 
 
+@of_a_tool("it breaks a command")
 def test_noise_on_stderr_means_nothing(rig, driver):
     """Warnings on stderr spoil no answer."""
     rig.host.set(stderr_noise='warning: {"status":"ERROR"} not found\n')
@@ -566,6 +593,7 @@ def order_during(rig, word, give):
     return thread
 
 
+@of_a_tool("nothing in memory takes long enough for an order")
 def test_stop_interrupts_a_script(rig, driver, vm):
     """A stop does not wait for a script."""
     thread = order_during(rig, "-s", rig.orders.stop)
@@ -578,6 +606,7 @@ def test_stop_interrupts_a_script(rig, driver, vm):
         driver.delete(vm)
 
 
+@of_a_tool("nothing in memory takes long enough for an order")
 def test_stop_interrupts_the_wait_for_the_guest(rig, driver):
     """A stop does not wait for a guest to boot."""
     rig.boots_for(10_000)
@@ -587,6 +616,7 @@ def test_stop_interrupts_the_wait_for_the_guest(rig, driver):
     thread.join()
 
 
+@of_a_tool("nothing in memory takes long enough for an order")
 def test_stop_lets_a_clone_finish(rig, driver):
     """A clone is not cut in half by a stop."""
     rig.host.set(delays={"clone": 0.5})
@@ -597,6 +627,7 @@ def test_stop_lets_a_clone_finish(rig, driver):
     assert rig.vm() in rig.names()
 
 
+@of_a_tool("nothing in memory takes long enough for an order")
 def test_detach_leaves_a_clone_to_its_end(rig, driver):
     """After a detach a clone goes on; the next process waits for it by its note, and finds the VM listed."""
     rig.host.set(delays={"clone": 1.0})
@@ -610,6 +641,7 @@ def test_detach_leaves_a_clone_to_its_end(rig, driver):
     assert rig.vm() in {row.name for row in rig.driver(Orders()).listing()}
 
 
+@of_a_tool("it counts a tool's commands")
 def test_each_command_is_reported_with_its_outcome(rig, driver, vm):
     """Every command is counted under its own name, by class of outcome, with its time."""
     with pytest.raises(VMNotFound):

@@ -24,7 +24,7 @@ RETRIES = {
     "VMLimitReached": Retry.HERE,
     "VMTransient": Retry.HERE,
     "PullBusy": Retry.ELSEWHERE,
-    "AnswerUnreadable": Retry.ELSEWHERE,
+    "AnswerUnreadable": Retry.HERE,
     "ToolRefused": Retry.OPERATOR,
     "ImageUnusable": Retry.OPERATOR,
     "FileUnusable": Retry.OPERATOR,

@@ -283,7 +283,7 @@ def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
         (StoreUnavailable("away"), 2.0),
         (PullBusy("busy"), 30.0),
         (VMNotFound("no such template"), 30.0),
-        (AnswerUnreadable("garbage"), 30.0),
+        (AnswerUnreadable("garbage"), 2.0),
         (ToolRefused("EULA"), 600.0),
         (ImageUnusable("failed"), 600.0),
     ],

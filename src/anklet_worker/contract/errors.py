@@ -214,9 +214,12 @@ class PullBusy(VMError):
 
 
 class AnswerUnreadable(VMError):
-    """The VM tool reports success, but this program cannot read its answer. Another host may have another version."""
+    """The VM tool reports success, but this program cannot read its answer.
 
-    retry = Retry.ELSEWHERE
+    That usually passes: the tool was replaced or cut off in the middle. An unknown version of the tool uses up the job's tries.
+    """
+
+    retry = Retry.HERE
     outcome = "fatal"
 
 
