@@ -309,12 +309,11 @@ class ServiceLoop:
             return
         pause = self._backoff.put_off(job.id, _FIRST_PAUSE[error.retry])
         facts = {"err": str(error), "backoffSeconds": round(pause, 1)}
+        attempt.log.warning("the job goes back to the queue", extra=facts)
         needs = (type(error), job.vm)
         if error.retry is Retry.OPERATOR and needs not in self._asked_operator:
             self._asked_operator.add(needs)
             attempt.log.error("this host cannot run the job until an operator acts; other hosts can", extra=facts)
-        else:
-            attempt.log.warning("the job goes back to the queue", extra=facts)
         if isinstance(error, PullBusy):
             return
         try:
