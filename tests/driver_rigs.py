@@ -37,7 +37,7 @@ class Records(logging.Handler):
         self.lines.append((record.levelname, record.getMessage(), getattr(record, "err", "")))
 
     def warnings(self):
-        """What was logged as a warning or worse."""
+        """The lines of level WARNING or worse."""
         return [line for line in self.lines if line[0] in ("WARNING", "ERROR")]
 
 
@@ -65,7 +65,7 @@ class Rig:
         self.orders = Orders()
 
     def commands(self, orders=None):
-        """What runs commands for one worker."""
+        """The runner of one worker's commands."""
         settings = CommandSettings(
             env=self.host.environ(),
             secrets=(),
@@ -86,12 +86,12 @@ class Rig:
         return open_driver(service, self.folder / "state", self.commands(orders), orders, logger)
 
     def vm(self, attempt=1):
-        """Name of a VM of ours."""
+        """The name of one of our VMs."""
         # Commands are found by their words in the machine's process table: no two rigs may have a VM of one name.
         return vm_name(hashlib.sha256(str(self.folder).encode()).hexdigest()[:8], "RUNNER1", "7", attempt)
 
     def started(self, driver, attempt=1):
-        """A VM, made and started."""
+        """The name of a VM that is cloned and started."""
         name = self.vm(attempt)
         with driver.image(self.spec, lambda: None) as source:
             driver.clone(source, name)
@@ -99,7 +99,7 @@ class Rig:
         return name
 
     def argvs(self, word=""):
-        """Arguments of all commands that bear this word."""
+        """The arguments of all commands that contain this word."""
         return [" ".join(call["argv"]) for call in self.host.calls() if not word or word in call["argv"]]
 
     def names(self):
@@ -107,16 +107,16 @@ class Rig:
         return {vm["name"] for vm in self.host.vms()}
 
     def hang(self, command, when="before"):
-        """The next such command does not end."""
+        """The next such command hangs."""
         self.host.fault(command, hang=True, when=when)
 
     def shorten(self, monkeypatch, name, seconds):
-        """A time-out of the driver's is shorter."""
+        """Shorten one of the driver's time-outs."""
         (module,) = (module for module in self.modules if hasattr(module, name))
         monkeypatch.setattr(module, name, seconds)
 
     def wait_for_command(self, word, count=1):
-        """Wait until the host has seen so many commands with this word."""
+        """Wait until the host has seen `count` commands with this word."""
         eventually(lambda: len(self.argvs(word)) >= count)
 
     def close(self):
@@ -139,15 +139,15 @@ class AnkaRig(Rig):
         self.uuid = self.host.add_template("macos", tag="v1")
 
     def boots_for(self, tries):
-        """A guest takes commands only after so many tries."""
+        """A guest takes commands only after this number of tries."""
         self.host.set(boot_runs=tries)
 
     def holds_output(self):
-        """A guest command lasts until nobody holds its output."""
+        """A guest command lasts until all its output is closed."""
         self.host.set(run_waits_for="eof")
 
     def deny(self, command):
-        """The next such command says that there is no such VM."""
+        """The next such command answers that there is no such VM."""
         self.host.fault(command, when="before", code=3, message="vlaunchd socket: not found")
 
     def guest_shell(self, vm):
@@ -169,15 +169,15 @@ class TartRig(Rig):
         self.host.add_image("macos", agent=agent, sshd=sshd)
 
     def boots_for(self, tries):
-        """A guest takes commands only after so many tries."""
+        """A guest takes commands only after this number of tries."""
         self.host.set(boot_execs=tries)
 
     def holds_output(self):
-        """A guest command lasts until nobody holds its output."""
+        """A guest command lasts until all its output is closed."""
         self.host.set(exec_output="drained")
 
     def deny(self, command):
-        """The next such command says that there is no such VM."""
+        """The next such command answers that there is no such VM."""
         self.host.fault(command, when="before", code=2, message='the specified VM "x" does not exist')
 
     def guest_shell(self, vm):
@@ -186,7 +186,7 @@ class TartRig(Rig):
 
 
 class MemoryRig(Rig):
-    """The driver that keeps its VMs in memory; its guests are this machine's bash."""
+    """The driver in memory; its guests are this machine's bash."""
 
     name = "memory"
     labels = ("self-hosted", "memory", "memory-image:macos")
@@ -204,21 +204,21 @@ class MemoryRig(Rig):
 
 
 class MemoryHostOfRig(MemoryHost):
-    """What the tests ask of an emulated host."""
+    """The host in memory, with the controls that tests use on an emulated host."""
 
     def __init__(self, folder):
         super().__init__(folder)
         self.steps = []
 
     def start_foreign(self, name, *, hidden=False):
-        """A VM of somebody else runs; `hidden`: one that this driver does not list."""
+        """Run somebody else's VM; `hidden`: this driver does not list it."""
         if hidden:
             self.most_running -= 1
         else:
             self.add(name, VMState.RUNNING)
 
     def max_running(self):
-        """The most VMs that ran at once: none stops by itself here."""
+        """The most VMs that ran at once: here no VM stops by itself."""
         return len(self.running())
 
     def guest_home(self, vm):

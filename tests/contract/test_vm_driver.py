@@ -1,4 +1,4 @@
-"""What every VM driver must do, whatever its tool: a VM's whole life, and its failures by class."""
+"""The contract of VM drivers: a VM's whole life, and each kind of failure, for every driver."""
 
 import base64
 import shlex
@@ -33,14 +33,14 @@ from anklet_worker.vm.guest_script import wrapped
 
 
 def of_a_tool(reason):
-    """For tests that say nothing about a driver without a command line tool, for this reason."""
+    """For tests that mean nothing for the driver in memory; the reason says why."""
     assert reason
     return pytest.mark.parametrize("rig", [AnkaRig, TartRig], indirect=True, ids=lambda rig: rig.name)
 
 
 @pytest.fixture(params=[AnkaRig, TartRig, MemoryRig], ids=lambda rig: rig.name)
 def rig(request, tmp_path):
-    """One driver's rig; no process of it is left after the test."""
+    """One driver's rig; none of its processes outlives the test."""
     made = request.param(tmp_path)
     yield made
     made.close()
@@ -62,7 +62,7 @@ def vm(rig, driver):
 
 
 def test_probe_tells_product_and_version(driver):
-    """A sound tool is described for the log."""
+    """The probe of a working tool describes it for the log."""
     info = driver.probe()
     assert info.product
     assert info.version[0].isdigit()
@@ -71,7 +71,7 @@ def test_probe_tells_product_and_version(driver):
 @pytest.mark.parametrize("deaths", [1, 3])
 @of_a_tool("it breaks a command")
 def test_probe_that_a_signal_ends_is_passing_trouble(rig, tmp_path, deaths):
-    """MacOS kills processes when memory is short. The service tries again, and begins."""
+    """The host kills processes when memory is short. The next probe succeeds."""
     dying(rig, tmp_path, deaths)
     driver = rig.driver()
     for _ in range(deaths):
@@ -93,7 +93,7 @@ def test_probe_that_signals_end_for_a_minute_makes_the_service_unfit(rig, tmp_pa
 
 
 def dying(rig, folder, deaths):
-    """The rig's tool kills itself the first times that it is run."""
+    """Make the rig's tool kill itself the first `deaths` times that it runs."""
     real, left = rig.host.environ(), folder / "left"
     left.write_text("x" * deaths)
     script = (
@@ -105,14 +105,14 @@ def dying(rig, folder, deaths):
 
 
 def test_labels_of_a_job_become_a_spec(rig, driver):
-    """A job's labels name template and tag; labels of others ask for nothing here."""
+    """A job's labels name template and tag; other labels ask for nothing here."""
     assert driver.spec_from_labels(rig.labels) == rig.spec
     assert driver.spec_from_labels(["self-hosted", "linux"]) is None
     assert driver.spec_from_labels([]) is None
 
 
 def test_listing_shows_templates_and_vms_with_their_states(rig, driver, vm):
-    """Templates, VMs of ours and VMs of others are all listed."""
+    """Templates, our VMs and others' VMs are all listed."""
     rig.host.start_foreign("somebody")
     states = {row.name: row.state for row in driver.listing()}
     assert states["macos"] is VMState.STOPPED
@@ -121,7 +121,7 @@ def test_listing_shows_templates_and_vms_with_their_states(rig, driver, vm):
 
 
 def test_present_image_is_not_pulled(rig, driver):
-    """What is here is used as it is."""
+    """A present image is used as it is."""
     pulls = []
     with driver.image(rig.spec, lambda: pulls.append(1)) as source:
         assert source
@@ -131,7 +131,7 @@ def test_present_image_is_not_pulled(rig, driver):
 
 @pytest.mark.parametrize("name", ["", "-x", "--yes", " x", "a\nb", "a\0b", "x" * 300])
 def test_impossible_image_never_reaches_a_command(rig, driver, name):
-    """A name that no command line can bear is refused as not found, and quoted, without running anything."""
+    """A name that no command line can carry is refused as not found, and quoted, before any command runs."""
     with (
         pytest.raises(VMNotFound, match=r"is not a possible name of (?:a template|an image)") as caught,
         driver.image(VMSpec(template=name), lambda: None),
@@ -183,27 +183,27 @@ def test_own_changes_are_seen_at_once(rig, driver, vm):
 
 
 def test_clone_makes_a_stopped_vm(rig, driver):
-    """A clone is stopped and bears our name."""
+    """A clone is stopped and has the name that we gave it."""
     with driver.image(rig.spec, lambda: None) as source:
         driver.clone(source, rig.vm())
     assert {row.name: row.state for row in driver.listing()}[rig.vm()] is VMState.STOPPED
 
 
 def test_clone_of_a_taken_name_says_so(rig, driver, vm):
-    """Two VMs never bear one name."""
+    """Two VMs never have the same name."""
     with driver.image(rig.spec, lambda: None) as source, pytest.raises(VMNameExists):
         driver.clone(source, vm)
 
 
 def test_clone_of_nothing_is_not_found(rig, driver):
-    """A source that is gone meanwhile is reported as such."""
+    """A source that has vanished is reported as not found."""
     with pytest.raises(VMNotFound):
         driver.clone("gone", rig.vm())
 
 
 @of_a_tool("a guest in memory answers at once")
 def test_start_returns_when_the_guest_takes_commands(rig, driver):
-    """A guest that needs time to boot is waited for."""
+    """The start waits for a guest that needs time to boot."""
     rig.boots_for(3)
     assert driver.run(rig.started(driver), "echo up", 20).output == "up"
 
@@ -225,7 +225,7 @@ def test_guest_that_hangs_while_booting_is_asked_again(rig, driver, monkeypatch)
 
 
 def test_third_vm_is_refused_by_the_host(rig, driver):
-    """A third running VM is a class of its own, whoever runs the others; the two that run are not harmed."""
+    """A third running VM has its own kind of error, and the two that run are not harmed."""
     rig.host.start_foreign("somebody", hidden=True)
     first = rig.started(driver, 1)
     with pytest.raises(VMLimitReached):
@@ -236,14 +236,14 @@ def test_third_vm_is_refused_by_the_host(rig, driver):
 
 
 def test_start_of_nothing_is_not_found(rig, driver):
-    """A VM that is gone cannot be started."""
+    """A missing VM cannot be started."""
     with pytest.raises(VMNotFound):
         driver.start(rig.vm())
 
 
 @of_a_tool("a guest in memory answers at once")
 def test_vm_that_dies_while_it_boots_is_a_failure_at_once(rig, driver):
-    """When the VM is deleted under our hands, waiting for its guest ends at once."""
+    """The wait for a guest ends at once when its VM is deleted by others."""
     rig.boots_for(10_000)
     began = time.monotonic()
     errors = []
@@ -275,7 +275,7 @@ def test_delete_removes_a_running_vm_and_what_runs_in_it(rig, driver, vm):
 
 
 def test_delete_is_idempotent(rig, driver, vm):
-    """A VM that does not exist (any more) is done."""
+    """Deleting a missing VM succeeds."""
     driver.delete(vm)
     driver.delete(vm)
     driver.delete(rig.vm(99))
@@ -283,7 +283,7 @@ def test_delete_is_idempotent(rig, driver, vm):
 
 @of_a_tool("it breaks a command")
 def test_delete_whose_reply_is_lost_is_done_the_second_time(rig, driver, vm):
-    """A reply that is lost is a failure, although the VM is gone; asking again settles it."""
+    """A lost reply is a failure although the VM is gone; the second deletion succeeds."""
     rig.host.fault("delete", when="after", stdout="", exit_status=1)
     with pytest.raises(VMTransient):
         driver.delete(vm)
@@ -308,7 +308,7 @@ def test_delete_that_finds_nothing_is_checked(rig, driver, vm):
 
 @of_a_tool("it breaks a command")
 def test_delete_without_a_listing_is_no_success(rig, driver, vm):
-    """When the host cannot be asked, nobody says that the VM is gone."""
+    """Without a listing, no VM counts as gone."""
     rig.host.fault("list", times=None, message="failed", code=1)
     with pytest.raises(VMTransient):
         driver.delete(vm)
@@ -332,13 +332,13 @@ def test_script_gives_its_status_and_output(driver, vm, status):
 
 
 def test_script_runs_in_the_guests_home_with_nothing_to_read(rig, driver, vm):
-    """A script runs in the home directory, and no command in it can eat the rest of it."""
+    """A script runs in the home directory, and none of its commands can read the rest of it."""
     result = driver.run(vm, 'cat; pwd -P; [ "$PWD" -ef "$HOME" ] && [ /dev/stdin -ef /dev/null ] && echo so', 20)
     assert result.output.splitlines() == [str(rig.host.guest_home(vm).resolve()), "so"]
 
 
 def test_script_passes_unchanged(driver, vm):
-    """Quotes, newlines, backslashes, heredocs, control characters and a missing last newline survive the way."""
+    """Quotes, newlines, backslashes, heredocs, control characters and a missing last newline arrive unchanged."""
     script = (
         "printf '%s|' 'a b' \"it's\" '\\n' '\x01\x7f\t' 'ä→🍏' '$HOME'\n"
         "cat <<'EOF'\nanklet-end- 0\nEOF\necho '}'; printf 'no newline'"
@@ -347,7 +347,7 @@ def test_script_passes_unchanged(driver, vm):
 
 
 def test_settings_are_data_in_the_guest(rig, driver, vm):
-    """Values of settings are never executed, however long and whatever is in them, and stand in no argv."""
+    """Values of settings are never executed, whatever they contain, and appear in no argv."""
     values = {
         "A": "$(touch pwned)`touch pwned`",
         "B": "'; touch pwned #\n\"",
@@ -364,13 +364,13 @@ def test_settings_are_data_in_the_guest(rig, driver, vm):
 
 
 def test_large_script_arrives_whole(driver, vm):
-    """A script of 200 KiB is no problem."""
+    """A script of 250 KB runs."""
     script = "# " + "x" * 200_000 + "\necho $((6 * 7))\n: " + shlex.quote("y" * 50_000)
     assert driver.run(vm, script, 30).output == "42"
 
 
 def test_long_output_is_cut_to_its_tail(driver, vm):
-    """Of a long output the end is kept, and the status is still seen."""
+    """The end of a long output is kept, and the status is still seen."""
     result = driver.run(vm, "echo first; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last; exit 5", 30)
     assert result.status == 5
     assert result.output.endswith("xx\nlast")
@@ -378,13 +378,13 @@ def test_long_output_is_cut_to_its_tail(driver, vm):
 
 
 def test_output_that_is_no_text_is_replaced(driver, vm):
-    """Bytes that are no UTF-8 do not break the result."""
+    """Bytes that are not UTF-8 do not break the result."""
     assert driver.run(vm, "printf '\\377\\376 ok'", 20).output == "�� ok"
 
 
 @of_a_tool("its guests share this machine's processes")
 def test_script_leaves_background_processes(rig, driver, vm):
-    """What a script starts in the background lives on, and is not waited for, even when it holds the output."""
+    """A background process of a script lives on, and is not waited for, even when it holds the output open."""
     rig.holds_output()
     began = time.monotonic()
     assert driver.run(vm, "sleep 300 & echo started", 30).output == "started"
@@ -393,7 +393,7 @@ def test_script_leaves_background_processes(rig, driver, vm):
 
 
 def test_script_leaves_no_file_of_ours(rig, driver, vm):
-    """Script and output, which may hold secrets, are gone when the script has ended."""
+    """Script and output may hold secrets; both files are gone when the script has ended."""
     home = rig.host.guest_home(vm)
     assert driver.run(vm, "ls -d .anklet.*/script", 20).status == 0
     assert list(home.iterdir()) == []
@@ -401,7 +401,7 @@ def test_script_leaves_no_file_of_ours(rig, driver, vm):
 
 @of_a_tool("it changes a guest's environment")
 def test_script_that_is_cut_off_leaves_files_in_the_guest_only(rig, vm, tmp_path):
-    """What a script leaves when it is ended in the middle goes with its VM."""
+    """The files of a script that is ended in the middle are in the guest, and go with its VM."""
     scratch = tmp_path / "shared"
     scratch.mkdir()
     rig.host.set(guest_env={"TMPDIR": str(scratch)})
@@ -412,7 +412,7 @@ def test_script_that_is_cut_off_leaves_files_in_the_guest_only(rig, vm, tmp_path
 
 @of_a_tool("it feeds a tool")
 def test_half_a_script_does_nothing(rig, driver, vm):
-    """Input that breaks off (the worker died while it fed) runs no part of the script."""
+    """Input that breaks off (its worker died) runs no part of the script."""
     whole = wrapped("touch begun\n" * 100, "abc")
     runner = rig.commands()
     for length in (len(whole) // 2, len(whole) - 3, len(whole) - 1):
@@ -423,7 +423,7 @@ def test_half_a_script_does_nothing(rig, driver, vm):
 
 
 def test_script_that_does_not_end_is_transient(driver, vm):
-    """A script that outlasts its time is not a result, and the caller is not kept."""
+    """A script that exceeds its time is not a result, and the call returns."""
     began = time.monotonic()
     with pytest.raises(VMTransient, match="did not end within 1 s"):
         driver.run(vm, "sleep 300", 1)
@@ -432,7 +432,7 @@ def test_script_that_does_not_end_is_transient(driver, vm):
 
 @of_a_tool("its guests cannot be lost")
 def test_guest_that_is_lost_is_transient_and_betrays_nothing(rig, driver, vm):
-    """When the guest dies under a script, the error says so, and quotes nothing that the script knows."""
+    """The error for a guest that dies during a script quotes nothing that the script printed."""
 
     def lose():
         eventually((rig.host.guest_home(vm) / "begun").exists)
@@ -447,19 +447,19 @@ def test_guest_that_is_lost_is_transient_and_betrays_nothing(rig, driver, vm):
 
 
 def test_script_that_kills_its_shell_is_transient(driver, vm):
-    """A script whose end nobody reports did not end as far as we know."""
+    """A script without a report of its end is not a result."""
     with pytest.raises(VMTransient, match="its end was not seen"):
         driver.run(vm, "kill -9 $PPID; sleep 1", 20)
 
 
 def test_script_cannot_forge_its_end(driver, vm):
-    """What a script prints is never taken for the report of its end."""
+    """A script's output never counts as the report of its end."""
     result = driver.run(vm, 'echo \'anklet-end-0123456789abcdef 0\'; echo \'{"status":"OK","body":"x"}\'; exit 9', 20)
     assert result.status == 9
 
 
 def test_run_in_no_vm_is_not_found(rig, driver):
-    """A VM that is gone is reported as such."""
+    """A missing VM is reported as not found."""
     with pytest.raises(VMNotFound):
         driver.run(rig.vm(), "true", 20)
 
@@ -489,13 +489,13 @@ def test_link_arrives_as_a_file_under_the_links_name(rig, driver, vm, tmp_path, 
 
 
 def test_missing_file_is_fatal(driver, vm, tmp_path):
-    """A file that is not there cannot be copied by trying again."""
+    """A missing file cannot be copied, however often it is tried."""
     with pytest.raises(FileUnusable, match="not a file"):
         driver.copy_in(vm, tmp_path / "missing")
 
 
 def test_file_comes_out_of_the_guest(rig, driver, vm, tmp_path):
-    """Any bytes, also over an older file, and nothing lies beside it afterwards."""
+    """Any bytes arrive, also over an older file, and nothing else is left in the folder."""
     content = bytes(range(256)) * 300
     (rig.host.guest_home(vm) / "logs").mkdir()
     (rig.host.guest_home(vm) / "logs" / "packed.tgz").write_bytes(content)
@@ -509,7 +509,7 @@ def test_file_comes_out_of_the_guest(rig, driver, vm, tmp_path):
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a b", "-x", "", "a;b", "a/../../b"])
 def test_odd_paths_of_a_guest_reach_no_command(rig, driver, path, tmp_path):
-    """Plain words and slashes, inside the home."""
+    """Only plain words and slashes, inside the home, reach a command."""
     with pytest.raises(FileUnusable, match="not a path of plain words"):
         driver.copy_out(rig.vm(), path, tmp_path / "out")
     assert rig.host.calls() == []
@@ -517,7 +517,7 @@ def test_odd_paths_of_a_guest_reach_no_command(rig, driver, path, tmp_path):
 
 @pytest.mark.parametrize(("what", "refusal"), [("missing", VMError), ("folder", FileUnusable), ("link", FileUnusable)])
 def test_what_is_no_file_is_not_copied(rig, driver, vm, what, refusal, tmp_path):
-    """Nothing is followed, nothing is read, nothing is left."""
+    """A link is not followed, and nothing is left on the host."""
     home = rig.host.guest_home(vm)
     (home / "folder").mkdir()
     (home / "link").symlink_to("/etc/passwd")
@@ -534,7 +534,7 @@ def test_what_is_no_file_is_not_copied(rig, driver, vm, what, refusal, tmp_path)
 @pytest.mark.parametrize("when", ["before", "middle"])
 @of_a_tool("it breaks a command")
 def test_command_that_hangs_is_transient(rig, monkeypatch, when):
-    """A command that does not end is ended at its time-out; what it left is removed by name."""
+    """A hanging command is ended at its time-out; its remains are deleted by name."""
     driver = rig.driver()
     rig.shorten(monkeypatch, "_CLONE", 1.0)
     rig.hang("clone", when)
@@ -548,7 +548,7 @@ def test_command_that_hangs_is_transient(rig, monkeypatch, when):
 @pytest.mark.parametrize("garbage", ["", "what?", "[1, 2", "null", "42", '{"no": "status"}', "\x00\x01", "{" * 5000])
 @of_a_tool("it breaks a command")
 def test_garbage_is_fatal(rig, driver, garbage):
-    """An answer that cannot be understood is not taken for done."""
+    """An unreadable answer does not count as success."""
     rig.host.fault(rig.telling_verb, when="before", stdout=garbage, exit_status=0)
     with (
         pytest.raises(AnswerUnreadable, match="cannot read the answer of"),
@@ -563,7 +563,7 @@ def test_garbage_is_fatal(rig, driver, garbage):
 )
 @of_a_tool("it breaks a command")
 def test_listing_that_cannot_be_understood_is_fatal(rig, driver, stdout):
-    """A listing with anything unreadable in it is refused whole: a VM that is overlooked would count as gone."""
+    """A listing with anything unreadable is refused completely: a VM that is overlooked would count as gone."""
     rig.host.fault("list", when="before", stdout=stdout, exit_status=0)
     with pytest.raises(AnswerUnreadable):
         driver.listing()
@@ -571,7 +571,7 @@ def test_listing_that_cannot_be_understood_is_fatal(rig, driver, stdout):
 
 @of_a_tool("it breaks a command")
 def test_noise_on_stderr_means_nothing(rig, driver):
-    """Warnings on stderr spoil no answer."""
+    """Warnings on stderr do not spoil an answer."""
     rig.host.set(stderr_noise='warning: {"status":"ERROR"} not found\n')
     vm = rig.started(driver)
     assert driver.run(vm, "echo fine", 20).output == "fine"
@@ -643,7 +643,7 @@ def test_detach_leaves_a_clone_to_its_end(rig, driver):
 
 @of_a_tool("it counts a tool's commands")
 def test_each_command_is_reported_with_its_outcome(rig, driver, vm):
-    """Every command is counted under its own name, by class of outcome, with its time."""
+    """Every command is counted under its own name, with its outcome and its seconds."""
     with pytest.raises(VMNotFound):
         driver.clone("gone", rig.vm(2))
     reported = {(verb, outcome) for verb, outcome, _ in rig.ended}
@@ -658,7 +658,7 @@ def test_each_command_is_reported_with_its_outcome(rig, driver, vm):
 
 
 def test_nothing_is_left_in_the_temporary_folder(rig, monkeypatch, tmp_path):
-    """Staged copies and captured outputs leave no file behind."""
+    """Staged copies and captured outputs leave no files behind."""
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))

@@ -180,7 +180,7 @@ def test_an_anka_that_answers_garbage_at_the_start(mac, answer):
 
 
 def test_a_probe_that_a_signal_ends_is_tried_again(mac, github):
-    """macOS kills a process when memory is short. The service begins at the next try, and does its job."""
+    """The host kills a process when memory is short. The service begins at the next try, and does its job."""
     mac.anka.fault("version", times=1, kill_at="before")
     (job_id,) = queue(github, job("patient"))
     mac.start()

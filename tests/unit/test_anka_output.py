@@ -1,4 +1,4 @@
-"""What Anka's answers mean: envelopes, classes of outcome, listings, sizes, and where a guest's output is."""
+"""Reading Anka's answers: envelopes, errors, listings, sizes, and the places of a guest's output."""
 
 import json
 
@@ -74,7 +74,7 @@ def test_last_envelope_counts(stdout, expected):
     ],
 )
 def test_what_is_no_envelope(stdout):
-    """Anything else is no envelope, and does no harm."""
+    """Anything else is not an envelope, and raises nothing."""
     assert parse_envelope(stdout) is None
 
 
@@ -137,7 +137,7 @@ TEXTS = [
 
 @pytest.mark.parametrize(("message", "code", "expected"), TEXTS)
 def test_class_of_a_message(message, code, expected):
-    """Each known text is of one class; the code is a hint where the text says nothing."""
+    """Each known text has one kind of error; the code decides only when the text says nothing."""
     assert classify(message, code) is expected
 
 
@@ -155,7 +155,7 @@ def test_class_of_a_message(message, code, expected):
     ],
 )
 def test_error_quotes_ankas_own_words(stdout, stderr, expected, said):
-    """An error holds what was tried and Anka's words: of the envelope, else of stderr, else whatever there is."""
+    """An error has the command and Anka's words: from the envelope, else from stderr, else from the output."""
     error = error_of("anka x", 9, stdout, stderr)
     assert type(error) is expected
     assert str(error) == said
@@ -174,7 +174,7 @@ def test_error_quotes_ankas_own_words(stdout, stderr, expected, said):
     ],
 )
 def test_guest_error_quotes_no_guest(status, stdout, stderr, expected, said):
-    """What a guest printed may hold secrets and means nothing to us: only Anka's own words are quoted and judged."""
+    """A guest's output may hold secrets: only Anka's own words are quoted and judged."""
     error = guest_error("guest command", status, stdout, stderr)
     assert type(error) is expected
     assert said in str(error)
@@ -185,7 +185,7 @@ def test_guest_error_quotes_no_guest(status, stdout, stderr, expected, said):
 
 
 def test_rows_of_a_listing():
-    """Names, uuids, tags and states are read; a missing tag is none, an unknown state counts as running."""
+    """Names, uuids, tags and states are read; a missing tag is None, an unknown state counts as running."""
     body = [
         {"name": "macos", "uuid": "u1", "creation_date": "x", "version": "v1", "status": "stopped"},
         {"name": "a", "uuid": "u2", "version": "", "status": "running"},
@@ -208,7 +208,7 @@ def test_rows_of_a_listing():
 
 @pytest.mark.parametrize("body", [None, [], {}])
 def test_empty_listings(body):
-    """A host without VMs has been seen to answer in several ways."""
+    """A host without VMs answers in several ways."""
     assert list(vms(body)) == []
 
 
@@ -235,7 +235,7 @@ def test_what_is_no_listing(body):
     ],
 )
 def test_whether_all_of_a_template_is_here(body, message, local):
-    """Nothing is pulled when the size check says that nothing is missing; when it is not understood, a pull decides."""
+    """Nothing is pulled when the size check finds nothing missing; an unknown answer leads to a pull."""
     assert is_local(Envelope(ok=True, body=body, message=message)) is local
 
 
@@ -253,5 +253,5 @@ def test_whether_all_of_a_template_is_here(body, message, local):
     ],
 )
 def test_guest_output_is_found_wherever_it_is(stdout):
-    """Plain, or in the body or the message of an envelope."""
+    """A guest's output is plain, or in the body or the message of an envelope."""
     assert any("out\nend 0\n" in text for text in guest_texts(stdout))

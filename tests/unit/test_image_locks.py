@@ -1,4 +1,4 @@
-"""Who may pull and who may clone: locks between processes of one host, and a pull that nobody watches."""
+"""Locks for pulls and clones between the processes of one host, and a pull that has lost its worker."""
 
 import contextlib
 import errno
@@ -30,7 +30,7 @@ def other(tmp_path):
 
 
 def test_one_pull_at_once(one, other):
-    """Two pulls never run at once, of whatever images; the next one may after the first."""
+    """Two pulls never run at once, even of different images; the next may begin after the first."""
     with one.pulling("a"), pytest.raises(PullBusy, match="another pull"), other.pulling("b"):
         pass
     with other.pulling("b"):
@@ -38,7 +38,7 @@ def test_one_pull_at_once(one, other):
 
 
 def test_no_clone_during_the_pull_of_the_same_image(one, other):
-    """An image that is being pulled is not cloned, by any of its names; others are."""
+    """An image that is being pulled cannot be cloned under any of its names; other images can."""
     with one.pulling("name", "uuid"):
         with pytest.raises(PullBusy, match="is being pulled"), other.cloning("uuid"):
             pass
@@ -49,7 +49,7 @@ def test_no_clone_during_the_pull_of_the_same_image(one, other):
 
 
 def test_no_pull_during_a_clone_of_the_same_image(one, other):
-    """An image that is being cloned is not pulled; several may clone it at once; a refused pull leaves nothing locked."""
+    """An image that is being cloned cannot be pulled; several workers may clone it; a refused pull leaves nothing locked."""
     with one.cloning("a"), other.cloning("a"):
         with pytest.raises(PullBusy, match="is being cloned"), other.pulling("b", "a"):
             pass
@@ -59,14 +59,14 @@ def test_no_pull_during_a_clone_of_the_same_image(one, other):
 
 @pytest.mark.parametrize("name", ["pull.lock", "image-ca978112ca1bbdca.lock"])
 def test_a_lock_that_the_disk_refuses_is_trouble_that_may_pass(one, tmp_path, name):
-    """And no bug that ends the worker."""
+    """A disk error is a passing VM error, not a bug that ends the worker."""
     (tmp_path / "locks" / name).mkdir()
     with pytest.raises(VMTransient, match=rf"cannot open .*{name}: Is a directory"), one.pulling("a"):
         pass
 
 
 def test_a_pull_that_cannot_be_counted_is_not_begun(one, other, monkeypatch):
-    """On a full disk; the locks are free again."""
+    """On a full disk the pull is refused, and its locks are free again."""
 
     def full(_fd, _data):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -178,7 +178,7 @@ def test_pull_keeps_its_locks_after_a_detach(one, other):
 
 
 def test_what_a_pull_leaves_behind_holds_no_lock(one, other):
-    """A daemon that the pull has started inherits the descriptors, and yet does not block pulls for ever."""
+    """A daemon that the pull started inherits the descriptors but does not block later pulls."""
     with one.pulling("a") as hold:
         process = child_with(hold.fds)
     with process:
@@ -189,7 +189,7 @@ def test_what_a_pull_leaves_behind_holds_no_lock(one, other):
 
 @pytest.mark.parametrize(("age", "ends"), [(60.0, False), (4 * 3600.0, True)])
 def test_pull_that_nobody_watches_is_ended_when_overdue(one, tmp_path, age, ends):
-    """A pull that a dead worker left is let go on, unless it has run for hours: then it is ended, and its locks are free."""
+    """The pull of a dead worker goes on, unless it has run for hours: then it is ended, and its locks are free."""
     process = detach_from_pull(one, ["sleep", "300"])
     other = ImageLocks(tmp_path / "locks", lambda: time.time() + age)
     try:

@@ -3,7 +3,7 @@
 Owns the vocabulary of failure for both packages and for plugins. Imports nothing of ours, so that every module may import it.
 
 Two questions decide where an exception stands in the tree: whose fault is it (a failed job is data, not an exception), and
-who should try again: this host, another host, or nobody until an operator acts.
+who should try again (`Retry`): this host, another host, or this host after an operator has acted.
 """
 
 from __future__ import annotations

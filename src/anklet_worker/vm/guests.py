@@ -40,7 +40,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     lost: Callable[[], VMError]
 
 
-#: Feeds standard input to `bash -s` in a VM's guest, for at most so many seconds.
+#: Feeds standard input to `bash -s` in a VM's guest. Arguments: VM, input, time limit in seconds, and what a stop does.
 Shell = Callable[[str, bytes, float, OnStop], Answer]
 
 
