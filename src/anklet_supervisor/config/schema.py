@@ -21,7 +21,7 @@ from anklet_worker.vm import drivers
 _YEAR = 366 * 24 * 3600.0
 _LARGEST_ID = 10**15  # far above any id, far below where a float would round it
 _PORTS = (1, 65535)
-DRIVERS = drivers.names()
+DRIVERS = tuple(sorted(drivers.names()))
 
 
 class Kind(Enum):

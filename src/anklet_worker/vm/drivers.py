@@ -31,9 +31,9 @@ _DRIVERS = {
 }
 
 
-def names() -> tuple[str, ...]:
+def names() -> frozenset[str]:
     """The drivers of this program, as the configuration names them."""
-    return tuple(_DRIVERS)
+    return frozenset(_DRIVERS)
 
 
 def open_driver(
