@@ -1,13 +1,12 @@
 """In-memory stand-ins for an attempt's surroundings: each records what was asked of it, in one common order."""
 
-import contextlib
-
 from anklet_worker.contract.driver import Withdrawal
-from anklet_worker.contract.errors import AnkletError, VMNotFound
+from anklet_worker.contract.errors import AnkletError
 from anklet_worker.contract.job import Conclusion, Job, Outcome, VMSpec
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotState
-from anklet_worker.vm.driver import DriverInfo, VMInfo, VMState
+from anklet_worker.vm.driver import VMState
+from anklet_worker.vm.memory import MemoryDriver, MemoryHost
 
 JOB = Job(id="77", name="build", url="https://example.test/77", keyspace="anklet:{a/b}", vm=VMSpec(template="t"))
 OUTCOME = Outcome(conclusion=Conclusion.SUCCESS, job_id="77", job_name="build", job_url="https://example.test/77")
@@ -56,57 +55,23 @@ class Script:
         return action() if callable(action) else action
 
 
-class FakeDriver:
-    """VMs as a dict of name -> running."""
-
-    name = "fake"
+class FakeDriver(MemoryDriver):
+    """The shipped driver in memory. Each of its steps is one of the script's; `vms` shows the VMs as name -> running."""
 
     def __init__(self, script):
-        self.script = script
+        super().__init__(MemoryHost(most_running=99), hook=lambda step, _vm: script.reach(step), name="fake")
         self.vms = {}
 
-    def probe(self):
-        return DriverInfo(product="fake", version="1")
+    @property
+    def vms(self):
+        return {vm.name: vm.state is VMState.RUNNING for vm in self.host.vms.values() if vm.name != JOB.vm.template}
 
-    def spec_from_labels(self, labels):
-        return VMSpec(template="t")
-
-    def listing(self):
-        self.script.reach("list")
-        return [
-            VMInfo(name=name, uuid=name, state=VMState.RUNNING if running else VMState.STOPPED)
-            for name, running in self.vms.items()
-        ]
-
-    @contextlib.contextmanager
-    def image(self, spec, on_pull):
-        self.script.reach("image")
-        yield "source"
-
-    def clone(self, source, vm):
-        self.script.reach("clone")
-        self.vms[vm] = False
-        self.script.reach("cloned")
-
-    def start(self, vm):
-        self.script.reach("start")
-        if vm not in self.vms:
-            raise VMNotFound(vm)
-        self.vms[vm] = True
-        self.script.reach("started")
-
-    def run(self, vm, script, timeout, *, looks_only=False):
-        raise NotImplementedError
-
-    def copy_in(self, vm, source):
-        raise NotImplementedError
-
-    def copy_out(self, vm, path, target):
-        raise NotImplementedError
-
-    def delete(self, vm):
-        self.script.reach("delete")
-        self.vms.pop(vm, None)
+    @vms.setter
+    def vms(self, running):
+        self.host.vms.clear()
+        self.host.add(JOB.vm.template)
+        for name, runs in running.items():
+            self.host.add(name, VMState.RUNNING if runs else VMState.STOPPED)
 
 
 class FakePlugin:

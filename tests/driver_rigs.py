@@ -1,22 +1,29 @@
-"""Rigs: each sets up one VM driver on its emulated host, and breaks that host, for the tests that every driver has to pass."""
+"""Rigs: each sets up one VM driver on its emulated host, and breaks that host, for the tests that every driver must pass."""
 
 import hashlib
 import logging
 import os
+import subprocess
 
 from emulators.anka.control import AnkaHost
 from emulators.tart.control import TartHost
 from emulators.vmhost.bench import eventually
 
+from anklet_worker.contract.errors import VMTransient
 from anklet_worker.contract.job import VMSpec
 from anklet_worker.contract.service import Deadlines, ServiceConfig
 from anklet_worker.process.command import CommandRunner, CommandSettings
 from anklet_worker.process.orders import Orders
+from anklet_worker.vm import guests, listings, tool
 from anklet_worker.vm.anka import driver as anka
+from anklet_worker.vm.driver import VMState
 from anklet_worker.vm.drivers import open_driver
+from anklet_worker.vm.guest_script import new_nonce, result_in, wrapped
+from anklet_worker.vm.memory import MemoryDriver, MemoryHost
 from anklet_worker.vm.names import vm_name
 from anklet_worker.vm.tart import driver as tart
 from anklet_worker.vm.tart import guest as tart_guest
+from anklet_worker.vm.tart import images as tart_images
 
 
 class Records(logging.Handler):
@@ -30,7 +37,7 @@ class Records(logging.Handler):
         self.lines.append((record.levelname, record.getMessage(), getattr(record, "err", "")))
 
     def warnings(self):
-        """What was logged as a warning or worse."""
+        """The lines of level WARNING or worse."""
         return [line for line in self.lines if line[0] in ("WARNING", "ERROR")]
 
 
@@ -58,7 +65,7 @@ class Rig:
         self.orders = Orders()
 
     def commands(self, orders=None):
-        """What runs commands for one worker."""
+        """The runner of one worker's commands."""
         settings = CommandSettings(
             env=self.host.environ(),
             secrets=(),
@@ -79,12 +86,12 @@ class Rig:
         return open_driver(service, self.folder / "state", self.commands(orders), orders, logger)
 
     def vm(self, attempt=1):
-        """Name of a VM of ours."""
+        """The name of one of our VMs."""
         # Commands are found by their words in the machine's process table: no two rigs may have a VM of one name.
         return vm_name(hashlib.sha256(str(self.folder).encode()).hexdigest()[:8], "RUNNER1", "7", attempt)
 
     def started(self, driver, attempt=1):
-        """A VM, made and started."""
+        """The name of a VM that is cloned and started."""
         name = self.vm(attempt)
         with driver.image(self.spec, lambda: None) as source:
             driver.clone(source, name)
@@ -92,7 +99,7 @@ class Rig:
         return name
 
     def argvs(self, word=""):
-        """Arguments of all commands that bear this word."""
+        """The arguments of all commands that contain this word."""
         return [" ".join(call["argv"]) for call in self.host.calls() if not word or word in call["argv"]]
 
     def names(self):
@@ -100,16 +107,16 @@ class Rig:
         return {vm["name"] for vm in self.host.vms()}
 
     def hang(self, command, when="before"):
-        """The next such command does not end."""
+        """The next such command hangs."""
         self.host.fault(command, hang=True, when=when)
 
     def shorten(self, monkeypatch, name, seconds):
-        """A time-out of the driver's is shorter."""
+        """Shorten one of the driver's time-outs."""
         (module,) = (module for module in self.modules if hasattr(module, name))
         monkeypatch.setattr(module, name, seconds)
 
     def wait_for_command(self, word, count=1):
-        """Wait until the host has seen so many commands with this word."""
+        """Wait until the host has seen `count` commands with this word."""
         eventually(lambda: len(self.argvs(word)) >= count)
 
     def close(self):
@@ -124,7 +131,7 @@ class AnkaRig(Rig):
     name = "anka"
     spec = VMSpec(template="macos", tag="v1")
     labels = ("self-hosted", "anka", "anka-template:macos", "anka-template-tag:v1")
-    modules = (anka,)
+    modules = (anka, guests, listings, tool)
     telling_verb = "clone"
 
     def __init__(self, folder):
@@ -132,15 +139,15 @@ class AnkaRig(Rig):
         self.uuid = self.host.add_template("macos", tag="v1")
 
     def boots_for(self, tries):
-        """A guest takes commands only after so many tries."""
+        """A guest takes commands only after this number of tries."""
         self.host.set(boot_runs=tries)
 
     def holds_output(self):
-        """A guest command lasts until nobody holds its output."""
+        """A guest command lasts until all its output is closed."""
         self.host.set(run_waits_for="eof")
 
     def deny(self, command):
-        """The next such command says that there is no such VM."""
+        """The next such command answers that there is no such VM."""
         self.host.fault(command, when="before", code=3, message="vlaunchd socket: not found")
 
     def guest_shell(self, vm):
@@ -153,7 +160,7 @@ class TartRig(Rig):
 
     name = "tart"
     labels = ("self-hosted", "tart", "tart-image:macos")
-    modules = (tart, tart_guest)
+    modules = (tart, tart_guest, tart_images, guests, listings, tool)
     guest_verb = "exec"
     start_verb = "run"
 
@@ -162,20 +169,82 @@ class TartRig(Rig):
         self.host.add_image("macos", agent=agent, sshd=sshd)
 
     def boots_for(self, tries):
-        """A guest takes commands only after so many tries."""
+        """A guest takes commands only after this number of tries."""
         self.host.set(boot_execs=tries)
 
     def holds_output(self):
-        """A guest command lasts until nobody holds its output."""
+        """A guest command lasts until all its output is closed."""
         self.host.set(exec_output="drained")
 
     def deny(self, command):
-        """The next such command says that there is no such VM."""
+        """The next such command answers that there is no such VM."""
         self.host.fault(command, when="before", code=2, message='the specified VM "x" does not exist')
 
     def guest_shell(self, vm):
         """The command by which scripts reach the guest."""
         return ["tart", "exec", "-i", vm, "bash", "-s"]
+
+
+class MemoryRig(Rig):
+    """The driver in memory; its guests are this machine's bash."""
+
+    name = "memory"
+    labels = ("self-hosted", "memory", "memory-image:macos")
+
+    def __init__(self, folder):
+        super().__init__(folder, MemoryHostOfRig(folder / "memory"))
+        self.host.add("macos")
+
+    def driver(self):
+        """All drivers of the host share its VMs."""
+        return MemoryDriver(self.host, bash, lambda step, _vm: self.host.steps.append(step))
+
+    def close(self):
+        """There is no process to end."""
+
+
+class MemoryHostOfRig(MemoryHost):
+    """The host in memory, with the controls that tests use on an emulated host."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.steps = []
+
+    def start_foreign(self, name, *, hidden=False):
+        """Run somebody else's VM; `hidden`: this driver does not list it."""
+        if hidden:
+            self.most_running -= 1
+        else:
+            self.add(name, VMState.RUNNING)
+
+    def max_running(self):
+        """The most VMs that ran at once: here no VM stops by itself."""
+        return len(self.running())
+
+    def guest_home(self, vm):
+        """The home of a VM's guest."""
+        return self.vms[vm].home
+
+    def calls(self):
+        """Each step as a command of one word."""
+        return [{"argv": [step]} for step in self.steps]
+
+
+def bash(vm, script, timeout):
+    """A guest in memory: runs the script in its home, as the drivers of real tools do."""
+    nonce = new_nonce()
+    command = ["bash", "-s"]
+    env = {**os.environ, "HOME": str(vm.home)}
+    try:
+        done = subprocess.run(
+            command, input=wrapped(script, nonce), capture_output=True, timeout=timeout, env=env, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise VMTransient(f"the guest command in {vm.name} did not end within {timeout:g} s") from None
+    ended = result_in(done.stdout.decode(errors="replace"), nonce)
+    if ended is None:
+        raise VMTransient(f"guest command in {vm.name}: its end was not seen")
+    return ended
 
 
 def executable(path, script):

@@ -16,12 +16,11 @@ from anklet_worker.contract.errors import (
     InfrastructureError,
     JobLost,
     PullBusy,
-    RetryElsewhere,
+    Retry,
     StoreUnavailable,
     VMLimitReached,
-    VMNotFound,
 )
-from anklet_worker.contract.job import Job
+from anklet_worker.contract.job import Job, VMSpec
 from anklet_worker.files import is_there
 from anklet_worker.life.attempt_phases import Phase
 from anklet_worker.life.records import Record
@@ -45,8 +44,9 @@ from anklet_worker.vm.names import vm_name
 
 #: A slot that came later than this after the look makes the look stale.
 _STALE_LOOK = 2.0
-#: Back-off of one job on this host: so that another host can have it, or so that a fault can pass.
-_ELSEWHERE_FIRST, _HERE_FIRST = 30.0, 2.0
+#: First pause of a job on this host, in seconds: so that a fault can pass, so that another host can take the job, or because only
+#: an operator can help.
+_FIRST_PAUSE = {Retry.HERE: 2.0, Retry.ELSEWHERE: 30.0, Retry.OPERATOR: LONGEST}
 #: How often debts (VMs and runners that could not be removed) are tried again.
 _DEBT_PAUSE = 30.0
 #: For so many seconds no job is taken while a VM of ours would not go: a job may take days, and the slot would be lost as long.
@@ -67,6 +67,8 @@ class ServiceLoop:
         #: Since when a VM that should be gone would not go.
         self._stuck_since: float | None = None
         self._trouble: str | None = None
+        #: What an operator was asked to mend: one ERROR per kind of failure and image, however many jobs meet it.
+        self._asked_operator: set[tuple[type[InfrastructureError], VMSpec]] = set()
         self._queue_seen: QueueSeen | None = None
 
     def reconcile(self) -> list[Record]:
@@ -305,11 +307,13 @@ class ServiceLoop:
             # The host's fault, and the supervisor has been told: it grants no slot until there may be room.
             attempt.log.warning("the job goes back to the queue", extra={"err": str(error)})
             return
-        elsewhere = isinstance(error, RetryElsewhere | PullBusy | VMNotFound)
-        pause = self._backoff.put_off(job.id, _ELSEWHERE_FIRST if elsewhere else _HERE_FIRST)
-        attempt.log.warning(
-            "the job goes back to the queue", extra={"err": str(error), "backoffSeconds": round(pause, 1)}
-        )
+        pause = self._backoff.put_off(job.id, _FIRST_PAUSE[error.retry])
+        facts = {"err": str(error), "backoffSeconds": round(pause, 1)}
+        attempt.log.warning("the job goes back to the queue", extra=facts)
+        needs = (type(error), job.vm)
+        if error.retry is Retry.OPERATOR and needs not in self._asked_operator:
+            self._asked_operator.add(needs)
+            attempt.log.error("this host cannot run the job until an operator acts; other hosts can", extra=facts)
         if isinstance(error, PullBusy):
             return
         try:

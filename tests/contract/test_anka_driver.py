@@ -1,4 +1,4 @@
-"""The anka driver on its own ground: probe, labels, templates and their registry, and the exact words of its commands."""
+"""The anka driver's own part: probe, labels, templates and their registry, and the exact words of its commands."""
 
 import json
 import shutil
@@ -13,11 +13,12 @@ from anklet_worker.contract.errors import (
     CliUnavailable,
     ConfigError,
     Detached,
+    ImageUnusable,
     Interrupted,
     PullBusy,
     RightsRefused,
     TemporaryError,
-    VMFatal,
+    ToolRefused,
     VMNotFound,
     VMTransient,
 )
@@ -25,6 +26,7 @@ from anklet_worker.contract.job import VMSpec
 from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.process.orders import Orders
 from anklet_worker.vm.anka import driver as module
+from anklet_worker.vm.anka import templates
 from anklet_worker.vm.driver import VMState
 from anklet_worker.vm.drivers import names, open_driver
 
@@ -46,7 +48,7 @@ def driver(rig):
 
 
 def ensure(driver, spec, pulls=None):
-    """Have an image, and let it go; the id."""
+    """Hold an image for a moment; its id."""
     with driver.image(spec, lambda: None if pulls is None else pulls.append(1)) as source:
         return source
 
@@ -64,7 +66,7 @@ def test_probe_cuts_the_version(rig, driver, version, expected):
 
 
 def test_probe_needs_anka(rig):
-    """Without `anka` on PATH the service cannot run, and the message says where it was looked for."""
+    """Without `anka` on PATH the service cannot run; the message names the PATH."""
     rig.host.environ = lambda **_: {"PATH": "/nowhere"}
     with pytest.raises(CliUnavailable, match=r"anka is not on PATH \(/nowhere\); is it installed"):
         rig.driver().probe()
@@ -74,13 +76,13 @@ def test_probe_needs_anka(rig):
     ("script", "said"),
     [
         ("echo dyld: no such library >&2; exit 134", "dyld: no such library"),
-        ("exit 0", "answers what cannot be understood: nothing"),
-        ("echo Anka 3.9.1", "answers what cannot be understood: Anka 3.9.1"),
-        ('echo \'{"status":"OK","body":"3.9.1"}\'', "answers what cannot be understood: 3.9.1"),
+        ("exit 0", "cannot read the answer of .*: nothing"),
+        ("echo Anka 3.9.1", "cannot read the answer of .*: Anka 3.9.1"),
+        ('echo \'{"status":"OK","body":"3.9.1"}\'', "cannot read the answer of .*: 3.9.1"),
     ],
 )
 def test_probe_refuses_what_it_does_not_understand(rig, tmp_path, script, said):
-    """An `anka` that does not start, or answers garbage, makes the service unfit, and is quoted."""
+    """An `anka` that does not start, or answers garbage, makes the service unfit; the message quotes it."""
     env = executable(tmp_path / "odd" / "anka", script)
     rig.host.environ = lambda **_: env
     with pytest.raises(CliUnavailable, match=said):
@@ -88,7 +90,7 @@ def test_probe_refuses_what_it_does_not_understand(rig, tmp_path, script, said):
 
 
 def test_probe_that_hangs_is_worth_another_start(rig, driver, monkeypatch):
-    """Anka may take its time on a host that just booted: the service is tried again."""
+    """Anka may be slow on a host that has just booted: the service tries again."""
     monkeypatch.setattr(module, "_PROBE", 1.0)
     rig.hang("version")
     with pytest.raises(TemporaryError, match="did not end within 1 s"):
@@ -137,7 +139,7 @@ def test_probe_tells_of_a_licence_command_that_fails(rig, driver):
     ],
 )
 def test_labels(driver, labels, expected):
-    """Label and prefixes are compared without regard to case, values are kept; the first match counts."""
+    """Label and prefixes are compared without regard to case, values keep theirs; the first match counts."""
     assert driver.spec_from_labels(labels) == expected
 
 
@@ -146,35 +148,35 @@ def test_labels(driver, labels, expected):
 
 @pytest.mark.parametrize("tag", ["v1", None])
 def test_template_is_found_by_name_and_by_uuid(rig, driver, tag):
-    """Both name the same template; its uuid is what is cloned."""
+    """Both name the same template, which is cloned by its uuid."""
     for template in ("macos", rig.uuid):
         assert ensure(driver, VMSpec(template=template, tag=tag)) == rig.uuid
 
 
 def test_present_tag_asks_no_registry(rig, driver):
-    """With a tag that is here, one listing is all."""
+    """For a present tag, one listing is enough."""
     ensure(driver, rig.spec)
     assert rig.argvs() == ["-j list macos"]
 
 
 def test_registry_that_is_down_hinders_no_present_tag(rig, driver):
-    """A tag that is here needs no registry."""
+    """A present tag needs no registry."""
     rig.host.set(registry_down=True)
     assert ensure(driver, rig.spec) == rig.uuid
     assert rig.log.warnings() == []
 
 
 def test_vm_of_a_job_is_no_template(rig, driver):
-    """A job cannot name another job's VM, by name or uuid, and so look into it."""
+    """A job cannot look into another job's VM by its name or uuid."""
     vm = rig.started(driver)
     uuid = next(row.uuid for row in driver.listing() if row.name == vm)
     for template in (vm, uuid):
-        with pytest.raises(VMNotFound, match="no template"):
+        with pytest.raises(VMNotFound, match="not a template"):
             ensure(driver, VMSpec(template=template))
 
 
 def test_local_template_that_was_never_pushed_is_used(rig, driver):
-    """Without a tag, a template that the registry does not know is what it is, without a warning."""
+    """Without a tag, a template that the registry does not know is used, without a warning."""
     assert ensure(driver, UNTAGGED) == rig.uuid
     assert rig.log.warnings() == []
 
@@ -183,7 +185,7 @@ def test_local_template_that_was_never_pushed_is_used(rig, driver):
 
 
 def test_missing_template_is_pulled_by_tag(rig, driver):
-    """A template that is not here is pulled with its tag; the pull is announced once."""
+    """A missing template is pulled with its tag; the pull is announced once."""
     uuid = rig.host.add_registry_template("ventura", tags=["a", "b"])
     pulls = []
     assert ensure(driver, VMSpec(template="ventura", tag="a"), pulls) == uuid
@@ -196,7 +198,7 @@ def test_missing_template_is_pulled_by_tag(rig, driver):
 
 
 def test_other_tag_is_pulled_and_replaces_the_first(rig, driver):
-    """A tag that is not here is pulled, also when another one is; only one is kept."""
+    """A missing tag is pulled even when another is present; only one is kept."""
     uuid = rig.host.add_registry_template("ventura", tags=["a", "b"])
     for tag in ("a", "b", "a"):
         ensure(driver, VMSpec(template="ventura", tag=tag))
@@ -206,7 +208,7 @@ def test_other_tag_is_pulled_and_replaces_the_first(rig, driver):
 
 
 def test_untagged_local_template_does_not_do_for_a_tag(rig, driver):
-    """A local template without a tag is not taken for the one that is wanted."""
+    """A local template without a tag does not count as the wanted tag."""
     rig.host.add_template("bare")
     with pytest.raises(VMNotFound):
         ensure(driver, VMSpec(template="bare", tag="v1"))
@@ -214,7 +216,7 @@ def test_untagged_local_template_does_not_do_for_a_tag(rig, driver):
 
 
 def test_registry_of_the_configuration_is_used(rig):
-    """A registry_url goes with each question to the registry."""
+    """Each command for the registry has the registry_url."""
     rig.host.set(registry_url="http://registry:8089")
     rig.host.add_registry_template("ventura")
     ensure(rig.driver(registry_url="http://registry:8089"), VMSpec(template="ventura"))
@@ -222,7 +224,7 @@ def test_registry_of_the_configuration_is_used(rig):
 
 
 def test_newest_is_pulled_only_when_it_is_not_here(rig, driver):
-    """Without a tag the registry is asked, and only what is new is pulled."""
+    """Without a tag, the registry is asked and only a newer template is pulled."""
     uuid = rig.host.add_registry_template("ventura", tags=["a"])
     pulls = []
     spec = VMSpec(template="ventura")
@@ -256,14 +258,14 @@ def test_registry_that_is_down_leaves_the_local_copy(rig, driver):
 
 def test_registry_that_hangs_leaves_the_local_copy(rig, driver, monkeypatch):
     """A registry that does not answer in time counts as down."""
-    monkeypatch.setattr(module, "_CHECK_SIZE", 1.0)
+    monkeypatch.setattr(templates, "_CHECK_SIZE", 1.0)
     rig.host.fault("pull", when="before", hang=True)
     assert ensure(driver, UNTAGGED) == rig.uuid
     assert "did not end within 1 s" in rig.log.warnings()[0][2]
 
 
 def test_newest_that_cannot_be_pulled_leaves_the_local_copy(rig, driver):
-    """When the pull of something newer fails, what is here is used, with a warning."""
+    """When the pull of a newer template fails, the local copy is used, with a warning."""
     uuid = rig.host.add_registry_template("ventura", tags=["a"])
     ensure(driver, VMSpec(template="ventura"))
     rig.host.add_registry_template("ventura", uuid, tags=["a", "b"])
@@ -273,7 +275,7 @@ def test_newest_that_cannot_be_pulled_leaves_the_local_copy(rig, driver):
 
 
 def test_registry_that_is_down_and_no_local_copy_is_transient(rig, driver):
-    """A template that cannot be had for the moment is worth another try: nobody's run is condemned for it."""
+    """A template that cannot be pulled now is worth another try."""
     rig.host.set(registry_down=True)
     rig.host.add_registry_template("ventura")
     for spec in (VMSpec(template="ventura"), VMSpec(template="ventura", tag="v1"), VMSpec(template="macos", tag="v2")):
@@ -283,14 +285,14 @@ def test_registry_that_is_down_and_no_local_copy_is_transient(rig, driver):
 
 @pytest.mark.parametrize("template", ["ventura", "nowhere"])
 def test_what_the_registry_does_not_have_is_not_found(rig, driver, template):
-    """A template or a tag that the registry lacks is told from a registry that fails."""
+    """A template or tag that the registry lacks is not the same as a registry that fails."""
     rig.host.add_registry_template("ventura", tags=["a"])
     with pytest.raises(VMNotFound):
         ensure(driver, VMSpec(template=template, tag="zzz"))
 
 
 def test_registrys_own_words_for_a_missing_tag(rig, driver):
-    """An error text of the registry without a code is understood, too."""
+    """An error text of the registry is understood without a code."""
     rig.host.fault("pull", message="400 Did not find any versions with tag v9")
     with pytest.raises(VMNotFound):
         ensure(driver, VMSpec(template="macos", tag="v9"))
@@ -309,18 +311,18 @@ def test_failed_template_is_pulled_once(rig, driver):
 
 
 def test_template_that_stays_failed_is_fatal(rig, driver):
-    """When the pull does not help, the operator is told what to remove."""
+    """When the pull does not help, the message says what to remove."""
     uuid = rig.host.add_registry_template("ventura", tags=["a"])
     answer = json.dumps(
         {"status": "OK", "body": [{"name": "ventura", "uuid": uuid, "version": "a", "status": "failed"}]}
     )
     rig.host.fault("list", when="before", stdout=answer, exit_status=0, times=None)
-    with pytest.raises(VMFatal, match=f"anka delete {uuid}"):
+    with pytest.raises(ImageUnusable, match=f"anka delete {uuid}"):
         ensure(driver, VMSpec(template="ventura", tag="a"))
 
 
 def test_pull_with_progress_and_without_newline_is_understood(rig, driver):
-    """Progress in JSON before the result, and a missing newline after it, are no trouble."""
+    """Progress in JSON before the result and a missing newline after it do not matter."""
     rig.host.set(pull_progress_lines=200, pull_newline=False)
     rig.host.add_registry_template("ventura")
     assert ensure(driver, VMSpec(template="ventura"))
@@ -328,7 +330,7 @@ def test_pull_with_progress_and_without_newline_is_understood(rig, driver):
 
 def test_pull_that_hangs_is_ended(rig, driver, monkeypatch):
     """A pull has a time limit, after which its locks are free."""
-    monkeypatch.setattr(module, "_PULL", 1.0)
+    monkeypatch.setattr(templates, "_PULL", 1.0)
     rig.host.add_registry_template("ventura")
     rig.host.fault("pull", when="middle", hang=True)
     with pytest.raises(VMTransient, match="anka pull did not end within 1 s"):
@@ -341,7 +343,7 @@ def test_pull_that_hangs_is_ended(rig, driver, monkeypatch):
 
 
 class Pulling:
-    """A pull that takes until `release`, by a driver of its own, in a thread."""
+    """A pull by another driver, in a thread, that runs until an order ends it."""
 
     def __init__(self, rig, spec):
         self.rig = rig
@@ -367,7 +369,7 @@ class Pulling:
 
 
 def test_second_pull_is_refused_while_one_runs(rig, driver):
-    """Never two pulls on one host, of whatever templates; what is here is used all the same."""
+    """Two pulls never run on one host, even of different templates; present templates are still used."""
     rig.host.add_registry_template("ventura")
     rig.host.add_registry_template("sonoma")
     pulling = Pulling(rig, VMSpec(template="ventura"))
@@ -382,7 +384,7 @@ def test_second_pull_is_refused_while_one_runs(rig, driver):
 
 
 def test_stop_ends_a_pull(rig):
-    """A stop does not wait for gigabytes; the pull's process is gone, and nothing of it is noted."""
+    """A stop does not wait for gigabytes; the pull's process and its note are gone."""
     rig.host.add_registry_template("ventura")
     pulling = Pulling(rig, VMSpec(template="ventura"))
     pulling.end(pulling.orders.stop)
@@ -391,7 +393,7 @@ def test_stop_ends_a_pull(rig):
 
 
 def test_detached_pull_goes_on_and_keeps_its_locks(rig, driver):
-    """A detach leaves a pull running: nobody else pulls, nobody clones its template, and it reaches its end."""
+    """A detach leaves a pull running to its end; meanwhile no other pull runs and its template is not cloned."""
     uuid = rig.host.add_registry_template("ventura")
     rig.host.set(delays={"pull": 2.0}, pull_progress_lines=50)
     orders = Orders()
@@ -416,7 +418,7 @@ def test_detached_pull_goes_on_and_keeps_its_locks(rig, driver):
     assert rig.host.events("pull-interrupted", "pull-overlap", "corruption") == []
 
 
-def test_nobody_pulls_over_an_image_in_use(rig, driver):
+def test_no_pull_replaces_an_image_in_use(rig, driver):
     """While an image is held for a clone, another worker cannot switch its tag."""
     rig.host.add_registry_template("macos", rig.uuid, tags=["v1", "v2"])
     other = rig.driver(Orders())
@@ -445,7 +447,7 @@ def test_image_that_changed_while_it_was_looked_for_is_not_used(rig, driver):
     """A pull that comes between listing and lock is noticed."""
     uuid = rig.host.add_registry_template("macos", rig.uuid, tags=["v1", "v2"])
     other = rig.driver(Orders())
-    listing = driver._list
+    listing = driver._templates._list
     switched = []
 
     def list_then_switch(*names):
@@ -454,18 +456,18 @@ def test_image_that_changed_while_it_was_looked_for_is_not_used(rig, driver):
             switched.append(ensure(other, VMSpec(template="macos", tag="v2")))
         return rows
 
-    driver._list = list_then_switch
-    with pytest.raises(PullBusy, match="a pull came between"):
+    driver._templates._list = list_then_switch
+    with pytest.raises(PullBusy, match="another pull came in between"):
         ensure(driver, rig.spec)
     assert switched == [uuid]
 
 
 def test_image_that_came_meanwhile_is_not_pulled_again(rig, driver):
-    """Who finds, with the right to pull in hand, that somebody else has just pulled, looks again instead."""
+    """A worker that gets the right to pull just after another pull looks again instead of pulling."""
     rig.host.add_registry_template("ventura", tags=["a"])
     spec = VMSpec(template="ventura", tag="a")
     other = rig.driver(Orders())
-    listing = driver._list
+    listing = driver._templates._list
     pulled = []
 
     def find_nothing_then_others_pull(*names):
@@ -474,18 +476,18 @@ def test_image_that_came_meanwhile_is_not_pulled_again(rig, driver):
         pulled.append(ensure(other, spec))
         return []
 
-    driver._list = find_nothing_then_others_pull
-    with pytest.raises(PullBusy, match="a pull came between"):
+    driver._templates._list = find_nothing_then_others_pull
+    with pytest.raises(PullBusy, match="another pull came in between"):
         ensure(driver, spec)
     assert ensure(driver, spec) == pulled[0]
     assert len(rig.argvs("--shrink")) == 1
 
 
 def test_pull_of_something_else_meanwhile_does_not_matter(rig, driver):
-    """A pull of another template between listing and lock is no reason to give up."""
+    """A pull of another template between listing and lock does not matter."""
     rig.host.add_registry_template("ventura")
     other = rig.driver(Orders())
-    listing = driver._list
+    listing = driver._templates._list
     switched = []
 
     def list_then_pull(*names):
@@ -494,7 +496,7 @@ def test_pull_of_something_else_meanwhile_does_not_matter(rig, driver):
             switched.append(ensure(other, VMSpec(template="ventura")))
         return rows
 
-    driver._list = list_then_pull
+    driver._templates._list = list_then_pull
     assert ensure(driver, rig.spec) == rig.uuid
 
 
@@ -503,7 +505,7 @@ def test_pull_of_something_else_meanwhile_does_not_matter(rig, driver):
 
 @pytest.mark.parametrize("shape", ["raw", "append", "wrap"])
 def test_guest_output_in_every_shape(rig, driver, shape):
-    """However this version of Anka hands over a guest's output, it is found."""
+    """A guest's output is found in every form that versions of Anka give it."""
     rig.host.set(run_json=shape)
     vm = rig.started(driver)
     result = driver.run(vm, "echo 'a \"b\" \\n'; exit 4", 20)
@@ -512,7 +514,7 @@ def test_guest_output_in_every_shape(rig, driver, shape):
 
 @pytest.mark.parametrize("shape", ["[]", "null", "missing", "nothing"])
 def test_host_without_vms(tmp_path, shape):
-    """An empty listing in any of its shapes is empty, and proves that a VM is gone."""
+    """An empty listing in any of its forms is empty, and proves that a VM is gone."""
     rig = AnkaRig(tmp_path)
     driver = rig.driver()
     vm = rig.started(driver)
@@ -524,14 +526,14 @@ def test_host_without_vms(tmp_path, shape):
 
 
 def test_a_listing_that_is_silent_once_is_asked_for_again(rig, driver):
-    """A job would be given up for a listing without its VM."""
+    """A job is given up when its VM is not listed, so one silent listing is not enough."""
     vm = rig.started(driver)
     rig.host.fault("list", when="before", stdout="", exit_status=0, match="list$")
     assert vm in [row.name for row in driver.listing()]
 
 
-def test_a_full_disk_is_no_bug_of_a_copy(rig, driver, tmp_path, monkeypatch):
-    """A script that must be copied aside first, on a disk that has no room for it."""
+def test_a_full_disk_is_a_passing_error_of_a_copy(rig, driver, tmp_path, monkeypatch):
+    """A full disk is a passing error for a script that must be copied aside first."""
 
     def full(*_args):
         raise OSError(28, "No space left on device")
@@ -539,12 +541,12 @@ def test_a_full_disk_is_no_bug_of_a_copy(rig, driver, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("file")
     monkeypatch.setattr(shutil, "copy2", full)
-    with pytest.raises(VMTransient, match="cannot be copied aside: No space"):
+    with pytest.raises(VMTransient, match=r"cannot copy .* aside: No space"):
         driver.copy_in("anklet-vm-x", tmp_path / "link")
 
 
 def test_silent_listing_proves_nothing(rig, driver):
-    """A listing that prints nothing is not believed when a VM is to be gone."""
+    """A listing that prints nothing does not prove that a VM is gone."""
     vm = rig.started(driver)
     rig.host.fault("list", when="before", stdout="", exit_status=0, match="list$")
     rig.host.fault("delete", when="before", stdout='{"status":"OK"}', exit_status=0)
@@ -555,12 +557,12 @@ def test_silent_listing_proves_nothing(rig, driver):
 def test_eula_that_was_not_accepted_is_fatal(rig, driver):
     """An error with an object for a body is an error, not an empty listing."""
     rig.host.set(eula_accepted=False)
-    with pytest.raises(VMFatal, match="EULA"):
+    with pytest.raises(ToolRefused, match="EULA needs to be accepted; accept the EULA on this host"):
         driver.listing()
 
 
 def test_unknown_codes_do_not_matter(rig, driver):
-    """The limit is told by its text, whatever its code and the exit status."""
+    """The limit is recognised by its text, whatever the code and the exit status."""
     rig.host.set(limit_always=True, limit_code=3, error_exit=77)
     with pytest.raises(Exception, match="maximum number of running instances") as caught:
         rig.started(driver)
@@ -591,8 +593,8 @@ def test_commands_of_a_whole_life(rig, driver, tmp_path):
 
 
 @pytest.mark.parametrize("left", ["folder", "file", "link"])
-def test_what_a_killed_copy_left_is_in_nobodys_way(rig, driver, left, tmp_path):
-    """A worker that dies while it copies leaves the folder for it; a `cp` that outlives a worker makes something in its place."""
+def test_remains_of_a_killed_copy_do_not_matter(rig, driver, left, tmp_path):
+    """A worker that dies during a copy leaves its folder; a `cp` that outlives a worker makes something in its place."""
     vm = rig.started(driver)
     (rig.host.guest_home(vm) / "logs.tgz").write_bytes(b"packed")
     elsewhere = tmp_path / "elsewhere"
@@ -615,7 +617,7 @@ def test_what_a_killed_copy_left_is_in_nobodys_way(rig, driver, left, tmp_path):
 
 
 def test_copy_to_a_path_with_a_colon(rig, driver, tmp_path):
-    """`anka cp` would take what is before the colon for a VM."""
+    """`anka cp` would take the part before the colon for a VM."""
     vm = rig.started(driver)
     (rig.host.guest_home(vm) / "logs.tgz").write_bytes(b"packed")
     out = tmp_path / "a:b"
@@ -625,7 +627,7 @@ def test_copy_to_a_path_with_a_colon(rig, driver, tmp_path):
 
 
 def test_unknown_driver_is_a_configuration_error(rig, tmp_path):
-    """A driver that this program does not have is refused by name."""
+    """An unknown driver is refused by name."""
     assert "anka" in names()
     service = ServiceConfig(name="a", plugin="github", vm_driver="magic")
     with pytest.raises(ConfigError, match="'magic'"):
@@ -633,8 +635,71 @@ def test_unknown_driver_is_a_configuration_error(rig, tmp_path):
 
 
 def test_start_does_not_wait_for_longer_than_it_says(rig, driver):
-    """A start that is done takes about as long as the guest needs."""
+    """A start takes about as long as the guest needs."""
     began = time.monotonic()
     rig.started(driver)
     assert time.monotonic() - began < 10
     assert {row.name: row.state for row in driver.listing()}[rig.vm()] is VMState.RUNNING
+
+
+# ---- the listing that is handed on ----
+
+
+@pytest.mark.parametrize("tag", ["v1", None])
+def test_one_listing_and_at_most_one_question_before_the_clone(rig, driver, tag):
+    """From the slot check to the clone: one `anka list`, and one question to the registry when the job names no tag."""
+    driver.listing()
+    with driver.image(VMSpec(template="macos", tag=tag), lambda: None) as source:
+        driver.clone(source, rig.vm())
+    question = [] if tag else ["-j registry pull --check-download-size macos"]
+    assert rig.argvs() == ["-j list", *question, f"-j clone {rig.uuid} {rig.vm()}"]
+
+
+def test_listing_finds_a_template_by_uuid_too(rig, driver):
+    """A job may name a template by its uuid."""
+    driver.listing()
+    assert ensure(driver, VMSpec(template=rig.uuid, tag="v1")) == rig.uuid
+    assert rig.argvs() == ["-j list"]
+
+
+def test_listing_without_the_wanted_tag_decides_nothing(rig, driver):
+    """A pull is never begun for what an earlier listing does not show: the template is looked for again first."""
+    rig.host.add_registry_template("ventura", tags=["a"])
+    driver.listing()
+    ensure(driver, VMSpec(template="ventura", tag="a"))
+    assert rig.argvs()[:3] == ["-j list", "-j list ventura", "-j registry pull --shrink ventura --tag a"]
+
+
+def test_pull_after_the_listing_makes_it_stale(rig, driver):
+    """Another worker switched the tag between the slot check and the clone."""
+    rig.host.add_registry_template("macos", rig.uuid, tags=["v1", "v2"])
+    driver.listing()
+    ensure(rig.driver(Orders()), VMSpec(template="macos", tag="v2"))
+    pulls = []
+    ensure(driver, rig.spec, pulls)
+    assert pulls == [1]
+
+
+def test_listing_during_a_pull_is_not_handed_on(rig, driver):
+    """The pull began before the listing and ends after it: its end would not show."""
+    rig.host.add_registry_template("ventura")
+    pulling = Pulling(rig, VMSpec(template="ventura"))
+    driver.listing()
+    assert ensure(driver, rig.spec) == rig.uuid
+    assert len(rig.argvs("list")) == 3
+    pulling.end(pulling.orders.stop)
+
+
+def test_template_that_was_deleted_after_the_listing(rig, driver):
+    """The clone finds out. The next try comes soon, looks again, and pulls the template anew."""
+    uuid = rig.host.add_registry_template("ventura", tags=["a"])
+    spec = VMSpec(template="ventura", tag="a")
+    ensure(driver, spec)
+    driver.listing()
+    rig.host.stop_foreign("ventura")
+    with pytest.raises(VMTransient, match="it was there some seconds ago"), driver.image(spec, lambda: None) as source:
+        driver.clone(source, rig.vm())
+    pulls = []
+    with driver.image(spec, lambda: pulls.append(1)) as source:
+        driver.clone(source, rig.vm())
+    assert (pulls, source) == ([1], uuid)

@@ -1,4 +1,4 @@
-"""The tart driver on its own ground: probe, labels, images and their registry, the life of a `tart run`, agents and ssh."""
+"""The tart driver's own part: probe, labels, images and their registry, the life of a `tart run`, agents and ssh."""
 
 import os
 import signal
@@ -14,11 +14,12 @@ from emulators.vmhost.bench import eventually
 from anklet_worker.contract.errors import (
     CliUnavailable,
     Detached,
+    FileUnusable,
     Interrupted,
     PullBusy,
     RightsRefused,
     TemporaryError,
-    VMFatal,
+    ToolRefused,
     VMLimitReached,
     VMNameExists,
     VMNotFound,
@@ -36,7 +37,7 @@ LOCAL = VMSpec(template="macos")
 
 @pytest.fixture
 def new_rig(tmp_path):
-    """Makes a rig; no process of it is left after the test."""
+    """Makes a rig; none of its processes outlives the test."""
     made = []
 
     def make(**more):
@@ -62,14 +63,14 @@ def driver(rig):
 
 @pytest.fixture
 def by_ssh(new_rig, monkeypatch):
-    """A host whose image has sshd and no agent; nobody waits for an agent for long."""
+    """A host whose image has sshd and no agent; the wait for an agent is short."""
     rig = new_rig(agent=False, sshd=True)
     rig.shorten(monkeypatch, "_AGENT_GRACE", 0.1)
     return rig
 
 
 def ensure(driver, name, pulls=None):
-    """Have an image, and let it go; the id."""
+    """Hold an image for a moment; its id."""
     with driver.image(VMSpec(template=name), lambda: None if pulls is None else pulls.append(1)) as source:
         return source
 
@@ -79,21 +80,21 @@ def ensure(driver, name, pulls=None):
 
 @pytest.mark.parametrize("version", ["2.27.0", "2.32.1"])
 def test_probe_tells_the_version(rig, driver, version):
-    """From 2.27 on there is `tart exec`."""
+    """Versions from 2.27 on have `tart exec`."""
     rig.host.set(version=version)
     assert driver.probe().version == version
 
 
 @pytest.mark.parametrize("version", ["2.26.9", "1.0.0"])
 def test_probe_refuses_what_is_too_old(rig, driver, version):
-    """The message says which version is there, which is needed, and how to get it."""
+    """The message has the installed version, the oldest accepted one, and how to upgrade."""
     rig.host.set(version=version)
     with pytest.raises(CliUnavailable, match=rf"tart {version} is too old: 2\.27 or newer .* brew upgrade"):
         driver.probe()
 
 
 def test_probe_needs_tart(rig):
-    """Without `tart` on PATH the service cannot run, and the message says where it was looked for."""
+    """Without `tart` on PATH the service cannot run; the message names the PATH."""
     rig.host.environ = lambda **_: {"PATH": "/nowhere"}
     with pytest.raises(CliUnavailable, match=r"tart is not on PATH \(/nowhere\); is it installed"):
         rig.driver().probe()
@@ -108,7 +109,7 @@ def test_probe_needs_tart(rig):
     ],
 )
 def test_probe_refuses_what_it_does_not_understand(rig, tmp_path, script, said):
-    """A `tart` that does not start, or answers garbage, makes the service unfit, and is quoted."""
+    """A `tart` that does not start, or answers garbage, makes the service unfit; the message quotes it."""
     env = executable(tmp_path / "odd" / "tart", script)
     rig.host.environ = lambda **_: env
     with pytest.raises(CliUnavailable, match=said):
@@ -116,18 +117,18 @@ def test_probe_refuses_what_it_does_not_understand(rig, tmp_path, script, said):
 
 
 def test_probe_takes_a_build_from_source(rig, tmp_path):
-    """It has no version, and lists its VMs all the same; a warning tells what is needed."""
+    """A build from source has no version but lists its VMs; a warning says what is needed."""
     env = executable(
         tmp_path / "built" / "tart", f'[ "$1" = --version ] && echo SNAPSHOT && exit; exec {rig.host.bin_dir}/tart "$@"'
     )
     environ = rig.host.environ()
     rig.host.environ = lambda **_: {**environ, **env}
     assert rig.driver().probe().version == "SNAPSHOT"
-    assert rig.log.warnings() == [("WARNING", "the version of tart is not known; 2.27 or newer is needed", "")]
+    assert rig.log.warnings() == [("WARNING", "unknown version of tart; 2.27 or newer is needed", "")]
 
 
 def test_probe_that_hangs_is_worth_another_start(rig, monkeypatch, tmp_path):
-    """The service is tried again."""
+    """A slow probe is passing trouble: the service tries again."""
     rig.shorten(monkeypatch, "_PROBE", 0.5)
     env = executable(tmp_path / "slow" / "tart", "exec sleep 60")
     rig.host.environ = lambda **_: env
@@ -165,29 +166,29 @@ def test_labels(rig, labels, image, expected):
     "name", [".", "..", "../x", "/etc", "a/../b", "ghcr.io/a b", "ghcr.io/-x/y", "ghcr.io/a:", "a/"]
 )
 def test_impossible_names_reach_no_command(rig, driver, name):
-    """What Tart's own parser would not take, or a path would lead out of."""
-    with pytest.raises(VMNotFound, match="can be no image"):
+    """Names that Tart's parser refuses, or that lead out of its folder, are refused first."""
+    with pytest.raises(VMNotFound, match="is not a possible name of an image"):
         ensure(driver, name)
     assert rig.host.calls() == []
 
 
 def test_vm_of_a_job_is_no_image(rig, driver):
-    """A job cannot name another job's VM, and so look into it."""
+    """A job cannot look into another job's VM by its name."""
     with pytest.raises(VMNotFound, match="is a job's VM"):
         ensure(driver, rig.vm())
 
 
 def test_local_image_is_never_pulled(rig):
-    """Under any policy, present or not: what has no registry in its name is local."""
+    """A name without a registry is local under any policy, present or not."""
     driver = rig.driver(tart=Tart(pull="always"))
     assert ensure(driver, "macos") == "macos"
-    with pytest.raises(VMNotFound, match=r"image 'nowhere' is not found on this host$"):
+    with pytest.raises(VMNotFound, match=r"image 'nowhere' is not on this host$"):
         ensure(driver, "nowhere")
     assert rig.argvs("pull") == []
 
 
 def test_missing_image_is_pulled_once(rig, driver):
-    """The pull is announced; the second job finds it there."""
+    """The pull is announced; the second job finds the image present."""
     rig.host.add_registry_image(REMOTE)
     pulls = []
     assert ensure(driver, REMOTE, pulls) == REMOTE
@@ -197,7 +198,7 @@ def test_missing_image_is_pulled_once(rig, driver):
 
 
 def test_name_without_a_tag_is_the_latest(rig, driver):
-    """As Tart lists it."""
+    """Tart lists such an image with the tag `latest`."""
     rig.host.add_registry_image("ghcr.io/acme/macos:latest")
     for _ in range(2):
         assert ensure(driver, "ghcr.io/acme/macos") == "ghcr.io/acme/macos:latest"
@@ -205,7 +206,7 @@ def test_name_without_a_tag_is_the_latest(rig, driver):
 
 
 def test_policy_always_looks_for_news(rig):
-    """Each job's image is the registry's newest; what is named by its digest cannot change."""
+    """Each job gets the registry's newest image; an image named by its digest cannot change."""
     driver = rig.driver(tart=Tart(pull="always"))
     first = rig.host.add_registry_image(REMOTE)
     ensure(driver, REMOTE)
@@ -218,7 +219,7 @@ def test_policy_always_looks_for_news(rig):
 
 
 def test_policy_never_pulls_nothing(rig):
-    """What is not here is not to be had, and the message says why."""
+    """A missing image is not pulled, and the message says why."""
     rig.host.add_registry_image(REMOTE)
     driver = rig.driver(tart=Tart(pull="never"))
     with pytest.raises(VMNotFound, match=r"tart\.pull is never"):
@@ -230,19 +231,19 @@ def test_policy_never_pulls_nothing(rig):
 
 @pytest.mark.parametrize("registry", ["down", "auth"])
 def test_registry_in_trouble_leaves_the_local_copy(rig, registry):
-    """With a warning that says why."""
+    """The local copy is used, with a warning that says why."""
     driver = rig.driver(tart=Tart(pull="always"))
     rig.host.add_image(REMOTE)
     rig.host.set(registry=registry)
     assert ensure(driver, REMOTE) == REMOTE
     [(level, message, err)] = rig.log.warnings()
     assert level == "WARNING"
-    assert "using what is here" in message
+    assert "using the local copy" in message
     assert "tart pull" in err
 
 
 def test_registry_that_is_down_is_transient(rig, driver):
-    """An image that cannot be had for the moment is worth another try."""
+    """An image that cannot be pulled now is worth another try."""
     rig.host.add_registry_image(REMOTE)
     rig.host.set(registry="down")
     with pytest.raises(VMTransient, match="offline"):
@@ -250,15 +251,15 @@ def test_registry_that_is_down_is_transient(rig, driver):
 
 
 def test_registry_that_refuses_is_fatal(rig, driver):
-    """Trying again does not help: somebody has to log in."""
+    """Only an operator can help, by logging in."""
     rig.host.add_registry_image(REMOTE)
     rig.host.set(registry="auth")
-    with pytest.raises(VMFatal, match="tart pull"):
+    with pytest.raises(ToolRefused, match=r"tart pull: .*; log in on this host with `tart login`"):
         ensure(driver, REMOTE)
 
 
 def test_what_the_registry_does_not_have_is_not_found(driver):
-    """A registry that answers is told from one that fails."""
+    """An image that the registry lacks is not the same as a registry that fails."""
     with pytest.raises(VMNotFound, match="404"):
         ensure(driver, "ghcr.io/acme/nowhere:1")
 
@@ -275,7 +276,7 @@ def test_pull_that_hangs_is_ended(rig, driver, monkeypatch):
 
 
 def test_two_services_never_pull_at_once(rig):
-    """The second one is told, and an image that is being pulled is not cloned."""
+    """The second pull is refused, and an image that is being pulled is not cloned."""
     rig.host.add_registry_image(REMOTE)
     rig.host.add_image("ghcr.io/acme/other:1")
     rig.host.set(delays={"pull": 1.0})
@@ -291,7 +292,7 @@ def test_two_services_never_pull_at_once(rig):
 
 
 def test_detach_leaves_a_pull_to_its_end_with_its_lock(rig):
-    """A pull of hours is not begun anew because of an upgrade, and nobody else pulls meanwhile."""
+    """An upgrade does not restart a pull of hours, and no other pull runs meanwhile."""
     rig.host.add_registry_image(REMOTE)
     rig.host.set(delays={"pull": 1.0})
 
@@ -313,9 +314,9 @@ def test_detach_leaves_a_pull_to_its_end_with_its_lock(rig):
 
 
 def test_image_that_runs_is_not_cloned(rig, driver):
-    """A copy of a disk in use would not be whole."""
+    """A copy of a disk in use would be damaged."""
     rig.host.start_foreign("golden")
-    with pytest.raises(VMTransient, match=r"'golden' is running: .* shut it down"):
+    with pytest.raises(VMTransient, match=r"'golden' is running, .* shut it down"):
         ensure(driver, "golden")
     rig.host.stop_foreign("golden")
 
@@ -324,7 +325,7 @@ def test_image_that_runs_is_not_cloned(rig, driver):
 
 
 def test_clone_never_replaces(rig, driver):
-    """Tart would overwrite a VM of that name without a word; its disk stays what it was."""
+    """Tart would silently overwrite a VM of that name; here its disk stays as it was."""
     driver.clone("macos", rig.vm())
     before = rig.host.vms()
     with pytest.raises(VMNameExists):
@@ -333,7 +334,7 @@ def test_clone_never_replaces(rig, driver):
 
 
 def test_clone_is_a_machine_of_its_own(rig):
-    """It has a MAC address of its own, and what the service configures."""
+    """A clone has its own MAC address and the service's settings."""
     settings = Tart(cpu=4, memory=8192, display="1920x1080")
     rig.driver(tart=settings).clone("macos", rig.vm())
     assert f"set {rig.vm()} --random-mac --cpu 4 --memory 8192 --display 1920x1080" in rig.argvs("set")
@@ -341,7 +342,7 @@ def test_clone_is_a_machine_of_its_own(rig):
     assert len(set(macs)) == 2
 
 
-def test_clone_tells_which_content_it_is_of(rig, driver):
+def test_clone_logs_the_digest_of_its_image(rig, driver):
     """The digest behind a tag is in the log, beside the VM's name."""
     records = []
     rig.log.emit = records.append
@@ -352,7 +353,7 @@ def test_clone_tells_which_content_it_is_of(rig, driver):
 
 
 def test_failed_clone_leaves_nothing_to_start(rig, driver):
-    """A clone that dies halfway is no VM; one whose settings fail is removed by its name."""
+    """A clone that dies halfway leaves no VM; one whose settings fail is deleted by its name."""
     rig.host.fault("clone", kill_at="middle")
     with pytest.raises(VMTransient):
         driver.clone("macos", rig.vm())
@@ -365,7 +366,7 @@ def test_failed_clone_leaves_nothing_to_start(rig, driver):
 
 
 def test_run_has_no_window_and_what_is_configured(rig, tmp_path):
-    """Softnet and folders of the host."""
+    """The command has no window, and the configured network and folders."""
     (tmp_path / "cache").mkdir()
     settings = Tart(network="softnet", mounts=(f"cache:{tmp_path}/cache:ro", f"all:{tmp_path}"))
     vm = rig.started(rig.driver(tart=settings))
@@ -385,7 +386,7 @@ def test_run_outlives_the_worker(rig):
 
 
 def test_run_that_dies_is_a_stopped_vm(rig, driver):
-    """SIGKILL of `tart run`: the VM is listed as stopped, a guest command is lost, and the deletion goes as usual."""
+    """After a SIGKILL of `tart run` the VM is listed as stopped, a guest command is lost, and the deletion works."""
     vm = rig.started(driver)
     note = driver._runs.of(vm)
     os.kill(note.process.pid, signal.SIGKILL)
@@ -396,7 +397,7 @@ def test_run_that_dies_is_a_stopped_vm(rig, driver):
     assert rig.host.slots() == []
 
 
-def test_last_words_of_a_run_are_told(rig, driver):
+def test_last_words_of_a_run_are_quoted(rig, driver):
     """When the guest is gone, what `tart run` printed says how."""
     vm = rig.started(driver)
     rig.host.halt(vm, status="failed")
@@ -404,8 +405,8 @@ def test_last_words_of_a_run_are_told(rig, driver):
         driver.run(vm, "true", 20)
 
 
-def test_limit_is_told_with_the_others(rig, driver):
-    """In Tart's words, and nothing of the third VM is left."""
+def test_limit_names_the_other_vms(rig, driver):
+    """The error has Tart's words, and nothing of the third VM is left."""
     first = rig.started(driver, 1)
     second = rig.started(driver, 2)
     with pytest.raises(VMLimitReached, match=r"exceeds the system limit \(other running VMs: "):
@@ -416,14 +417,14 @@ def test_limit_is_told_with_the_others(rig, driver):
 
 
 def test_limit_without_other_vms_is_the_same(rig, driver):
-    """A place that macOS keeps for a VM that is gone."""
+    """A place that macOS keeps for a vanished VM has the same error."""
     rig.host.set(limit_always=True)
     with pytest.raises(VMLimitReached):
         rig.started(driver)
 
 
 def test_locked_keychain_is_diagnosed(rig, driver):
-    """No VM of this service starts until somebody has unlocked it, so that the service stops asking."""
+    """No VM starts until somebody unlocks the keychain, so the service stops trying."""
     rig.host.set(keychain_locked=True)
     with pytest.raises(RightsRefused, match=r"login keychain is locked.*security unlock-keychain"):
         rig.started(driver)
@@ -432,7 +433,7 @@ def test_locked_keychain_is_diagnosed(rig, driver):
 
 
 def test_guest_that_ends_while_it_boots_is_not_waited_for(rig, driver):
-    """A start that failed is told at once, with its last words."""
+    """A failed start is reported at once, with the last words of `tart run`."""
     rig.boots_for(10_000)
 
     def end():
@@ -470,7 +471,7 @@ def test_stop_in_the_middle_of_a_start_leaves_nothing(rig, driver):
 
 @pytest.mark.parametrize("delay", [0.0, 30.0])
 def test_run_that_is_not_seen_yet_is_ended_before_its_files_go(rig, driver, delay, monkeypatch):
-    """A `tart run` that was only just launched holds no lock: nothing lists it as running, and `tart stop` finds none."""
+    """A `tart run` that was just launched holds no lock yet: no listing shows it running, and `tart stop` finds nothing."""
     rig.shorten(monkeypatch, "_RUN_GRACE", 0.1)
     driver.clone("macos", rig.vm())
     rig.host.fault("run", when="before", delay=delay)
@@ -496,7 +497,7 @@ def test_run_that_was_not_noted_is_found_all_the_same(rig, driver, monkeypatch):
 
 
 def test_stop_that_hangs_does_not_keep_the_vm(rig, driver, monkeypatch):
-    """The process itself is ended then."""
+    """When `tart stop` hangs, the process itself is ended."""
     vm = rig.started(driver)
     rig.shorten(monkeypatch, "_STOP", 0.5)
     rig.shorten(monkeypatch, "_RUN_GRACE", 0.1)
@@ -507,7 +508,7 @@ def test_stop_that_hangs_does_not_keep_the_vm(rig, driver, monkeypatch):
 
 
 def test_suspended_vm_is_deleted(rig, driver):
-    """Somebody suspended it by hand."""
+    """A VM that somebody suspended by hand is deleted like any other."""
     driver.clone("macos", rig.vm())
     folder = next(path for path in rig.folder.rglob(rig.vm()) if path.is_dir())
     (folder / "state.vzvmsave").write_bytes(b"snapshot")
@@ -519,7 +520,7 @@ def test_suspended_vm_is_deleted(rig, driver):
 
 
 def test_guest_without_an_agent_is_reached_by_ssh(by_ssh):
-    """Scripts and files go the other way then, in this worker and in the next."""
+    """Scripts and files go by ssh, in this worker and in the next."""
     driver = by_ssh.driver()
     vm = by_ssh.started(driver)
     assert driver._runs.of(vm).access is Access.SSH
@@ -529,7 +530,7 @@ def test_guest_without_an_agent_is_reached_by_ssh(by_ssh):
 
 
 def test_agent_is_preferred_to_an_ssh_that_answers_first(new_rig, monkeypatch):
-    """It comes some seconds after sshd, with the desktop session."""
+    """The agent starts some seconds after sshd, with the desktop session."""
     rig = new_rig(agent=True, sshd=True)
     rig.shorten(monkeypatch, "_AGENT_GRACE", 60.0)
     rig.boots_for(2)
@@ -552,7 +553,7 @@ def test_known_image_without_an_agent_is_not_waited_for(by_ssh, monkeypatch):
 
 
 def test_ssh_keeps_no_host_key_and_forwards_nothing(by_ssh, monkeypatch, tmp_path):
-    """Nothing of the user's configuration is read or changed, no key and no agent goes along."""
+    """The user's configuration is neither read nor changed, and no key or agent is forwarded."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SSH_AUTH_SOCK", "/nowhere")
     by_ssh.started(by_ssh.driver())
@@ -588,30 +589,30 @@ def test_password_comes_from_its_file_and_is_in_no_argv(by_ssh, tmp_path):
     assert not (by_ssh.folder / "state" / "tart" / "usual-password").exists()
 
 
-def test_wrong_password_is_told(by_ssh):
-    """In ssh's words, when the guest's time is over."""
+def test_wrong_password_is_reported(by_ssh):
+    """The error after the time-out has ssh's words."""
     by_ssh.host.set(ssh_password="another")
     with pytest.raises(VMTransient, match=r"nor ssh at 192\.168\.64\.\d+ answers .*Permission denied"):
         by_ssh.started(by_ssh.driver(deadlines=Deadlines(vm_start=1.5)))
 
 
-def test_image_without_agent_and_ssh_is_told(new_rig):
-    """Both ways are named; the address tells that the network is not the cause."""
+def test_image_without_agent_and_ssh_is_reported(new_rig):
+    """The error names both ways; the address shows that the network is not the cause."""
     rig = new_rig(agent=False, sshd=False)
     with pytest.raises(VMTransient, match=r"neither its guest agent nor ssh at .* answers \(.*Connection refused"):
         rig.started(rig.driver(deadlines=Deadlines(vm_start=1.5)))
 
 
 def test_guest_without_an_address_is_diagnosed(new_rig):
-    """The 253 leases of a day are used up: the message names the cure."""
+    """When the 253 leases of a day are used up, the message says what to do."""
     rig = new_rig(agent=False, sshd=True)
     rig.host.set(ip_after_polls=10_000, ip_pause=0.1)
     with pytest.raises(VMTransient, match=r"gave it no address .* DHCPLeaseTimeSecs to 600"):
         rig.started(rig.driver(deadlines=Deadlines(vm_start=1.5)))
 
 
-def test_host_without_ssh_is_told(new_rig, tmp_path):
-    """A guest agent would do; the message says what was missing."""
+def test_host_without_ssh_is_reported(new_rig, tmp_path):
+    """Without ssh a guest agent would be enough; the message says what is missing."""
     rig = new_rig(agent=False, sshd=True)
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -626,7 +627,7 @@ def test_host_without_ssh_is_told(new_rig, tmp_path):
 
 @pytest.mark.parametrize("lost", ["closed", "hangs"])
 def test_guest_that_is_lost_under_ssh_is_transient_and_betrays_nothing(by_ssh, lost):
-    """The connection ends, at the latest when the server is not heard of any more; nothing of the script's is quoted."""
+    """The connection ends, at the latest when the server stays silent; the error quotes nothing of the script's output."""
     by_ssh.host.set(ssh_lost=lost)
     driver = by_ssh.driver()
     vm = by_ssh.started(driver)
@@ -648,7 +649,7 @@ def test_guest_that_is_lost_under_ssh_is_transient_and_betrays_nothing(by_ssh, l
 
 @pytest.fixture(params=["agent", "ssh"])
 def reached(request, new_rig, monkeypatch):
-    """A started VM, reached by either way: rig, driver, VM."""
+    """A started VM that is reached by the agent or by ssh: rig, driver, VM."""
     rig = new_rig(agent=request.param == "agent", sshd=request.param == "ssh")
     rig.shorten(monkeypatch, "_AGENT_GRACE", 0.1)
     driver = rig.driver()
@@ -656,7 +657,7 @@ def reached(request, new_rig, monkeypatch):
 
 
 def test_files_go_in_and_out_unchanged(reached, tmp_path):
-    """Any bytes, empty files, and more than goes in one piece; the name may be odd, the mode is kept."""
+    """Any bytes, empty files, several pieces and odd names pass, and the mode is kept."""
     rig, driver, vm = reached
     content = os.urandom(3000) + bytes(range(256)) * 4000
     for name, data in (("odd 'na\"me$(x);.bash", content), ("empty", b"")):
@@ -675,14 +676,14 @@ def test_files_go_in_and_out_unchanged(reached, tmp_path):
     assert not list(rig.host.guest_home(vm).glob(".anklet*"))
 
 
-def test_half_a_file_is_none(reached, tmp_path):
-    """Input that breaks off leaves the file that was there, and nothing of the new one."""
+def test_half_a_file_is_not_put_in_place(reached, tmp_path):
+    """Input that breaks off leaves the old file in place, and nothing of the new one."""
     rig, driver, vm = reached
     path = tmp_path / "file"
     path.write_text("old")
     driver.copy_in(vm, path)
-    run = driver._commands.run
-    driver._commands.run = lambda *args, stdin=b"", **more: run(*args, stdin=stdin[:-3], **more)
+    for tool in filter(None, (driver._tool, driver._guests._ssh_tool)):
+        tool.run = lambda *args, whole=tool.run, stdin=b"", **more: whole(*args, stdin=stdin[:-3], **more)
     path.write_text("new and longer")
     with pytest.raises(VMTransient, match=r"copying file to .* ended with status 1"):
         driver.copy_in(vm, path)
@@ -691,14 +692,14 @@ def test_half_a_file_is_none(reached, tmp_path):
 
 
 def test_too_large_files_are_refused(rig, driver, monkeypatch, tmp_path):
-    """In both directions, before they are read."""
+    """Large files are refused in both directions before they are read."""
     vm = rig.started(driver)
     rig.shorten(monkeypatch, "_LARGEST_COPY", 10)
     (tmp_path / "large").write_bytes(b"x" * 11)
-    with pytest.raises(VMFatal, match="more than"):
+    with pytest.raises(FileUnusable, match="larger than"):
         driver.copy_in(vm, tmp_path / "large")
     (rig.host.guest_home(vm) / "large").write_bytes(b"x" * 11)
-    with pytest.raises(VMFatal, match="more than"):
+    with pytest.raises(FileUnusable, match="larger than"):
         driver.copy_out(vm, "large", tmp_path / "out")
 
 
@@ -707,3 +708,24 @@ def test_end_is_seen_though_the_last_output_is_lost(rig, driver):
     vm = rig.started(driver)
     rig.host.set(exec_tail_lost=1)
     assert driver.run(vm, "echo out; exit 4", 20).status == 4
+
+
+# ---- the listing that is handed on ----
+
+
+@pytest.mark.parametrize("image", ["macos", REMOTE])
+def test_one_listing_before_the_clone(rig, driver, image):
+    """From the slot check to the clone: one `tart list`, which shows the image and that the VM's name is free."""
+    rig.host.add_image(REMOTE)
+    driver.listing()
+    driver.clone(ensure(driver, image), rig.vm())
+    assert [argv.split()[0] for argv in rig.argvs()][:2] == ["list", "clone"]
+
+
+def test_image_that_the_listing_shows_running_is_looked_at_again(rig, driver):
+    """Its owner may have shut it down since."""
+    rig.host.start_foreign("golden")
+    driver.listing()
+    rig.host.halt("golden")
+    eventually(lambda: "golden" not in rig.host.running())
+    assert ensure(driver, "golden") == "golden"

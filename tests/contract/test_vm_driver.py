@@ -1,4 +1,4 @@
-"""What every VM driver must do, whatever its tool: a VM's whole life, and its failures by class."""
+"""The contract of VM drivers: a VM's whole life, and each kind of failure, for every driver."""
 
 import base64
 import shlex
@@ -6,14 +6,18 @@ import threading
 import time
 
 import pytest
-from driver_rigs import AnkaRig, TartRig
+from driver_rigs import AnkaRig, MemoryRig, TartRig, executable
 from emulators.vmhost.bench import eventually
 
 from anklet_worker.contract.errors import (
+    AnswerUnreadable,
+    CliUnavailable,
     Detached,
+    FileUnusable,
     Interrupted,
+    NotOurVM,
+    TemporaryError,
     VMError,
-    VMFatal,
     VMLimitReached,
     VMNameExists,
     VMNotFound,
@@ -28,9 +32,15 @@ from anklet_worker.vm.driver import VMState
 from anklet_worker.vm.guest_script import wrapped
 
 
-@pytest.fixture(params=[AnkaRig, TartRig], ids=lambda rig: rig.name)
+def of_a_tool(reason):
+    """For tests that mean nothing for the driver in memory; the reason says why."""
+    assert reason
+    return pytest.mark.parametrize("rig", [AnkaRig, TartRig], indirect=True, ids=lambda rig: rig.name)
+
+
+@pytest.fixture(params=[AnkaRig, TartRig, MemoryRig], ids=lambda rig: rig.name)
 def rig(request, tmp_path):
-    """One driver's rig; no process of it is left after the test."""
+    """One driver's rig; none of its processes outlives the test."""
     made = request.param(tmp_path)
     yield made
     made.close()
@@ -52,21 +62,57 @@ def vm(rig, driver):
 
 
 def test_probe_tells_product_and_version(driver):
-    """A sound tool is described for the log."""
+    """The probe of a working tool describes it for the log."""
     info = driver.probe()
     assert info.product
     assert info.version[0].isdigit()
 
 
+@pytest.mark.parametrize("deaths", [1, 3])
+@of_a_tool("it breaks a command")
+def test_probe_that_a_signal_ends_is_passing_trouble(rig, tmp_path, deaths):
+    """The host kills processes when memory is short. The next probe succeeds."""
+    dying(rig, tmp_path, deaths)
+    driver = rig.driver()
+    for _ in range(deaths):
+        with pytest.raises(TemporaryError, match="was killed by SIGKILL"):
+            driver.probe()
+    assert driver.probe().version
+
+
+@of_a_tool("it breaks a command")
+def test_probe_that_signals_end_for_a_minute_makes_the_service_unfit(rig, tmp_path, monkeypatch):
+    """A tool that macOS refuses to run is killed each time: the operator learns what to do."""
+    dying(rig, tmp_path, 10_000)
+    driver = rig.driver()
+    with pytest.raises(TemporaryError):
+        driver.probe()
+    rig.shorten(monkeypatch, "_KILLED_WITHIN", 0.0)
+    with pytest.raises(CliUnavailable, match=f"was killed by SIGKILL, every time .* reinstall {rig.name}"):
+        driver.probe()
+
+
+def dying(rig, folder, deaths):
+    """Make the rig's tool kill itself the first `deaths` times that it runs."""
+    real, left = rig.host.environ(), folder / "left"
+    left.write_text("x" * deaths)
+    script = (
+        f'[ -s {left} ] || exec {rig.host.bin_dir}/{rig.name} "$@"\n'
+        f"head -c -1 {left} >{left}.new; mv {left}.new {left}; kill -9 $$"
+    )
+    mine = executable(folder / "dying" / rig.name, script)
+    rig.host.environ = lambda **_: {**real, **mine}
+
+
 def test_labels_of_a_job_become_a_spec(rig, driver):
-    """A job's labels name template and tag; labels of others ask for nothing here."""
+    """A job's labels name template and tag; other labels ask for nothing here."""
     assert driver.spec_from_labels(rig.labels) == rig.spec
     assert driver.spec_from_labels(["self-hosted", "linux"]) is None
     assert driver.spec_from_labels([]) is None
 
 
 def test_listing_shows_templates_and_vms_with_their_states(rig, driver, vm):
-    """Templates, VMs of ours and VMs of others are all listed."""
+    """Templates, our VMs and others' VMs are all listed."""
     rig.host.start_foreign("somebody")
     states = {row.name: row.state for row in driver.listing()}
     assert states["macos"] is VMState.STOPPED
@@ -75,7 +121,7 @@ def test_listing_shows_templates_and_vms_with_their_states(rig, driver, vm):
 
 
 def test_present_image_is_not_pulled(rig, driver):
-    """What is here is used as it is."""
+    """A present image is used as it is."""
     pulls = []
     with driver.image(rig.spec, lambda: pulls.append(1)) as source:
         assert source
@@ -85,9 +131,9 @@ def test_present_image_is_not_pulled(rig, driver):
 
 @pytest.mark.parametrize("name", ["", "-x", "--yes", " x", "a\nb", "a\0b", "x" * 300])
 def test_impossible_image_never_reaches_a_command(rig, driver, name):
-    """A name that no command line can bear is refused as not found, and quoted, without running anything."""
+    """A name that no command line can carry is refused as not found, and quoted, before any command runs."""
     with (
-        pytest.raises(VMNotFound, match=r"can be no (?:template|image)") as caught,
+        pytest.raises(VMNotFound, match=r"is not a possible name of (?:a template|an image)") as caught,
         driver.image(VMSpec(template=name), lambda: None),
     ):
         pass
@@ -101,34 +147,66 @@ def test_image_that_is_nowhere_is_not_found(driver):
         pass
 
 
+@of_a_tool("it counts a tool's commands")
+def test_one_listing_serves_the_slot_and_the_clone(rig, driver):
+    """A worker lists all VMs when it gets its slot. That listing also shows the image: nothing is listed again before the clone."""
+    driver.listing()
+    with driver.image(rig.spec, lambda: None) as source:
+        driver.clone(source, rig.vm())
+    verbs = [verb for verb, *_ in rig.ended]
+    assert verbs[: verbs.index("clone") + 1] == ["list", "clone"]
+
+
+@of_a_tool("it counts a tool's commands")
+def test_old_listing_serves_nothing(rig, driver, monkeypatch):
+    """A listing from before a long wait is not used."""
+    rig.shorten(monkeypatch, "_FRESH", 0.0)
+    driver.listing()
+    with driver.image(rig.spec, lambda: None):
+        pass
+    assert len(rig.argvs("list")) == 2
+
+
+def test_own_changes_are_seen_at_once(rig, driver, vm):
+    """What this worker cloned, started and deleted is never hidden by an earlier listing."""
+    driver.listing()
+    driver.delete(vm)
+    with driver.image(rig.spec, lambda: None) as source:
+        driver.clone(source, vm)
+    with driver.image(rig.spec, lambda: None) as source, pytest.raises(VMNameExists):
+        driver.clone(source, vm)
+
+
 # ---- clone, start, delete ----
 
 
 def test_clone_makes_a_stopped_vm(rig, driver):
-    """A clone is stopped and bears our name."""
+    """A clone is stopped and has the name that we gave it."""
     with driver.image(rig.spec, lambda: None) as source:
         driver.clone(source, rig.vm())
     assert {row.name: row.state for row in driver.listing()}[rig.vm()] is VMState.STOPPED
 
 
 def test_clone_of_a_taken_name_says_so(rig, driver, vm):
-    """Two VMs never bear one name."""
+    """Two VMs never have the same name."""
     with driver.image(rig.spec, lambda: None) as source, pytest.raises(VMNameExists):
         driver.clone(source, vm)
 
 
 def test_clone_of_nothing_is_not_found(rig, driver):
-    """A source that is gone meanwhile is reported as such."""
+    """A source that has vanished is reported as not found."""
     with pytest.raises(VMNotFound):
         driver.clone("gone", rig.vm())
 
 
+@of_a_tool("a guest in memory answers at once")
 def test_start_returns_when_the_guest_takes_commands(rig, driver):
-    """A guest that needs time to boot is waited for."""
+    """The start waits for a guest that needs time to boot."""
     rig.boots_for(3)
     assert driver.run(rig.started(driver), "echo up", 20).output == "up"
 
 
+@of_a_tool("a guest in memory answers at once")
 def test_start_gives_up_on_a_guest_that_never_answers(rig):
     """A guest that does not come up within its deadline is a transient failure."""
     rig.boots_for(10_000)
@@ -136,6 +214,7 @@ def test_start_gives_up_on_a_guest_that_never_answers(rig):
         rig.started(rig.driver(deadlines=Deadlines(vm_start=1.5)))
 
 
+@of_a_tool("a guest in memory answers at once")
 def test_guest_that_hangs_while_booting_is_asked_again(rig, driver, monkeypatch):
     """One try that hangs does not use up the deadline."""
     rig.shorten(monkeypatch, "_READY_TRY", 0.5)
@@ -144,7 +223,7 @@ def test_guest_that_hangs_while_booting_is_asked_again(rig, driver, monkeypatch)
 
 
 def test_third_vm_is_refused_by_the_host(rig, driver):
-    """A third running VM is a class of its own, whoever runs the others; the two that run are not harmed."""
+    """A third running VM has its own kind of error, and the two that run are not harmed."""
     rig.host.start_foreign("somebody", hidden=True)
     first = rig.started(driver, 1)
     with pytest.raises(VMLimitReached):
@@ -155,13 +234,14 @@ def test_third_vm_is_refused_by_the_host(rig, driver):
 
 
 def test_start_of_nothing_is_not_found(rig, driver):
-    """A VM that is gone cannot be started."""
+    """A missing VM cannot be started."""
     with pytest.raises(VMNotFound):
         driver.start(rig.vm())
 
 
+@of_a_tool("a guest in memory answers at once")
 def test_vm_that_dies_while_it_boots_is_a_failure_at_once(rig, driver):
-    """When the VM is deleted under our hands, waiting for its guest ends at once."""
+    """The wait for a guest ends at once when its VM is deleted by others."""
     rig.boots_for(10_000)
     began = time.monotonic()
     errors = []
@@ -181,6 +261,7 @@ def test_vm_that_dies_while_it_boots_is_a_failure_at_once(rig, driver):
     assert time.monotonic() - began < 15
 
 
+@of_a_tool("its guests share this machine's processes")
 def test_delete_removes_a_running_vm_and_what_runs_in_it(rig, driver, vm):
     """Deletion ends the guest with every process in it, and gives the slot back."""
     driver.run(vm, "nohup sleep 300 >/dev/null 2>&1 & echo started", 20)
@@ -192,20 +273,22 @@ def test_delete_removes_a_running_vm_and_what_runs_in_it(rig, driver, vm):
 
 
 def test_delete_is_idempotent(rig, driver, vm):
-    """A VM that does not exist (any more) is done."""
+    """Deleting a missing VM succeeds."""
     driver.delete(vm)
     driver.delete(vm)
     driver.delete(rig.vm(99))
 
 
+@of_a_tool("it breaks a command")
 def test_delete_whose_reply_is_lost_is_done_the_second_time(rig, driver, vm):
-    """A reply that is lost is a failure, although the VM is gone; asking again settles it."""
+    """A lost reply is a failure although the VM is gone; the second deletion succeeds."""
     rig.host.fault("delete", when="after", stdout="", exit_status=1)
     with pytest.raises(VMTransient):
         driver.delete(vm)
     driver.delete(vm)
 
 
+@of_a_tool("it breaks a command")
 def test_delete_that_did_nothing_is_not_believed(rig, driver, vm):
     """A deletion that reports success while the VM is still listed is a failure."""
     rig.host.fault("delete", when="before", stdout='{"status":"OK","body":{}}', exit_status=0)
@@ -213,6 +296,7 @@ def test_delete_that_did_nothing_is_not_believed(rig, driver, vm):
         driver.delete(vm)
 
 
+@of_a_tool("it breaks a command")
 def test_delete_that_finds_nothing_is_checked(rig, driver, vm):
     """A "not found" alone does not prove that the VM is gone: the listing has the last word."""
     rig.deny("delete")
@@ -220,8 +304,9 @@ def test_delete_that_finds_nothing_is_checked(rig, driver, vm):
         driver.delete(vm)
 
 
+@of_a_tool("it breaks a command")
 def test_delete_without_a_listing_is_no_success(rig, driver, vm):
-    """When the host cannot be asked, nobody says that the VM is gone."""
+    """Without a listing, no VM counts as gone."""
     rig.host.fault("list", times=None, message="failed", code=1)
     with pytest.raises(VMTransient):
         driver.delete(vm)
@@ -229,7 +314,7 @@ def test_delete_without_a_listing_is_no_success(rig, driver, vm):
 
 def test_only_vms_of_ours_are_deleted(rig, driver):
     """A template's name is refused before any command runs."""
-    with pytest.raises(VMFatal, match="no VM of ours"):
+    with pytest.raises(NotOurVM, match="not one of our VMs"):
         driver.delete("macos")
     assert rig.host.calls() == []
 
@@ -245,13 +330,13 @@ def test_script_gives_its_status_and_output(driver, vm, status):
 
 
 def test_script_runs_in_the_guests_home_with_nothing_to_read(rig, driver, vm):
-    """A script runs in the home directory, and no command in it can eat the rest of it."""
+    """A script runs in the home directory, and none of its commands can read the rest of it."""
     result = driver.run(vm, 'cat; pwd -P; [ "$PWD" -ef "$HOME" ] && [ /dev/stdin -ef /dev/null ] && echo so', 20)
     assert result.output.splitlines() == [str(rig.host.guest_home(vm).resolve()), "so"]
 
 
 def test_script_passes_unchanged(driver, vm):
-    """Quotes, newlines, backslashes, heredocs, control characters and a missing last newline survive the way."""
+    """Quotes, newlines, backslashes, heredocs, control characters and a missing last newline arrive unchanged."""
     script = (
         "printf '%s|' 'a b' \"it's\" '\\n' '\x01\x7f\t' 'ä→🍏' '$HOME'\n"
         "cat <<'EOF'\nanklet-end- 0\nEOF\necho '}'; printf 'no newline'"
@@ -260,7 +345,7 @@ def test_script_passes_unchanged(driver, vm):
 
 
 def test_settings_are_data_in_the_guest(rig, driver, vm):
-    """Values of settings are never executed, however long and whatever is in them, and stand in no argv."""
+    """Values of settings are never executed, whatever they contain, and appear in no argv."""
     values = {
         "A": "$(touch pwned)`touch pwned`",
         "B": "'; touch pwned #\n\"",
@@ -277,13 +362,13 @@ def test_settings_are_data_in_the_guest(rig, driver, vm):
 
 
 def test_large_script_arrives_whole(driver, vm):
-    """A script of 200 KiB is no problem."""
+    """A script of 250 KB runs."""
     script = "# " + "x" * 200_000 + "\necho $((6 * 7))\n: " + shlex.quote("y" * 50_000)
     assert driver.run(vm, script, 30).output == "42"
 
 
 def test_long_output_is_cut_to_its_tail(driver, vm):
-    """Of a long output the end is kept, and the status is still seen."""
+    """The end of a long output is kept, and the status is still seen."""
     result = driver.run(vm, "echo first; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last; exit 5", 30)
     assert result.status == 5
     assert result.output.endswith("xx\nlast")
@@ -291,12 +376,13 @@ def test_long_output_is_cut_to_its_tail(driver, vm):
 
 
 def test_output_that_is_no_text_is_replaced(driver, vm):
-    """Bytes that are no UTF-8 do not break the result."""
+    """Bytes that are not UTF-8 do not break the result."""
     assert driver.run(vm, "printf '\\377\\376 ok'", 20).output == "�� ok"
 
 
+@of_a_tool("its guests share this machine's processes")
 def test_script_leaves_background_processes(rig, driver, vm):
-    """What a script starts in the background lives on, and is not waited for, even when it holds the output."""
+    """A background process of a script lives on, and is not waited for, even when it holds the output open."""
     rig.holds_output()
     began = time.monotonic()
     assert driver.run(vm, "sleep 300 & echo started", 30).output == "started"
@@ -305,14 +391,15 @@ def test_script_leaves_background_processes(rig, driver, vm):
 
 
 def test_script_leaves_no_file_of_ours(rig, driver, vm):
-    """Script and output, which may hold secrets, are gone when the script has ended."""
+    """Script and output may hold secrets; both files are gone when the script has ended."""
     home = rig.host.guest_home(vm)
     assert driver.run(vm, "ls -d .anklet.*/script", 20).status == 0
     assert list(home.iterdir()) == []
 
 
+@of_a_tool("it changes a guest's environment")
 def test_script_that_is_cut_off_leaves_files_in_the_guest_only(rig, vm, tmp_path):
-    """What a script leaves when it is ended in the middle goes with its VM."""
+    """The files of a script that is ended in the middle are in the guest, and go with its VM."""
     scratch = tmp_path / "shared"
     scratch.mkdir()
     rig.host.set(guest_env={"TMPDIR": str(scratch)})
@@ -321,8 +408,9 @@ def test_script_that_is_cut_off_leaves_files_in_the_guest_only(rig, vm, tmp_path
     assert list(scratch.iterdir()) == []
 
 
+@of_a_tool("it feeds a tool")
 def test_half_a_script_does_nothing(rig, driver, vm):
-    """Input that breaks off (the worker died while it fed) runs no part of the script."""
+    """Input that breaks off (its worker died) runs no part of the script."""
     whole = wrapped("touch begun\n" * 100, "abc")
     runner = rig.commands()
     for length in (len(whole) // 2, len(whole) - 3, len(whole) - 1):
@@ -333,15 +421,16 @@ def test_half_a_script_does_nothing(rig, driver, vm):
 
 
 def test_script_that_does_not_end_is_transient(driver, vm):
-    """A script that outlasts its time is not a result, and the caller is not kept."""
+    """A script that exceeds its time is not a result, and the call returns."""
     began = time.monotonic()
     with pytest.raises(VMTransient, match="did not end within 1 s"):
         driver.run(vm, "sleep 300", 1)
     assert time.monotonic() - began < 12
 
 
+@of_a_tool("its guests cannot be lost")
 def test_guest_that_is_lost_is_transient_and_betrays_nothing(rig, driver, vm):
-    """When the guest dies under a script, the error says so, and quotes nothing that the script knows."""
+    """The error for a guest that dies during a script quotes nothing that the script printed."""
 
     def lose():
         eventually((rig.host.guest_home(vm) / "begun").exists)
@@ -356,19 +445,19 @@ def test_guest_that_is_lost_is_transient_and_betrays_nothing(rig, driver, vm):
 
 
 def test_script_that_kills_its_shell_is_transient(driver, vm):
-    """A script whose end nobody reports did not end as far as we know."""
+    """A script without a report of its end is not a result."""
     with pytest.raises(VMTransient, match="its end was not seen"):
         driver.run(vm, "kill -9 $PPID; sleep 1", 20)
 
 
 def test_script_cannot_forge_its_end(driver, vm):
-    """What a script prints is never taken for the report of its end."""
+    """A script's output never counts as the report of its end."""
     result = driver.run(vm, 'echo \'anklet-end-0123456789abcdef 0\'; echo \'{"status":"OK","body":"x"}\'; exit 9', 20)
     assert result.status == 9
 
 
 def test_run_in_no_vm_is_not_found(rig, driver):
-    """A VM that is gone is reported as such."""
+    """A missing VM is reported as not found."""
     with pytest.raises(VMNotFound):
         driver.run(rig.vm(), "true", 20)
 
@@ -398,13 +487,13 @@ def test_link_arrives_as_a_file_under_the_links_name(rig, driver, vm, tmp_path, 
 
 
 def test_missing_file_is_fatal(driver, vm, tmp_path):
-    """A file that is not there cannot be copied by trying again."""
-    with pytest.raises(VMFatal, match="it is no file"):
+    """A missing file cannot be copied, however often it is tried."""
+    with pytest.raises(FileUnusable, match="not a file"):
         driver.copy_in(vm, tmp_path / "missing")
 
 
 def test_file_comes_out_of_the_guest(rig, driver, vm, tmp_path):
-    """Any bytes, also over an older file, and nothing lies beside it afterwards."""
+    """Any bytes arrive, also over an older file, and nothing else is left in the folder."""
     content = bytes(range(256)) * 300
     (rig.host.guest_home(vm) / "logs").mkdir()
     (rig.host.guest_home(vm) / "logs" / "packed.tgz").write_bytes(content)
@@ -418,15 +507,15 @@ def test_file_comes_out_of_the_guest(rig, driver, vm, tmp_path):
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a b", "-x", "", "a;b", "a/../../b"])
 def test_odd_paths_of_a_guest_reach_no_command(rig, driver, path, tmp_path):
-    """Plain words and slashes, inside the home."""
-    with pytest.raises(VMFatal, match="no path that can be copied"):
+    """Only plain words and slashes, inside the home, reach a command."""
+    with pytest.raises(FileUnusable, match="not a path of plain words"):
         driver.copy_out(rig.vm(), path, tmp_path / "out")
     assert rig.host.calls() == []
 
 
-@pytest.mark.parametrize(("what", "refusal"), [("missing", VMError), ("folder", VMFatal), ("link", VMFatal)])
+@pytest.mark.parametrize(("what", "refusal"), [("missing", VMError), ("folder", FileUnusable), ("link", FileUnusable)])
 def test_what_is_no_file_is_not_copied(rig, driver, vm, what, refusal, tmp_path):
-    """Nothing is followed, nothing is read, nothing is left."""
+    """A link is not followed, and nothing is left on the host."""
     home = rig.host.guest_home(vm)
     (home / "folder").mkdir()
     (home / "link").symlink_to("/etc/passwd")
@@ -441,8 +530,9 @@ def test_what_is_no_file_is_not_copied(rig, driver, vm, what, refusal, tmp_path)
 
 
 @pytest.mark.parametrize("when", ["before", "middle"])
+@of_a_tool("it breaks a command")
 def test_command_that_hangs_is_transient(rig, monkeypatch, when):
-    """A command that does not end is ended at its time-out; what it left is removed by name."""
+    """A hanging command is ended at its time-out; its remains are deleted by name."""
     driver = rig.driver()
     rig.shorten(monkeypatch, "_CLONE", 1.0)
     rig.hang("clone", when)
@@ -454,27 +544,32 @@ def test_command_that_hangs_is_transient(rig, monkeypatch, when):
 
 
 @pytest.mark.parametrize("garbage", ["", "what?", "[1, 2", "null", "42", '{"no": "status"}', "\x00\x01", "{" * 5000])
+@of_a_tool("it breaks a command")
 def test_garbage_is_fatal(rig, driver, garbage):
-    """An answer that cannot be understood is not taken for done."""
-    with driver.image(rig.spec, lambda: None) as source:
-        rig.host.fault(rig.telling_verb, when="before", stdout=garbage, exit_status=0)
-        with pytest.raises(VMFatal, match=r"cannot be understood|what is no list"):
-            driver.clone(source, rig.vm())
+    """An unreadable answer does not count as success."""
+    rig.host.fault(rig.telling_verb, when="before", stdout=garbage, exit_status=0)
+    with (
+        pytest.raises(AnswerUnreadable, match="cannot read the answer of"),
+        driver.image(rig.spec, lambda: None) as source,
+    ):
+        driver.clone(source, rig.vm())
     assert rig.vm() not in rig.names()
 
 
 @pytest.mark.parametrize(
     "stdout", ['{"status":"OK","body":{"name":"x"}}', '{"status":"OK","body":[{"status":"running"}]}', "oops"]
 )
+@of_a_tool("it breaks a command")
 def test_listing_that_cannot_be_understood_is_fatal(rig, driver, stdout):
-    """A listing with anything unreadable in it is refused whole: a VM that is overlooked would count as gone."""
+    """A listing with anything unreadable is refused completely: a VM that is overlooked would count as gone."""
     rig.host.fault("list", when="before", stdout=stdout, exit_status=0)
-    with pytest.raises(VMFatal):
+    with pytest.raises(AnswerUnreadable):
         driver.listing()
 
 
+@of_a_tool("it breaks a command")
 def test_noise_on_stderr_means_nothing(rig, driver):
-    """Warnings on stderr spoil no answer."""
+    """Warnings on stderr do not spoil an answer."""
     rig.host.set(stderr_noise='warning: {"status":"ERROR"} not found\n')
     vm = rig.started(driver)
     assert driver.run(vm, "echo fine", 20).output == "fine"
@@ -496,6 +591,7 @@ def order_during(rig, word, give):
     return thread
 
 
+@of_a_tool("nothing in memory takes long enough for an order")
 def test_stop_interrupts_a_script(rig, driver, vm):
     """A stop does not wait for a script."""
     thread = order_during(rig, "-s", rig.orders.stop)
@@ -508,6 +604,7 @@ def test_stop_interrupts_a_script(rig, driver, vm):
         driver.delete(vm)
 
 
+@of_a_tool("nothing in memory takes long enough for an order")
 def test_stop_interrupts_the_wait_for_the_guest(rig, driver):
     """A stop does not wait for a guest to boot."""
     rig.boots_for(10_000)
@@ -517,6 +614,7 @@ def test_stop_interrupts_the_wait_for_the_guest(rig, driver):
     thread.join()
 
 
+@of_a_tool("nothing in memory takes long enough for an order")
 def test_stop_lets_a_clone_finish(rig, driver):
     """A clone is not cut in half by a stop."""
     rig.host.set(delays={"clone": 0.5})
@@ -527,6 +625,7 @@ def test_stop_lets_a_clone_finish(rig, driver):
     assert rig.vm() in rig.names()
 
 
+@of_a_tool("nothing in memory takes long enough for an order")
 def test_detach_leaves_a_clone_to_its_end(rig, driver):
     """After a detach a clone goes on; the next process waits for it by its note, and finds the VM listed."""
     rig.host.set(delays={"clone": 1.0})
@@ -540,8 +639,9 @@ def test_detach_leaves_a_clone_to_its_end(rig, driver):
     assert rig.vm() in {row.name for row in rig.driver(Orders()).listing()}
 
 
+@of_a_tool("it counts a tool's commands")
 def test_each_command_is_reported_with_its_outcome(rig, driver, vm):
-    """Every command is counted under its own name, by class of outcome, with its time."""
+    """Every command is counted under its own name, with its outcome and its seconds."""
     with pytest.raises(VMNotFound):
         driver.clone("gone", rig.vm(2))
     reported = {(verb, outcome) for verb, outcome, _ in rig.ended}
@@ -556,7 +656,7 @@ def test_each_command_is_reported_with_its_outcome(rig, driver, vm):
 
 
 def test_nothing_is_left_in_the_temporary_folder(rig, monkeypatch, tmp_path):
-    """Staged copies and captured outputs leave no file behind."""
+    """Staged copies and captured outputs leave no files behind."""
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))

@@ -179,6 +179,17 @@ def test_an_anka_that_answers_garbage_at_the_start(mac, answer):
     assert len(mac.log_lines(level="ERROR")) == 1
 
 
+def test_a_probe_that_a_signal_ends_is_tried_again(mac, github):
+    """The host kills a process when memory is short. The service begins at the next try, and does its job."""
+    mac.anka.fault("version", times=1, kill_at="before")
+    (job_id,) = queue(github, job("patient"))
+    mac.start()
+    assert finish(mac, github, [job_id], 60) == ["success"]
+    (line,) = mac.log_lines(msg="the service cannot begin now; trying again")
+    assert "was killed by SIGKILL" in line["err"]
+    assert mac.log_lines(level="ERROR") == []
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [({"license_status": "expired"}, "expired"), ({"license_type": "com.veertu.anka.develop"}, "develop")],

@@ -284,3 +284,17 @@ def test_a_rerun_is_a_new_job(mac, github):
     assert finish(mac, github, [again]) == ["failure"]
     assert [github.job(one)["starts"] for one in (job_id, again)] == [1, 1]
     assert {line["workflowJobId"] for line in mac.log_lines(msg="job ended")} == {job_id, again}
+
+
+def test_one_listing_between_a_look_and_the_clone(mac, github):
+    """The listing of the slot check also shows the job's template, so the template is not listed again before the clone."""
+    (first,) = queue(github, job("pulls"))
+    mac.start()
+    assert finish(mac, github, [first]) == ["success"]
+    before = len(mac.anka.calls())
+    (second,) = queue(github, job("quick"))
+    assert finish(mac, github, [second]) == ["success"]
+    asked = [[word for word in call["argv"] if not word.startswith("-")] for call in mac.anka.calls()[before:]]
+    until_clone = asked[: [words[0] for words in asked].index("clone")]
+    assert ["list"] in until_clone
+    assert [words for words in until_clone if words[0] == "list" and words != ["list"]] == []

@@ -1,4 +1,4 @@
-"""What Anka's answers mean: envelopes, classes of outcome, listings, sizes, and where a guest's output is."""
+"""Reading Anka's answers: envelopes, errors, listings, sizes, and the places of a guest's output."""
 
 import json
 
@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anklet_worker.contract.errors import VMError, VMFatal, VMLimitReached, VMNameExists, VMNotFound, VMTransient
+from anklet_worker.contract.errors import (
+    AnswerUnreadable,
+    ToolRefused,
+    VMError,
+    VMLimitReached,
+    VMNameExists,
+    VMNotFound,
+    VMTransient,
+)
 from anklet_worker.vm.anka.output import (
     Envelope,
     classify,
@@ -66,7 +74,7 @@ def test_last_envelope_counts(stdout, expected):
     ],
 )
 def test_what_is_no_envelope(stdout):
-    """Anything else is no envelope, and does no harm."""
+    """Anything else is not an envelope, and raises nothing."""
     assert parse_envelope(stdout) is None
 
 
@@ -107,11 +115,11 @@ TEXTS = [
     ("http://registry:8089: request failed with result 6: Could not resolve host: not found", None, VMTransient),
     ("Bad address", 14, VMTransient),
     ("vm: No space left on device", 28, VMTransient),
-    ("EULA needs to be accepted", None, VMFatal),
-    ("Wrong host for license (-4)", None, VMFatal),
-    ("Product license key not supported on the current hardware", None, VMFatal),
-    ("unknown option: --shrink", None, VMFatal),
-    ("usage: anka clone [options] vmid", None, VMFatal),
+    ("EULA needs to be accepted", None, ToolRefused),
+    ("Wrong host for license (-4)", None, ToolRefused),
+    ("Product license key not supported on the current hardware", None, ToolRefused),
+    ("unknown option: --shrink", None, ToolRefused),
+    ("usage: anka clone [options] vmid", None, ToolRefused),
     # the code alone
     ("", 3, VMNotFound),
     ("something new", 18, VMNameExists),
@@ -129,7 +137,7 @@ TEXTS = [
 
 @pytest.mark.parametrize(("message", "code", "expected"), TEXTS)
 def test_class_of_a_message(message, code, expected):
-    """Each known text is of one class; the code is a hint where the text says nothing."""
+    """Each known text has one kind of error; the code decides only when the text says nothing."""
     assert classify(message, code) is expected
 
 
@@ -147,7 +155,7 @@ def test_class_of_a_message(message, code, expected):
     ],
 )
 def test_error_quotes_ankas_own_words(stdout, stderr, expected, said):
-    """An error holds what was tried and Anka's words: of the envelope, else of stderr, else whatever there is."""
+    """An error has the command and Anka's words: from the envelope, else from stderr, else from the output."""
     error = error_of("anka x", 9, stdout, stderr)
     assert type(error) is expected
     assert str(error) == said
@@ -166,7 +174,7 @@ def test_error_quotes_ankas_own_words(stdout, stderr, expected, said):
     ],
 )
 def test_guest_error_quotes_no_guest(status, stdout, stderr, expected, said):
-    """What a guest printed may hold secrets and means nothing to us: only Anka's own words are quoted and judged."""
+    """A guest's output may hold secrets: only Anka's own words are quoted and judged."""
     error = guest_error("guest command", status, stdout, stderr)
     assert type(error) is expected
     assert said in str(error)
@@ -177,7 +185,7 @@ def test_guest_error_quotes_no_guest(status, stdout, stderr, expected, said):
 
 
 def test_rows_of_a_listing():
-    """Names, uuids, tags and states are read; a missing tag is none, an unknown state counts as running."""
+    """Names, uuids, tags and states are read; a missing tag is None, an unknown state counts as running."""
     body = [
         {"name": "macos", "uuid": "u1", "creation_date": "x", "version": "v1", "status": "stopped"},
         {"name": "a", "uuid": "u2", "version": "", "status": "running"},
@@ -200,14 +208,14 @@ def test_rows_of_a_listing():
 
 @pytest.mark.parametrize("body", [None, [], {}])
 def test_empty_listings(body):
-    """A host without VMs has been seen to answer in several ways."""
+    """A host without VMs answers in several ways."""
     assert list(vms(body)) == []
 
 
 @pytest.mark.parametrize("body", ["text", 1, {"name": "x"}, [1], [None], [{}], [{"name": 1}], [{"status": "running"}]])
 def test_what_is_no_listing(body):
     """A listing with anything unreadable is refused: a VM that is overlooked would count as gone."""
-    with pytest.raises(VMFatal, match="anka list answers"):
+    with pytest.raises(AnswerUnreadable, match="cannot read the answer of anka list"):
         list(vms(body))
 
 
@@ -227,7 +235,7 @@ def test_what_is_no_listing(body):
     ],
 )
 def test_whether_all_of_a_template_is_here(body, message, local):
-    """Nothing is pulled when the size check says that nothing is missing; when it is not understood, a pull decides."""
+    """Nothing is pulled when the size check finds nothing missing; an unknown answer leads to a pull."""
     assert is_local(Envelope(ok=True, body=body, message=message)) is local
 
 
@@ -245,5 +253,5 @@ def test_whether_all_of_a_template_is_here(body, message, local):
     ],
 )
 def test_guest_output_is_found_wherever_it_is(stdout):
-    """Plain, or in the body or the message of an envelope."""
+    """A guest's output is plain, or in the body or the message of an envelope."""
     assert any("out\nend 0\n" in text for text in guest_texts(stdout))

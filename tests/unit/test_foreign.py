@@ -1,20 +1,17 @@
-"""What runs on a host: the listing, and the host's own count beside it."""
+"""The count of VMs on the host: the listing, and the host's own processes beside it."""
 
 import pytest
 
-from anklet_worker.vm.driver import VMInfo, VMState
+from anklet_worker.vm.driver import VMState
 from anklet_worker.vm.foreign import counted_listing
-
-
-class Driver:
-    """Lists three VMs, of which one runs."""
-
-    def listing(self):
-        return [VMInfo(name=state.value, uuid="", state=state) for state in VMState if state is not VMState.FAILED]
+from anklet_worker.vm.memory import MemoryDriver, MemoryHost
 
 
 @pytest.mark.parametrize(("counts", "expected"), [((1, 1), 1), ((1, 2), 1), ((2, 1), 1), ((2, 2), 2), ((0, 0), 0)])
-def test_a_vm_that_comes_or_goes_meanwhile_is_not_counted(counts, expected):
-    """Only what is there before and after the listing is missing in it."""
-    left = list(counts)
-    assert counted_listing(Driver(), lambda: left.pop(0)) == (Driver().listing(), expected)
+def test_a_vm_that_comes_or_goes_during_the_listing_is_not_counted(counts, expected):
+    """Only a process that is there before and after the listing counts."""
+    host = MemoryHost()
+    for state in VMState:
+        host.add(state.value, state)
+    driver, left = MemoryDriver(host), list(counts)
+    assert counted_listing(driver, lambda: left.pop(0)) == (driver.listing(), expected)

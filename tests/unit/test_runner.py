@@ -12,14 +12,18 @@ from anklet_worker.attempt.attempt import Tools
 from anklet_worker.attempt.retries import JobBackoff
 from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.contract.errors import (
+    AnswerUnreadable,
     Detached,
+    ImageUnusable,
     Interrupted,
     PullBusy,
     RetryElsewhere,
     RetryHere,
     RightsRefused,
     StoreUnavailable,
+    ToolRefused,
     VMLimitReached,
+    VMNotFound,
     VMTransient,
 )
 from anklet_worker.contract.figures import Figure
@@ -252,6 +256,40 @@ def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
     bench.script.plan("image", error)
     bench.one_pass()
     assert bench.store.count(JOB.key("failures@00000001"), 60.0, 0) == counted
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (VMTransient("lost"), 2.0),
+        (StoreUnavailable("away"), 2.0),
+        (PullBusy("busy"), 30.0),
+        (VMNotFound("no such template"), 30.0),
+        (AnswerUnreadable("garbage"), 2.0),
+        (ToolRefused("EULA"), 600.0),
+        (ImageUnusable("failed"), 600.0),
+    ],
+)
+def test_a_failure_says_for_how_long_this_host_leaves_the_job_alone(bench, error, seconds):
+    """A short pause when the fault may pass, a longer one for another host, the longest when only an operator can help."""
+    bench.runner._backoff = JobBackoff(lambda: 1000.0, lambda: 0.0)
+    bench.script.plan("image", error)
+    bench.one_pass()
+    assert {record.anklet["backoffSeconds"] for record in bench.records if "backoffSeconds" in record.anklet} == {
+        seconds
+    }
+
+
+def test_what_an_operator_must_mend_is_one_error(bench):
+    """However many jobs meet it; each try counts, so that the job is given up in the end."""
+    bench.script.plan("image", *[ToolRefused("anka clone: EULA needs to be accepted; accept it")] * 2)
+    for _ in range(2):
+        bench.runner._backoff = JobBackoff(lambda: 1e9)
+        bench.one_pass()
+    assert bench.lines("ERROR") == ["this host cannot run the job until an operator acts; other hosts can"]
+    assert bench.lines("WARNING") == ["the job goes back to the queue"] * 2
+    assert bench.store.count(JOB.key("failures@00000001"), 60.0, 0) == 2
+    bench.assert_idle()
 
 
 def test_a_host_that_refuses_vms_costs_no_job_anything(bench):

@@ -1,4 +1,4 @@
-"""Two drivers on one host: one listing, and each VM's own driver for what is asked of it."""
+"""Two drivers on one host: one listing of both, and each call goes to the driver that has the VM."""
 
 import logging
 
@@ -8,53 +8,35 @@ from hypothesis import strategies as st
 
 from anklet_supervisor.machine import allocator
 from anklet_worker.contract.errors import CliUnavailable, VMTransient
-from anklet_worker.vm.driver import VMInfo, VMState
+from anklet_worker.contract.guest import NAME_PREFIX, GuestResult
+from anklet_worker.contract.job import VMSpec
+from anklet_worker.vm.driver import VMState
+from anklet_worker.vm.memory import MemoryDriver, MemoryHost, MemoryVM
 from anklet_worker.vm.side_by_side import SideBySide
 
+OURS = NAME_PREFIX
+#: Steps that concern one VM.
+CALLS = ("clone", "start", "run", "copy_in", "copy_out", "delete")
 
-class Driver:
-    """Remembers what it was asked; `trouble` is raised by its listing."""
+
+class Driver(MemoryDriver):
+    """The driver in memory; remembers what it was asked, and `trouble` is raised by its listing."""
 
     def __init__(self, name, **vms):
-        self.name = name
-        self.vms = {vm.replace("_", "-"): VMState(state) for vm, state in vms.items()}
+        super().__init__(MemoryHost(most_running=99), self.answer, self.watch, name=name)
+        for vm, state in vms.items():
+            self.host.add(f"{OURS}{vm}", VMState(state))
         self.asked = []
         self.trouble = None
 
-    def probe(self):
-        return f"probe of {self.name}"
-
-    def spec_from_labels(self, labels):
-        return f"spec of {self.name}"
-
-    def image(self, spec, on_pull):
-        return f"image of {self.name}"
-
-    def listing(self):
-        if self.trouble is not None:
+    def watch(self, step, vm):
+        if step == "list" and self.trouble is not None:
             raise self.trouble
-        return [VMInfo(name=name, uuid="", state=state) for name, state in self.vms.items()]
+        if step in CALLS:
+            self.asked.append((step, vm.removeprefix(OURS)))
 
-    def clone(self, source, vm):
-        self.asked.append(("clone", vm))
-        self.vms[vm] = VMState.STOPPED
-
-    def start(self, vm):
-        self.asked.append(("start", vm))
-
-    def run(self, vm, script, timeout, *, looks_only=False):
-        self.asked.append(("run", vm))
-        return f"ran by {self.name}"
-
-    def copy_in(self, vm, source):
-        self.asked.append(("copy_in", vm))
-
-    def copy_out(self, vm, path, target):
-        self.asked.append(("copy_out", vm))
-
-    def delete(self, vm):
-        self.asked.append(("delete", vm))
-        self.vms.pop(vm, None)
+    def answer(self, vm, script, timeout):
+        return GuestResult(status=0, output=f"ran by {self.name}")
 
 
 class Host:
@@ -75,88 +57,95 @@ class Host:
 
 @pytest.fixture
 def host():
-    """A VM on each side."""
-    return Host({"vm_a": "running"}, {"vm_b": "running", "off": "stopped"})
+    """One running VM with each driver, and a stopped one with `b`."""
+    return Host({"a": "running"}, {"b": "running", "off": "stopped"})
 
 
-def test_what_a_service_makes_is_its_own_drivers(host):
-    """Probe, labels, images and clones are no matter of the other driver's."""
+def test_a_service_makes_its_vms_with_its_own_driver(host):
+    """Probe, labels, images and clones never reach the other driver."""
     driver = host.driver
+    host.a.host.add("image")
     assert driver.name == "a"
-    assert driver.probe() == "probe of a"
-    assert driver.spec_from_labels([]) == "spec of a"
-    assert driver.image(None, None) == "image of a"
-    driver.clone("source", "new")
-    driver.start("new")
-    driver.delete("new")
+    assert driver.probe().product == "a"
+    assert driver.spec_from_labels(["a", "a-image:image"]) == VMSpec(template="image")
+    assert driver.spec_from_labels(["b", "b-image:image"]) is None
+    with driver.image(VMSpec(template="image"), lambda: None) as source:
+        driver.clone(source, f"{OURS}new")
+    driver.start(f"{OURS}new")
+    driver.delete(f"{OURS}new")
     assert host.a.asked == [("clone", "new"), ("start", "new"), ("delete", "new")]
     assert host.b.asked == []
 
 
-def test_the_listing_is_of_both(host):
-    """Nothing that runs is overlooked."""
-    assert {row.name: row.state.value for row in host.driver.listing()} == {
-        "vm-a": "running",
-        "vm-b": "running",
+def test_the_listing_covers_both_drivers(host):
+    """No running VM is overlooked."""
+    assert {row.name.removeprefix(OURS): row.state.value for row in host.driver.listing()} == {
+        "a": "running",
+        "b": "running",
         "off": "stopped",
     }
 
 
-def test_a_vm_is_its_drivers(host):
-    """What a former configuration left with the other driver is followed there, and deleted there."""
-    driver = host.driver
-    assert driver.run("vm-b", "x", 1.0) == "ran by b"
-    driver.copy_in("vm-b", None)
-    driver.copy_out("vm-b", "p", None)
-    driver.start("vm-b")
-    driver.delete("vm-b")
-    assert [what for what, _ in host.b.asked] == ["run", "copy_in", "copy_out", "start", "delete"]
-    assert driver.run("vm-a", "x", 1.0) == "ran by a"
-    assert host.b.vms.keys() == {"off"}
+def test_a_call_goes_to_the_driver_that_has_the_vm(tmp_path):
+    """A VM that a former configuration left with the other driver is adopted there, and deleted there."""
+    host = Host({"a": "running"}, {"off": "stopped"})
+    host.b.host.vms[f"{OURS}b"] = MemoryVM(name=f"{OURS}b", uuid="b", state=VMState.STOPPED, home=tmp_path / "home")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "file").write_text("x")
+    driver, vm = host.driver, f"{OURS}b"
+    driver.start(vm)
+    assert driver.run(vm, "x", 1.0).output == "ran by b"
+    driver.copy_in(vm, tmp_path / "file")
+    driver.copy_out(vm, "file", tmp_path / "back")
+    driver.delete(vm)
+    assert [what for what, _ in host.b.asked] == ["start", "run", "copy_in", "copy_out", "delete"]
+    assert driver.run(f"{OURS}a", "x", 1.0).output == "ran by a"
+    assert host.b.host.vms.keys() == {f"{OURS}off"}
 
 
-def test_a_vm_that_nobody_has_is_its_own_drivers_to_miss(host):
-    """Each driver has its own words for that."""
-    host.driver.delete("nowhere")
+def test_a_missing_vm_goes_to_the_own_driver(host):
+    """Each driver reports a missing VM in its own words."""
+    host.driver.delete(f"{OURS}nowhere")
     assert host.a.asked == [("delete", "nowhere")]
 
 
 @pytest.mark.parametrize("trouble", [VMTransient("hangs"), CliUnavailable("b is not on PATH")])
-def test_another_driver_in_trouble_holds_nobody_up(host, trouble):
-    """Its VMs are not seen, which is told once for each outage; the service's own work goes on."""
+def test_trouble_of_another_driver_does_not_stop_the_service(host, trouble):
+    """Its VMs are missing in the listing, which is logged once per outage; the service's own work goes on."""
+    host.a.host.add("image")
     host.b.trouble = trouble
     for _ in range(2):
-        assert [row.name for row in host.driver.listing()] == ["vm-a"]
-    host.driver.clone("source", "new")
-    host.driver.delete("new")
+        assert [row.name for row in host.driver.listing()] == [f"{OURS}a", "image"]
+    host.driver.clone("image", f"{OURS}new")
+    host.driver.delete(f"{OURS}new")
     assert len(host.said) == 1
     host.b.trouble = None
-    assert len(host.driver.listing()) == 3
+    assert len(host.driver.listing()) == 4
     host.b.trouble = trouble
     host.driver.listing()
     assert len(host.said) == 2
 
 
-def test_a_vm_of_unknown_place_is_not_taken_for_gone(host):
-    """While the other driver cannot tell whether it has the VM, nobody says that it is deleted."""
+def test_a_vm_that_may_be_elsewhere_is_not_taken_for_gone(host):
+    """While the other driver cannot list, a VM that it may have does not count as deleted."""
     host.b.trouble = VMTransient("hangs")
-    with pytest.raises(VMTransient, match="whether b has vm-b cannot be told"):
-        host.driver.delete("vm-b")
+    with pytest.raises(VMTransient, match=f"cannot find the driver of {OURS}b: b cannot list"):
+        host.driver.delete(f"{OURS}b")
     assert host.a.asked == []
     host.b.trouble = None
-    host.driver.delete("vm-b")
-    assert host.b.asked == [("delete", "vm-b")]
+    host.driver.delete(f"{OURS}b")
+    assert host.b.asked == [("delete", "b")]
 
 
 def test_a_driver_whose_tool_is_gone_has_no_vm(host):
-    """A service that moved to another driver, on a host where the former tool was removed, is not held up for ever."""
+    """A service that changed its driver goes on after the former driver's tool was removed."""
     host.b.trouble = CliUnavailable("b is not on PATH")
-    host.driver.delete("vm-b")
-    assert host.a.asked == [("delete", "vm-b")]
+    host.driver.delete(f"{OURS}b")
+    assert host.a.asked == [("delete", "b")]
 
 
-def test_trouble_of_ones_own_is_trouble(host):
-    """The service cannot work then."""
+def test_trouble_of_the_own_driver_is_raised(host):
+    """The service cannot work without its own driver."""
     host.a.trouble = VMTransient("hangs")
     with pytest.raises(VMTransient):
         host.driver.listing()
@@ -174,14 +163,15 @@ STATES = st.sampled_from(["running", "stopped"])
     lister=st.sampled_from("ab"),
 )
 def test_each_running_vm_counts_once(ours, foreign_a, foreign_b, hidden, counts_processes, lister):
-    """Whichever service lists: a VM with a slot is never foreign, whoever runs it, and a foreign one counts once."""
+    """A VM with a slot is never foreign and a foreign one counts once, whichever service lists."""
     drivers = {"a": Driver("a"), "b": Driver("b")}
     records = []
     for number, (side, state) in enumerate(ours):
-        drivers[side].vms[f"ours-{number}"] = VMState(state)
+        drivers[side].host.add(f"ours-{number}", VMState(state))
         records.append((f"service-{side}", f"ours-{number}"))
     for side, count in (("a", foreign_a), ("b", foreign_b)):
-        drivers[side].vms.update({f"foreign-{side}-{n}": VMState.RUNNING for n in range(count)})
+        for number in range(count):
+            drivers[side].host.add(f"foreign-{side}-{number}", VMState.RUNNING)
     own, other = drivers[lister], drivers["b" if lister == "a" else "a"]
     seen = [row.name for row in SideBySide(own, [other], None).listing() if row.state is VMState.RUNNING]
     processes = len(seen) + hidden if counts_processes else 0

@@ -1,4 +1,4 @@
-"""What Tart's answers mean: versions, classes of outcome, listings, and which words are its own."""
+"""Reading Tart's answers: versions, errors, listings, and Tart's own words."""
 
 import contextlib
 import json
@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anklet_worker.contract.errors import RightsRefused, VMError, VMFatal, VMLimitReached, VMNotFound, VMTransient
+from anklet_worker.contract.errors import (
+    AnswerUnreadable,
+    ImageUnusable,
+    RightsRefused,
+    ToolRefused,
+    VMError,
+    VMLimitReached,
+    VMNotFound,
+    VMTransient,
+)
 from anklet_worker.vm.driver import VMInfo, VMState
 from anklet_worker.vm.tart.output import address_in, classify, error_of, exec_words, version, vms
 
@@ -26,7 +35,7 @@ from anklet_worker.vm.tart.output import address_in, classify, error_of, exec_wo
     ],
 )
 def test_version(stdout, expected):
-    """Its text, and the numbers to compare it by."""
+    """The version's text, and its numbers for comparison."""
     assert version(stdout) == expected
 
 
@@ -42,20 +51,20 @@ def test_version(stdout, expected):
         ("The number of VMs exceeds the system limit", VMLimitReached),
         ("The number of VMs exceeds the system limit (other running VMs: a, b)", VMLimitReached),
         ("Error: The number of virtual machines exceeds the limit. The maximum supported number", VMLimitReached),
-        ("VM is missing some of its files (config.json, disk.img or nvram.bin)", VMFatal),
+        ("VM is missing some of its files (config.json, disk.img or nvram.bin)", ImageUnusable),
         ("failed to parse remote name: x", VMNotFound),
         ('Error: UnexpectedHTTPStatusCode(when: "pulling manifest", code: 404, details: "…")', VMNotFound),
         ('Error: UnexpectedHTTPStatusCode(when: "pulling manifest", code: 503, details: "…")', VMTransient),
-        ('Error: UnexpectedHTTPStatusCode(when: "auth", code: 403, details: "DENIED")', VMFatal),
-        ('Error: AuthFailed(why: "received 401")', VMFatal),
-        ("Error: Unknown option '--random-mac'\nUsage: tart set", VMFatal),
+        ('Error: UnexpectedHTTPStatusCode(when: "auth", code: 403, details: "DENIED")', ToolRefused),
+        ('Error: AuthFailed(why: "received 401")', ToolRefused),
+        ("Error: Unknown option '--random-mac'\nUsage: tart set", ToolRefused),
         ("Error: The Internet connection appears to be offline.", VMTransient),
         ("no IP address found, is your VM running?", VMTransient),
         ("", VMTransient),
     ],
 )
 def test_errors_have_classes(stderr, outcome):
-    """By the words that Tart's source has; what nobody knows is worth another try."""
+    """Errors have the texts of Tart's source; an unknown text is worth another try."""
     assert classify(stderr) is outcome
     error = error_of("tart x", 1, stderr.encode())
     assert type(error) is outcome
@@ -64,13 +73,13 @@ def test_errors_have_classes(stderr, outcome):
 
 
 def test_error_without_words_tells_the_status():
-    """Standard error first, then output, then the number."""
+    """The message quotes stderr, else the output, else the exit status."""
     assert str(error_of("tart x", 5, b"")) == "tart x: exit status 5"
     assert str(error_of("tart x", 5, b" \n", b"said\n")) == "tart x: said"
 
 
 def test_error_quotes_the_last_lines():
-    """The cause is at the end, and may need more than one line."""
+    """The cause is in the last lines, so several are quoted."""
     error = error_of("tart run", 1, b"one\ntwo\n\nthree\nfour\n")
     assert str(error) == "tart run: two / three / four"
 
@@ -84,14 +93,14 @@ def test_error_quotes_the_last_lines():
     ],
 )
 def test_locked_keychain_is_a_matter_of_rights(stderr):
-    """No VM starts until somebody logs in or unlocks it; the message says so."""
+    """No VM starts until somebody logs in or unlocks the keychain; the message says so."""
     error = error_of("tart run", 1, stderr)
     assert isinstance(error, RightsRefused)
     assert "security unlock-keychain" in str(error)
 
 
 def test_listing():
-    """Local VMs and pulled images alike; the state by its word, or by what Tart says of running."""
+    """Local VMs and pulled images are rows alike; an unknown state is decided by Tart's `Running`."""
     rows = [
         {"Source": "local", "Name": "a", "Disk": 50, "Size": 20, "Running": True, "State": "running"},
         {"Source": "OCI", "Name": "ghcr.io/a/b:c", "Running": False, "State": "stopped"},
@@ -107,8 +116,8 @@ def test_listing():
 
 @pytest.mark.parametrize("stdout", [b"", b"what?", b"{}", b"null", b'["a"]', b'[{"State": "running"}]', b"[" * 5000])
 def test_listing_that_is_none_is_refused_whole(stdout):
-    """A VM that is overlooked would count as gone."""
-    with pytest.raises(VMFatal):
+    """Anything that is not a listing is refused: a VM that is overlooked would count as gone."""
+    with pytest.raises(AnswerUnreadable):
         list(vms(stdout))
 
 
@@ -123,12 +132,12 @@ def test_listing_that_is_none_is_refused_whole(stdout):
     ],
 )
 def test_address(stdout, expected):
-    """An IPv4 address, or nothing: it becomes ssh's destination."""
+    """Only an IPv4 address is accepted: it becomes ssh's destination."""
     assert address_in(stdout) == expected
 
 
 def test_words_of_exec_are_its_own_only():
-    """What a guest prints is not quoted."""
+    """A guest's output is not quoted."""
     own = "Failed to connect to the VM using its control socket: x, is the Tart Guest Agent running?"
     assert exec_words(f"s3cret\n{own}\ns3cret".encode()) == own
     assert exec_words(b"s3cret\nError: s3cret") == ""
@@ -136,10 +145,10 @@ def test_words_of_exec_are_its_own_only():
 
 @given(st.binary(max_size=300))
 def test_no_answer_breaks_the_reading(data):
-    """Whatever comes, it is a class of outcome."""
+    """Any text has a kind of error."""
     assert isinstance(error_of("tart x", 1, data), VMError | RightsRefused)
     version(data)
     address_in(data)
     exec_words(data)
-    with contextlib.suppress(VMFatal):
+    with contextlib.suppress(AnswerUnreadable):
         list(vms(data))

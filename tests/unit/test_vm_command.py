@@ -1,4 +1,4 @@
-"""One command's life, with real children: output, input, time-outs, stop, detach, and what a later process does about it."""
+"""One command's life, with real children: output, input, time-outs, stop, detach, and how a later process settles it."""
 
 import contextlib
 import fcntl
@@ -32,7 +32,7 @@ SECRET = "ghs_1234567_bait"
 
 
 class Bench:
-    """A runner in a folder of its own, and what its hooks were told."""
+    """A runner in a new folder, and the notes that its hook got."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -84,10 +84,10 @@ def bench(tmp_path):
 
 
 def eventually(condition, seconds=20.0):
-    """Wait until it holds."""
+    """Wait until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, "the condition never held"
         select.select([], [], [], 0.01)
 
 
@@ -103,7 +103,7 @@ def lives(pid):
 
 
 def test_result_holds_status_and_both_outputs(bench):
-    """A command's exit status, stdout and stderr come back apart from each other."""
+    """A command's exit status, stdout and stderr come back separately."""
     result = bench.sh("echo out; echo noise >&2; exit 7")
     assert (result.status, result.stdout, result.stderr) == (7, b"out\n", b"noise\n")
     assert not result.timed_out
@@ -111,29 +111,29 @@ def test_result_holds_status_and_both_outputs(bench):
 
 
 def test_death_by_signal_is_a_negative_status(bench):
-    """A command that a signal ended has the signal's number, negative, as its status."""
+    """The status of a command that a signal ended is the negative number of the signal."""
     assert bench.sh("kill -9 $$").status == -9
 
 
 def test_large_input_and_output_pass_at_once(bench):
-    """Megabytes in and out at the same time do not dead-lock, and arrive whole."""
+    """Megabytes in and out at the same time do not deadlock, and arrive complete."""
     data = os.urandom(400_000)
     result = bench.runner().run(["cat"], timeout=30, stdin=data)
     assert result.stdout == data
 
 
-def test_input_that_nobody_reads_is_no_error(bench):
+def test_unread_input_is_not_an_error(bench):
     """A command may end without reading its input."""
     assert bench.sh("exit 3", stdin=b"x" * 1_000_000).status == 3
 
 
 def test_without_input_stdin_is_at_its_end(bench):
-    """A command that asks a question gets no answer, instead of waiting for one."""
+    """A command that asks a question reads the end of its input instead of waiting."""
     assert bench.sh("cat; echo end").stdout == b"end\n"
 
 
 def test_endless_output_keeps_its_first_and_last(bench):
-    """Of a very long output the first 64 KiB and the last MiB are kept."""
+    """A very long output is cut to its first 64 KiB and its last MiB."""
     result = bench.sh("echo first; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last")
     assert result.stdout.startswith(b"first\n")
     assert result.stdout.endswith(b"x\nlast\n")
@@ -161,15 +161,15 @@ def test_grandchild_that_holds_the_output_delays_nothing(bench):
 
 
 def test_end_is_noticed_at_once(bench):
-    """Nothing is polled: twenty short commands take no twenty intervals."""
+    """Nothing is polled: twenty short commands do not take twenty intervals."""
     began = time.monotonic()
     for _ in range(20):
         bench.sh(":")
     assert time.monotonic() - began < 5
 
 
-def test_files_and_threads_do_not_pile_up(bench):
-    """A hundred commands later the process holds as many descriptors and threads as before."""
+def test_files_and_threads_do_not_accumulate(bench):
+    """After many commands the process holds as many descriptors and threads as before."""
     bench.sh(":")
     me = psutil.Process()
     before = me.num_fds()
@@ -179,11 +179,11 @@ def test_files_and_threads_do_not_pile_up(bench):
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "command"])
 
 
-# ---- what a child is given ----
+# ---- what a child gets ----
 
 
 def test_child_gets_the_environment_without_secrets(bench):
-    """A variable that holds a secret is kept from children; a short secret takes no innocent variable with it."""
+    """No child gets a variable that contains a secret; a short secret removes only a variable that equals it."""
     env = bench.sh("env").stdout.decode()
     assert "PLAIN=seen" in env
     assert "PATH=" in env
@@ -192,14 +192,14 @@ def test_child_gets_the_environment_without_secrets(bench):
 
 
 def test_child_runs_in_its_own_session_and_in_the_work_directory(bench):
-    """A command has its own session (Ctrl-C does not reach it) and the given current directory."""
+    """A command has its own session (Ctrl-C does not reach it) and the given working directory."""
     script = "import os,json; print(json.dumps([os.getsid(0)==os.getpid(), os.getcwd()]))"
     result = bench.runner().run([sys.executable, "-c", script], timeout=20)
     assert json.loads(result.stdout) == [True, str(bench.folder.resolve())]
 
 
 def test_only_named_descriptors_are_inherited(bench):
-    """A descriptor in `keep_open` is the child's, too; others are not."""
+    """The child inherits the descriptors in `keep_open` and no others."""
     with (bench.folder / "lock").open("w") as lock, (bench.folder / "other").open("w") as other:
         kept, closed = lock.fileno(), other.fileno()
         script = f"import os,sys\nos.fstat({kept})\ntry: os.fstat({closed})\nexcept OSError: print('closed')"
@@ -207,17 +207,17 @@ def test_only_named_descriptors_are_inherited(bench):
         assert result.stdout == b"closed\n"
 
 
-# ---- that cannot be started ----
+# ---- commands that cannot be started ----
 
 
 def test_missing_tool_is_unavailable(bench):
-    """A tool that is not on PATH makes the service unfit, and the message says which and where it was looked for."""
+    """A tool that is not on PATH makes the service unfit; the message names the tool and the PATH."""
     with pytest.raises(CliUnavailable, match=r"no-such-tool is not on PATH \(.*is it installed"):
         bench.runner().run(["no-such-tool"], timeout=5)
 
 
 def test_a_tool_that_has_run_may_be_missing_for_a_moment(bench, monkeypatch):
-    """It is being replaced by another version, as often as that may be. For longer, and the service is unfit."""
+    """Another version may replace a tool, any number of times. When it stays away, the service is unfit."""
     tool, aside, runner = bench.folder / "tool", bench.folder / "aside", bench.runner()
     tool.write_text("#!/bin/sh\n")
     tool.chmod(0o755)
@@ -236,9 +236,9 @@ def test_a_tool_that_has_run_may_be_missing_for_a_moment(bench, monkeypatch):
         runner.run([str(tool)], timeout=5)
 
 
-@pytest.mark.parametrize(("mode", "content"), [(0o644, "#!/bin/sh\n"), (0o755, "no program at all\n")])
+@pytest.mark.parametrize(("mode", "content"), [(0o644, "#!/bin/sh\n"), (0o755, "not a program\n")])
 def test_unfit_tool_is_unavailable(bench, mode, content):
-    """A file that may not be executed, or is no program, makes the service unfit."""
+    """A file without execute permission, or that is not a program, makes the service unfit."""
     tool = bench.folder / "tool"
     tool.write_text(content)
     tool.chmod(mode)
@@ -254,7 +254,7 @@ def test_missing_work_directory_is_named(bench):
 
 
 def test_shortage_is_temporary(bench):
-    """What the host lacks for a moment (here: an argument list too long) does not condemn the tool."""
+    """A passing lack of the host (here: an argument list too long) does not make the tool unfit."""
     with pytest.raises(VMTransient, match="cannot be started now"):
         bench.runner().run(["/bin/echo", "x" * 4_000_000], timeout=5)
 
@@ -263,7 +263,7 @@ def test_shortage_is_temporary(bench):
 
 
 def test_timeout_ends_the_whole_group(bench):
-    """At its time-out a command is ended with its children, and the result says so."""
+    """A time-out ends the command and its children, and the result says so."""
     began = time.monotonic()
     result = bench.sh("sleep 300 & echo $! >pid; echo begun; wait", timeout=0.5)
     assert result.timed_out
@@ -274,8 +274,8 @@ def test_timeout_ends_the_whole_group(bench):
     eventually(lambda: not lives(pid))
 
 
-def test_timeout_kills_who_ignores_sigterm(bench, monkeypatch):
-    """A command, or a child of it in a group of its own, that ignores SIGTERM gets SIGKILL after the grace."""
+def test_timeout_kills_processes_that_ignore_sigterm(bench, monkeypatch):
+    """A command that ignores SIGTERM gets SIGKILL after the grace, and so does its child in another group."""
     monkeypatch.setattr(module, "_TERM_GRACE", 0.3)
     own_group = f"{sys.executable} -c 'import os,time; os.setpgid(0, 0); print(os.getpid(), flush=True); time.sleep(300)' >child"
     script = f"trap '' TERM; echo $$ >leader; {own_group} & while :; do wait; sleep 1; done"
@@ -288,7 +288,7 @@ def test_timeout_kills_who_ignores_sigterm(bench, monkeypatch):
 
 
 def test_child_that_ignores_sigterm_does_not_outlive_its_parent(bench, monkeypatch):
-    """SIGKILL goes to whoever is left of the session, also when the command itself heeded SIGTERM."""
+    """SIGKILL goes to every process left in the session, even when the command itself ended at SIGTERM."""
     monkeypatch.setattr(module, "_TERM_GRACE", 1.0)
     result = bench.sh("(trap '' TERM; echo begun >>pids; while :; do sleep 1; done) & echo $! >pid; wait", timeout=1.0)
     assert result.timed_out
@@ -310,7 +310,7 @@ def test_stop_ends_what_only_reads(bench):
 
 
 def test_stop_lets_an_effect_finish(bench):
-    """A stop lets a command with an effect end by itself; its result is returned, and what comes next is interrupted."""
+    """A stop lets a command with an effect finish and returns its result; the next command is interrupted."""
     thread = bench.later("begun", bench.orders.stop)
     result = bench.sh("echo >begun; sleep 0.5; echo finished", on_stop=OnStop.FINISH)
     thread.join()
@@ -322,7 +322,7 @@ def test_stop_lets_an_effect_finish(bench):
 
 
 def test_stop_does_not_lengthen_a_timeout(bench):
-    """An effect that hangs ends at its time-out, stop or not."""
+    """A hanging command with an effect ends at its time-out, with or without a stop."""
     thread = bench.later("begun", bench.orders.stop)
     assert bench.sh("echo >begun; exec sleep 300", timeout=1.0, on_stop=OnStop.FINISH).timed_out
     thread.join()
@@ -330,7 +330,7 @@ def test_stop_does_not_lengthen_a_timeout(bench):
 
 @pytest.mark.parametrize("on_stop", [OnStop.KILL, OnStop.FINISH])
 def test_detach_leaves_the_command_running_to_its_end(bench, on_stop):
-    """After a detach the command goes on, prints without harm, and reaches its end; the note of it stays."""
+    """After a detach the command goes on, can print, and reaches its end; its note stays."""
     thread = bench.later("begun", bench.orders.detach)
     with pytest.raises(Detached):
         bench.sh(
@@ -348,7 +348,7 @@ def test_detach_leaves_the_command_running_to_its_end(bench, on_stop):
 
 @pytest.mark.parametrize("order", ["stop", "detach"])
 def test_every_order_ends_a_command_that_only_waits(bench, order):
-    """Nothing is left of it, nor of its note, which says that nobody need wait for it."""
+    """Neither the command nor its note is left; the note said that nothing needs to wait for it."""
     thread = bench.later("begun", getattr(bench.orders, order))
     with pytest.raises(Detached if order == "detach" else Interrupted):
         bench.sh("echo $$ >pid; echo >begun; exec sleep 300", on_stop=OnStop.DISCARD)
@@ -358,7 +358,7 @@ def test_every_order_ends_a_command_that_only_waits(bench, order):
 
 
 def test_command_outlives_the_death_of_its_worker(bench):
-    """A worker that is killed does not take its command along, nor break its output."""
+    """Killing a worker neither ends its command nor breaks the command's output."""
     script = """
 import os, sys
 from pathlib import Path
@@ -382,7 +382,7 @@ CommandRunner(Orders(), settings).run(["sh", "-c", sys.argv[1]], timeout=60)
 
 
 def test_command_in_flight_is_noted_by_pid_and_time(bench):
-    """The note names the very process, with its verb, before the end, and is withdrawn after it."""
+    """The note names the process and its verb while the command runs, and is removed after its end."""
     bench.runner().run(["/bin/sh", "-c", "echo $$"], timeout=10)
     intent, note, end = bench.notes
     assert (intent.pid, intent.argv) == (None, ("/bin/sh", "-c", "echo $$"))
@@ -392,7 +392,7 @@ def test_command_in_flight_is_noted_by_pid_and_time(bench):
 
 
 def test_note_of_its_own_replaces_the_hook(bench):
-    """A command with a note of its own (a pull) is not told to the common hook."""
+    """A command with its own note (a pull) does not call the common hook."""
     own = []
     result = bench.sh("echo $$", note=own.append)
     assert bench.notes == []
@@ -400,8 +400,8 @@ def test_note_of_its_own_replaces_the_hook(bench):
     assert own[2] is None
 
 
-def test_note_that_cannot_be_written_keeps_nothing_from_running(bench):
-    """A full disk must not keep the command from running that would make room."""
+def test_command_runs_without_its_note(bench):
+    """On a full disk the note cannot be written, but the command may be the one that makes room."""
 
     def full(_):
         raise OSError(28, "No space left on device")
@@ -410,7 +410,7 @@ def test_note_that_cannot_be_written_keeps_nothing_from_running(bench):
 
 
 def test_bug_in_a_hook_leaves_no_process(bench):
-    """An exception from a hook ends the command that it was told of."""
+    """An exception from a hook ends the hook's command."""
     pids = []
 
     def broken(note):
@@ -423,12 +423,12 @@ def test_bug_in_a_hook_leaves_no_process(bench):
     assert not lives(pids[0])
 
 
-# ---- settling what an earlier process left ----
+# ---- settling the command of an earlier process ----
 
 
 @pytest.fixture
 def left_running(bench):
-    """A function that starts a script as an earlier process would have left it: (note, Popen)."""
+    """A function that starts a script as if an earlier process had left it: (note, Popen)."""
     started = []
 
     def start(script):
@@ -444,7 +444,7 @@ def left_running(bench):
 
 
 def test_settling_waits_for_the_end(bench, left_running):
-    """A command of an earlier process that ends within the time is waited for, and not harmed."""
+    """A command that ends within the time is waited for and not signalled."""
     note, process = left_running("while [ ! -e go ]; do sleep 0.05; done; exit 4")
     naps = []
 
@@ -458,8 +458,8 @@ def test_settling_waits_for_the_end(bench, left_running):
     assert process.wait(5) == 4
 
 
-def test_settling_ends_what_does_not_end(bench, left_running, monkeypatch):
-    """A command that outlasts the patience is ended with its whole session, SIGTERM or not."""
+def test_settling_ends_a_command_that_does_not_end(bench, left_running, monkeypatch):
+    """After the time-out the whole session is ended, even when the command ignores SIGTERM."""
     monkeypatch.setattr(module, "_TERM_GRACE", 0.3)
     note, process = left_running("trap '' TERM; sleep 300 & echo $! >pid; while :; do wait; done")
     child = bench.pid_in("pid")
@@ -468,7 +468,7 @@ def test_settling_ends_what_does_not_end(bench, left_running, monkeypatch):
     eventually(lambda: not lives(child))
 
 
-def test_settling_waits_for_nothing_that_only_waits(left_running):
+def test_settling_does_not_wait_for_an_expendable_command(left_running):
     """A wait in a guest that outlived its worker is ended at once."""
     note, process = left_running("exec sleep 300")
     began = time.monotonic()
@@ -478,7 +478,7 @@ def test_settling_waits_for_nothing_that_only_waits(left_running):
 
 
 def test_settling_spares_another_process_of_that_pid(left_running):
-    """A process that has the pid by chance (its creation time differs) is not touched, and not waited for."""
+    """Another process that got the same pid (its creation time differs) is neither signalled nor waited for."""
     note, process = left_running("exec sleep 300")
     began = time.monotonic()
     settle_in_flight(InFlight(pid=note.pid, created=note.created - 100, verb="clone"), 30)
@@ -486,8 +486,8 @@ def test_settling_spares_another_process_of_that_pid(left_running):
     assert process.poll() is None
 
 
-def test_settling_what_is_gone_returns(left_running):
-    """A command that has ended since, reaped or not, is settled."""
+def test_settling_a_finished_command_returns(left_running):
+    """A command that has ended meanwhile is settled, reaped or not."""
     note, process = left_running("exit 0")
     eventually(lambda: not lives(note.pid))
     settle_in_flight(note, 30)
@@ -497,7 +497,7 @@ def test_settling_what_is_gone_returns(left_running):
 
 
 def test_settling_is_cut_short_by_an_order(bench, left_running):
-    """The wait for a command of an earlier process obeys orders, and leaves the command alone then."""
+    """An order ends the wait and leaves the command alone."""
     note, process = left_running("exec sleep 300")
     bench.orders.detach()
     with pytest.raises(Detached):
@@ -506,7 +506,7 @@ def test_settling_is_cut_short_by_an_order(bench, left_running):
 
 
 def test_detached_command_is_settled_by_the_next_process(bench):
-    """What a detach left running is found by its note, and ended when patience is over."""
+    """The next process finds a detached command by its note, and ends it after the time-out."""
     thread = bench.later("begun", bench.orders.detach)
     with pytest.raises(Detached):
         bench.sh("echo >begun; exec sleep 300")
@@ -517,7 +517,7 @@ def test_detached_command_is_settled_by_the_next_process(bench):
 
 
 def test_a_command_whose_pid_was_never_noted_is_found(bench, left_running):
-    """A worker that died between the start of a command and the note of its pid: the intent, and the process table, tell."""
+    """A worker died between the start of a command and the note of its pid: the intent and the process table identify it."""
     before = time.time()
     _, process = left_running("exec sleep 300.25")
     eventually(lambda: psutil.Process(process.pid).cmdline() == ["sleep", "300.25"])
@@ -528,7 +528,7 @@ def test_a_command_whose_pid_was_never_noted_is_found(bench, left_running):
     assert process.wait(5) == -signal.SIGTERM
 
 
-def test_an_intent_is_withdrawn_when_nothing_came_of_it(bench):
+def test_an_intent_is_removed_when_the_start_fails(bench):
     """A tool that cannot be executed leaves no note."""
     with pytest.raises(CliUnavailable):
         bench.runner().run(["/nonexistent/tool"], timeout=10)
@@ -539,7 +539,7 @@ def test_an_intent_is_withdrawn_when_nothing_came_of_it(bench):
 
 
 def test_configured_command_gives_its_first_line():
-    """`run_capture` gives the first line without its newline, or all of it when asked."""
+    """`run_capture` returns the first line without its newline, or everything when asked."""
     assert run_capture("printf 'token\\nrest\\n'") == "token"
     assert run_capture("printf 'token\\nrest\\n'", whole=True) == "token\nrest"
     assert run_capture("sh -c 'echo \"a b\"; echo noise >&2'") == "a b"
@@ -555,7 +555,7 @@ def test_configured_command_gives_its_first_line():
     ],
 )
 def test_configured_command_that_fails_betrays_nothing(command, said):
-    """The error of a configured command names the command, and nothing of its arguments or output."""
+    """The error of a configured command names the command, but none of its arguments or output."""
     with pytest.raises(ConfigError, match=said) as caught:
         run_capture(command)
     assert "s3cret" not in str(caught.value)
@@ -574,11 +574,11 @@ def test_configured_command_has_a_time_limit(tmp_path):
     eventually(lambda: not lives(pid))
 
 
-# ---- launched, not run ----
+# ---- launched processes ----
 
 
 def test_launched_process_goes_on_and_its_output_is_kept(bench, tmp_path):
-    """It has a session of its own, reads nothing, prints to its file, is noted nowhere, and no order ends it."""
+    """It has its own session, no input, its output file and no note, and no order ends it."""
     output = tmp_path / "run.log"
     output.write_text("earlier\n")
     script = "cat; echo out; echo err >&2; echo $$ >pid; exec sleep 300"
@@ -596,8 +596,8 @@ def test_launched_process_goes_on_and_its_output_is_kept(bench, tmp_path):
     eventually(lambda: launched.status == -signal.SIGTERM)
 
 
-def test_launched_process_that_ends_tells_its_status(bench, tmp_path):
-    """It is reaped, and its file belongs to us alone."""
+def test_launched_process_that_ends_has_a_status(bench, tmp_path):
+    """It is reaped, and only our user can read its output."""
     output = tmp_path / "run.log"
     launched = bench.runner().launch(["/bin/sh", "-c", "exit 7"], output)
     eventually(lambda: launched.status == 7)
@@ -606,7 +606,7 @@ def test_launched_process_that_ends_tells_its_status(bench, tmp_path):
 
 
 def test_launched_process_outlives_the_death_of_its_worker(bench, tmp_path):
-    """SIGKILL of the worker leaves it alone, and its later output still has a place."""
+    """SIGKILL of the worker does not end it, and its later output still reaches the file."""
     program = f"""
 import os, signal
 from pathlib import Path
@@ -625,23 +625,23 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_launch_of_a_missing_tool_is_unavailable(bench, tmp_path):
-    """As a command's."""
+    """The error is the same as for a command."""
     with pytest.raises(CliUnavailable, match="is not on PATH"):
         bench.runner().launch(["no-such-tool"], tmp_path / "run.log")
 
 
 def test_launch_without_a_place_for_output_is_temporary(bench, tmp_path):
-    """Nothing is started then; a link is not followed."""
+    """Without an output file nothing starts; a link is not followed."""
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for output in (tmp_path / "missing" / "run.log", tmp_path / "link"):
-        with pytest.raises(VMTransient, match="cannot be written"):
+        with pytest.raises(VMTransient, match="cannot write"):
             bench.runner().launch(["/bin/sh", "-c", "touch started"], output)
     assert not (tmp_path / "started").exists()
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_stop_and_detach_keep_a_launch_from_happening(bench, tmp_path):
-    """An order that came before is obeyed."""
+def test_an_order_prevents_a_launch(bench, tmp_path):
+    """After an order nothing is launched."""
     bench.orders.stop()
     with pytest.raises(Interrupted):
         bench.runner().launch(["/bin/sh", "-c", "touch started"], tmp_path / "run.log")
@@ -649,7 +649,7 @@ def test_stop_and_detach_keep_a_launch_from_happening(bench, tmp_path):
 
 
 def test_more_variables_for_some_commands(bench):
-    """Another runner of the same worker has them; the first one has not, and secrets pass in neither."""
+    """Only the new runner's commands get them, and secrets reach neither's commands."""
     more = bench.runner().with_env({"MORE": "seen", "WORSE": SECRET})
     shown = more.run(["/usr/bin/env"], timeout=20).stdout.decode()
     assert "MORE=seen\n" in shown
@@ -662,7 +662,7 @@ def test_more_variables_for_some_commands(bench):
 
 
 def test_inherited_lock_outlives_a_detach(bench):
-    """A lock whose descriptor the child keeps open stays held after a detach, until the child ends."""
+    """A lock whose descriptor the child inherits stays held after a detach, until the child ends."""
     path = bench.folder / "lock"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     fcntl.flock(fd, fcntl.LOCK_EX)

@@ -16,11 +16,12 @@ import msgspec
 from anklet_supervisor.config import moved as config_moved
 from anklet_supervisor.config.moved import Moved
 from anklet_worker.contract.service import Database, Deadlines, Runner, ServiceConfig, Tart, WorkflowFilter
+from anklet_worker.vm import drivers
 
 _YEAR = 366 * 24 * 3600.0
 _LARGEST_ID = 10**15  # far above any id, far below where a float would round it
 _PORTS = (1, 65535)
-DRIVERS = ("anka", "tart")
+DRIVERS = tuple(sorted(drivers.names()))
 
 
 class Kind(Enum):

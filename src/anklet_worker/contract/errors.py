@@ -3,12 +3,13 @@
 Owns the vocabulary of failure for both packages and for plugins. Imports nothing of ours, so that every module may import it.
 
 Two questions decide where an exception stands in the tree: whose fault is it (a failed job is data, not an exception), and
-who should try again: this host, another host, or nobody until an operator acts.
+who should try again (`Retry`): this host, another host, or this host after an operator has acted.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
+from typing import ClassVar
 
 import msgspec
 
@@ -100,36 +101,61 @@ class RightsRefused(ServiceFatal):
     exit_code = ExitCode.NOPERM
 
 
+class Retry(Enum):
+    """Where a job that failed on our side should be tried again, and how soon."""
+
+    #: This host may try it again at once; the fault usually passes.
+    HERE = "here"
+    #: Another host should try it first: this one leaves it alone for longer.
+    ELSEWHERE = "elsewhere"
+    #: This host fails again until an operator changes something; the message says what. Other hosts may try it.
+    OPERATOR = "operator"
+
+
 class InfrastructureError(AnkletError):
-    """A fault on our side of the job: a VM, a registry, an API. It never counts as a failed job and never cancels a run."""
+    """A fault on our side of the job: a VM, a registry, an API. It never counts as a failed job and never cancels a run.
+
+    `retry` says who should try the job again. Each subclass chooses it on purpose (a test holds the table).
+    """
 
     exit_code = ExitCode.TEMPFAIL
+    retry: ClassVar[Retry] = Retry.HERE
 
 
 class RetryHere(InfrastructureError):
-    """The same host may try the job again, on a new VM, after a back-off."""
+    """The same host may try the job again, on a new VM, after a short pause."""
+
+    retry = Retry.HERE
 
 
 class RetryElsewhere(InfrastructureError):
-    """Give the job back and leave it alone on this host for a while, so that another host can have it."""
+    """Give the job back and leave it alone on this host for a while, so that another host can take it."""
+
+    retry = Retry.ELSEWHERE
 
 
 class JobLost(InfrastructureError):
-    """The job is no longer to be had (taken, cancelled, vanished) before it started here: give back and forget, no back-off."""
+    """The job was taken, cancelled or deleted before it started here: give it back and forget it, without a pause."""
+
+    retry = Retry.HERE
 
 
 class RecordNotWritten(RetryElsewhere):
-    """The disk refused a record; what it announces must not happen."""
+    """The disk refused a record; the effect that it announces must not happen."""
+
+    retry = Retry.ELSEWHERE
 
 
 class RecordsUnreadable(InfrastructureError):
-    """The disk does not tell which records there are: nothing may be begun or removed."""
+    """The records on disk cannot be listed: begin nothing and remove nothing."""
 
-    exit_code = ExitCode.TEMPFAIL
+    retry = Retry.HERE
 
 
 class StoreUnavailable(InfrastructureError):
     """The store of leases does not answer."""
+
+    retry = Retry.HERE
 
 
 class Interrupted(AnkletError):
@@ -145,28 +171,81 @@ class Detached(AnkletError):
 
 
 class VMError(InfrastructureError):
-    """A VM command did not do what it was asked to. The subclass is the class of outcome; the message is one line for people."""
+    """A VM command failed. The subclass says what happened; the message is one line for people.
+
+    `outcome` is the word that metrics use for it, from a closed list: dashboards depend on it.
+    """
+
+    retry = Retry.HERE
+    outcome: ClassVar[str] = "transient"
 
 
 class VMNotFound(VMError):
-    """The named VM, template or tag does not exist (locally, or for a pull: in the registry)."""
+    """The named VM, template or tag does not exist: on this host or, for a pull, in the registry."""
+
+    retry = Retry.ELSEWHERE
+    outcome = "not_found"
 
 
 class VMNameExists(VMError):
     """A VM of that name exists already."""
 
+    retry = Retry.HERE
+    outcome = "name_exists"
+
 
 class VMLimitReached(VMError):
-    """The host refuses another running VM."""
+    """The host refuses another running VM. The supervisor learns of it and grants no slot until there may be room."""
+
+    retry = Retry.HERE
+    outcome = "limit_reached"
 
 
 class VMTransient(VMError):
-    """It may work the next time: a time-out, a registry that does not answer, a lost guest."""
+    """It may work next time: a time-out, a registry that does not answer, a lost guest."""
 
-
-class VMFatal(VMError):
-    """It will not work by trying again: garbage on output, an unusable template, a refused option."""
+    retry = Retry.HERE
 
 
 class PullBusy(VMError):
-    """Another pull runs on this host, and there is never a second one at once."""
+    """Another pull runs on this host, and two never run at once."""
+
+    retry = Retry.ELSEWHERE
+
+
+class AnswerUnreadable(VMError):
+    """The VM tool reports success, but this program cannot read its answer.
+
+    That usually passes: the tool was replaced or cut off in the middle. An unknown version of the tool uses up the job's tries.
+    """
+
+    retry = Retry.HERE
+    outcome = "fatal"
+
+
+class ToolRefused(VMError):
+    """The VM tool refuses the command as such: an unknown option, a licence, a registry login."""
+
+    retry = Retry.OPERATOR
+    outcome = "fatal"
+
+
+class ImageUnusable(VMError):
+    """The template or image is on this host but damaged, and a pull did not mend it."""
+
+    retry = Retry.OPERATOR
+    outcome = "fatal"
+
+
+class FileUnusable(VMError):
+    """A file cannot be copied into or out of a guest: missing, not a regular file, too large, or a forbidden path."""
+
+    retry = Retry.OPERATOR
+    outcome = "fatal"
+
+
+class NotOurVM(VMError):
+    """The name is not one of our VMs, so this program refuses to delete it."""
+
+    retry = Retry.OPERATOR
+    outcome = "fatal"

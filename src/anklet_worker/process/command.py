@@ -1,13 +1,13 @@
-"""Run one command line tool to its end: time-out, process group, output, orders. The only importer of subprocess.
+"""Runs one command line tool to its end: time-out, process group, output, orders. The only importer of subprocess.
 
-Owns the child process and nothing of what it means: drivers read the result. A command has a session of its own, so that
-Ctrl-C, a dead supervisor or a detach does not end it; (pid, creation time) of the one in flight is handed out, so that a later
-process can wait for it or end it before it trusts a listing.
+Owns the child process but not its meaning: drivers read the result. Each command has its own session, so that Ctrl-C, the
+supervisor's death or a detach does not end it. The pid and creation time of the command in flight are noted, so that a later
+process can wait for it, or end it, before it trusts a listing.
 
-A process that is no command but lives as long as a VM does is launched instead: it goes on when we end.
+A process that lives as long as a VM is launched instead: it goes on when we end.
 
-Output goes to files without a name, not to pipes: a clone or a pull must survive our death, and a write to a pipe that nobody
-reads any more would end it halfway. Nothing can then fill up or hold open what we wait for, either.
+Output goes to unnamed files, not to pipes. A clone or a pull must survive our death, and a write to a pipe without a reader would
+kill it halfway. Nor can a full pipe block a command, or a grandchild keep us waiting for the end of its output.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ import psutil
 from anklet_worker.contract.errors import CliUnavailable, ConfigError, Detached, VMTransient
 from anklet_worker.process.orders import Orders
 
-#: Bytes of output that a result holds: the middle is dropped (a result is in the last lines, a cause in the first).
+#: Bytes of output that a result keeps. The middle is dropped: results are in the last lines, causes in the first.
 _KEEP_FIRST, _KEEP_LAST = 64 * 1024, 1024 * 1024
-#: Bytes of output after which a command is taken for run wild, and seconds between two looks at them.
+#: Bytes of output after which a command counts as out of control, and seconds between two checks.
 _MOST_OUTPUT = 256 * 1024 * 1024
 _LOOK_AT_OUTPUT = 1.0
-#: Seconds between SIGTERM and SIGKILL, and for which the end is awaited after SIGKILL.
+#: Seconds between SIGTERM and SIGKILL, and seconds to wait for the end after SIGKILL.
 _TERM_GRACE, _KILL_GRACE = 2.0, 5.0
 _PAUSE = 0.05
 _CHUNK = 65536
-#: Shorter secrets are compared whole: a password of one letter is in every PATH.
+#: Secrets of fewer characters must match a whole value: a password of one letter is part of every PATH.
 _SHORT_SECRET = 6
-#: Creation times of one process, read by two processes, may differ by the resolution of the clock that they come from.
+#: Two processes may read the creation time of a third with a difference of the clock's resolution, in seconds.
 _SAME_TIME = 1.0
-#: Seconds within which a command that is about to be started has its process.
+#: Seconds within which an announced command has its process.
 _STARTED_WITHIN = 30.0
-#: Seconds for which a tool that has run may be missing or unfit: it is being replaced by another version.
+#: Seconds for which a tool that has run before may be missing or not executable: another version is replacing it.
 _REPLACED_WITHIN = 60.0
 #: errno of an executable for another processor (macOS).
 _EBADARCH = 86
@@ -60,16 +60,16 @@ _UNFIT = frozenset(
 class OnStop(Enum):
     """What a stop does to a command in flight."""
 
-    #: End it: it only reads, or may be repeated.
+    #: End it: it only reads, or can be repeated.
     KILL = "kill"
-    #: Let it end, within its time-out: half of its effect would be worse.
+    #: Let it finish within its time-out: half of its effect would be worse.
     FINISH = "finish"
-    #: It only waits for something to happen: every order ends it, a detach too, and no successor waits for it.
+    #: It only waits for something to happen: every order ends it, a detach too, and no later process waits for it.
     DISCARD = "discard"
 
 
 class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that ended. `status` is negative for a signal (a time-out kills); `seconds` is wall time."""
+    """A command that ended. `status` is negative for a signal (a time-out kills); `seconds` is how long it ran."""
 
     status: int
     stdout: bytes
@@ -79,8 +79,8 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InFlight(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that was started and not yet seen to end. `created` is the process's creation time, Unix seconds; `expendable`
-    says that it need not be waited for. Without a `pid` it was about to be started at `created`, and is known by its `argv`."""
+    """A command that was started and whose end was not seen yet. `created`: the process's creation time, Unix seconds;
+    `expendable`: nothing needs to wait for it. Without a `pid` it was about to start at `created`; its `argv` identifies it."""
 
     pid: int | None
     created: float
@@ -89,17 +89,17 @@ class InFlight(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...] = ()
 
 
-#: Told that one is about to start, of its process, and with None of its end. Not of an end that we do not see: after a detach the
+#: Called before a command starts, again with its process, and with None after its end. After a detach we do not see the end, so the
 #: note stays.
 Note = Callable[[InFlight | None], None]
 
 
 class CommandSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What all commands of a worker have in common.
+    """The settings of all commands of a worker.
 
-    `secrets`: no variable of `env` that contains one of these reaches a child. `in_flight`: see `Note`; a note that cannot be
-    written (a full disk) does not keep a command from running, for it may be the one that makes room. `ended` is told by the
-    drivers: verb, outcome class, seconds.
+    `secrets`: a variable of `env` that contains one of these reaches no child. `in_flight`: see `Note`; a command runs even when
+    its note cannot be written (a full disk), because it may be the one that makes room. `ended`: drivers call it with a
+    command's verb, its outcome and its seconds.
     """
 
     env: Mapping[str, str]
@@ -110,12 +110,12 @@ class CommandSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launched:
-    """A process that is meant to outlive us: `process` is for others to find it by. It is reaped when it ends while we live."""
+    """A process that should outlive us. Others find it by `process`; it is reaped when it ends before we do."""
 
     def __init__(self, process: subprocess.Popen[bytes], verb: str) -> None:
         self._process = process
         created = time.time()
-        # It may have ended already; until it is waited for, its pid cannot be another's.
+        # It may have ended already, but its pid cannot be reused before it is waited for.
         with contextlib.suppress(psutil.Error):
             created = psutil.Process(process.pid).create_time()
         self.process = InFlight(pid=process.pid, created=created, verb=verb)
@@ -135,25 +135,25 @@ class CommandRunner:
         self._orders = orders
         self._settings = settings
         self._env = {name: value for name, value in settings.env.items() if not _betrays(value, settings.secrets)}
-        #: Tools that have run, and since when they do not any more, monotonic seconds.
+        #: Tools that have run, and since when they are missing (monotonic seconds; None: they are not).
         self._missing_since: dict[str, float | None] = {}
 
     def with_env(self, more: Mapping[str, str]) -> CommandRunner:
-        """A runner like this one, whose commands have these variables besides. None of them is a secret."""
+        """A runner with the same settings, whose commands have these additional variables. None of them may be a secret."""
         return CommandRunner(self._orders, msgspec.structs.replace(self._settings, env={**self._settings.env, **more}))
 
     def launch(self, argv: Sequence[str], output: Path) -> Launched:
-        """Start a process that goes on when we end, in a session of its own, and do not wait for it. What it prints is added
-        to the file `output`, which is made for us alone.
+        """Start a process in its own session that goes on when we end, and do not wait for it. Its output is appended to the file
+        `output`, which only our user can read.
 
-        It is no command in flight: nobody waits for its end before a listing is trusted. Raises as `run` does.
+        It is not a command in flight: listings are trusted while it runs. Raises as `run` does.
         """
         self._orders.check()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             fd = os.open(output, flags, 0o600)
         except OSError as error:
-            raise VMTransient(f"{output} cannot be written: {error.strerror}") from None
+            raise VMTransient(f"cannot write {output}: {error.strerror}") from None
         try:
             with self._perhaps_replaced(argv[0]):
                 process = _popen(argv, self._env, self._settings.cwd, (), (subprocess.DEVNULL, fd, fd))
@@ -173,10 +173,10 @@ class CommandRunner:
     ) -> CommandResult:
         """Run `argv` (a list, never a shell line) for at most `timeout` seconds.
 
-        `keep_open` are file descriptors that the child inherits (a lock that shall live as long as it does); `note` is told of
-        the process instead of the usual hook. Raises `CliUnavailable` when the tool cannot be executed (one that has run before:
-        when that lasts for a minute), `VMTransient` when the host is short of something or the output has no end, `Interrupted`
-        after a stop (all but `OnStop.FINISH`), `Detached` after a detach (the command goes on, unless it is `OnStop.DISCARD`).
+        `keep_open`: file descriptors that the child inherits (a lock that must live as long as the child); `note` replaces the
+        usual hook. Raises `CliUnavailable` when the tool cannot be executed (one that has run before: after a minute of that),
+        `VMTransient` when the host lacks a resource or the output has no end, `Interrupted` after a stop (except with
+        `OnStop.FINISH`), `Detached` after a detach (the command goes on, except with `OnStop.DISCARD`).
         """
         self._orders.check()
         began = time.monotonic()
@@ -188,7 +188,7 @@ class CommandRunner:
         with self._announced(intent, note), self._perhaps_replaced(argv[0]):
             child = _Child(argv, stdin, self._env, self._settings.cwd, keep_open)
         with self._noted(child, intent, note):
-            if not self._follow(child, began + timeout, on_stop):
+            if not self._wait_for(child, began + timeout, on_stop):
                 timed_out = True
                 child.end()
             return CommandResult(
@@ -201,7 +201,7 @@ class CommandRunner:
 
     @contextlib.contextmanager
     def _perhaps_replaced(self, tool: str) -> Iterator[None]:
-        """An upgrade takes a tool away for a moment: no reason to give up the service, with a job that runs perhaps."""
+        """An upgrade removes a tool for a moment. That must not end the service, which may have a job running."""
         try:
             yield
         except CliUnavailable as error:
@@ -217,7 +217,7 @@ class CommandRunner:
 
     @contextlib.contextmanager
     def _announced(self, intent: InFlight, note: Note) -> Iterator[None]:
-        """Noted before it is started: else we could die between the two, and nobody would know of a clone that no listing shows."""
+        """Note the command before it starts: we could die in between and leave a clone that neither a listing nor a note shows."""
         with contextlib.suppress(OSError):
             note(intent)
         try:
@@ -229,7 +229,7 @@ class CommandRunner:
 
     @contextlib.contextmanager
     def _noted(self, child: _Child, intent: InFlight, note: Note) -> Iterator[None]:
-        """The child is noted while it lives, and no exception but a detach leaves it alive."""
+        """Note the child while it lives. Only a detach leaves it alive; every other exception ends it."""
         try:
             if child.created is not None:
                 with contextlib.suppress(OSError):
@@ -248,7 +248,7 @@ class CommandRunner:
                 with contextlib.suppress(OSError):
                     note(None)
 
-    def _follow(self, child: _Child, deadline: float, on_stop: OnStop) -> bool:
+    def _wait_for(self, child: _Child, deadline: float, on_stop: OnStop) -> bool:
         """Wait for the end of the child; False when the deadline came first."""
         with self._orders.shield() if on_stop is OnStop.FINISH else contextlib.nullcontext():
             while not child.wait(deadline, self._orders.wake_fds()):
@@ -259,10 +259,11 @@ class CommandRunner:
 
 
 def settle_in_flight(command: InFlight, timeout: float, wait: Callable[[float], None] = time.sleep) -> None:
-    """A command of an earlier process may still run: wait for it up to `timeout` seconds, then end its session.
+    """Wait up to `timeout` seconds for a command that an earlier process started, then end its session.
 
-    Returns when it is gone. Pids are never compared alone. `wait` sleeps for some seconds, and may raise what cuts this short.
-    Raises `VMTransient` when it cannot be ended (it hangs in the kernel): no listing can be trusted then.
+    Returns when it is gone. A pid is always compared together with a creation time. `wait` sleeps for some seconds; what it
+    raises cuts this short. Raises `VMTransient` when the command cannot be ended (it hangs in the kernel): then no listing can be
+    trusted.
     """
     pid = command.pid
     if pid is None:
@@ -281,7 +282,7 @@ def settle_in_flight(command: InFlight, timeout: float, wait: Callable[[float], 
 
 
 def launched_with(verb: str, last: str) -> list[InFlight]:
-    """The processes whose command line has this verb in it and this word at its end, whoever started them."""
+    """All processes whose command line contains this verb and ends with this word."""
     found = []
     for process in psutil.process_iter(["cmdline", "create_time"]):
         line = process.info["cmdline"]
@@ -291,9 +292,9 @@ def launched_with(verb: str, last: str) -> list[InFlight]:
 
 
 def run_capture(command: str, timeout: float = 30.0, *, whole: bool = False) -> str:
-    """The first line that a configured command (`token_command`, ...) prints, or the `whole`; no shell.
+    """Run a configured command (`token_command`, ...) without a shell; return the first line of its output, or the `whole`.
 
-    Raises `ConfigError`, with nothing in it of what the command printed, nor of its arguments.
+    Raises `ConfigError`, which quotes neither the command's output nor its arguments.
     """
     try:
         argv = shlex.split(command)
@@ -320,7 +321,7 @@ def run_capture(command: str, timeout: float = 30.0, *, whole: bool = False) -> 
 
 
 class _Child:
-    """A started command: a pipe feeds it, files take its output, and a pipe of our own tells its end."""
+    """A started command: a pipe feeds it, files take its output, and a pipe of our own reports its end."""
 
     def __init__(
         self, argv: Sequence[str], stdin: bytes, env: Mapping[str, str], cwd: Path | None, keep_open: Sequence[int]
@@ -328,23 +329,23 @@ class _Child:
         self._name = argv[0]
         self._pending = memoryview(stdin)
         self.stdout, self.stderr = _scratch(), _scratch()
-        self._end, told = os.pipe()
+        self._end, end = os.pipe()
         try:
             self._process = _popen(argv, env, cwd, keep_open, (subprocess.PIPE, self.stdout.file, self.stderr.file))
         except BaseException:
-            os.close(told)
+            os.close(end)
             self._close(None)
             raise
         self.pid = self._process.pid
         self.created: float | None = None
         self.ended = False
-        # It may have ended already; until it is waited for, its pid cannot be another's.
+        # It may have ended already, but its pid cannot be reused before it is waited for.
         with contextlib.suppress(psutil.Error):
             self.created = psutil.Process(self.pid).create_time()
         self._stdin = self._process.stdin
         if self._stdin is not None:
             os.set_blocking(self._stdin.fileno(), False)
-        threading.Thread(target=_reap, args=(self._process, told), name="command", daemon=True).start()
+        threading.Thread(target=_reap, args=(self._process, end), name="command", daemon=True).start()
 
     @property
     def status(self) -> int:
@@ -352,7 +353,7 @@ class _Child:
         return -signal.SIGKILL if self._process.returncode is None else self._process.returncode
 
     def wait(self, deadline: float, wake: Sequence[int] = ()) -> bool:
-        """Feed it until it has ended (True), or one of `wake` is readable, the deadline has come, or a second is over."""
+        """Feed it until it ends (True). False when one of `wake` is readable, the deadline has come, or a second has passed."""
         until = min(deadline, time.monotonic() + _LOOK_AT_OUTPUT)
         with selectors.DefaultSelector() as selector:
             for fd in (self._end, *wake):
@@ -369,7 +370,7 @@ class _Child:
                     break
                 if ready:
                     self._feed(selector)
-        self._look_at_output()
+        self._check_output()
         return False
 
     def wait_through(self, deadline: float) -> bool:
@@ -380,7 +381,7 @@ class _Child:
         return True
 
     def end(self) -> None:
-        """End its whole session, unless it has ended by itself: SIGTERM, and SIGKILL for whoever is left."""
+        """End its whole session, unless it has ended: SIGTERM, then SIGKILL for every process that is left."""
         if self.ended:
             return
         for number, grace in ((signal.SIGTERM, _TERM_GRACE), (signal.SIGKILL, _KILL_GRACE)):
@@ -389,7 +390,7 @@ class _Child:
                 self.wait_through(time.monotonic() + grace)
 
     def let_go(self) -> None:
-        """Close our ends. What has not ended goes on; of unfinished input it sees the end."""
+        """Close our descriptors. A command that still runs goes on, and reads the end of its input."""
         self._close(self._stdin)
 
     def _close(self, stdin: IO[bytes] | None) -> None:
@@ -409,20 +410,20 @@ class _Child:
         except BlockingIOError:
             return
         except OSError:
-            # It does not want to read it all.
+            # It does not read all of its input.
             self._pending = self._pending[:0]
         if not self._pending:
             selector.unregister(self._stdin)
             self._stdin.close()
             self._stdin = None
 
-    def _look_at_output(self) -> None:
+    def _check_output(self) -> None:
         if max(self.stdout.size(), self.stderr.size()) > _MOST_OUTPUT:
             raise VMTransient(f"{self._name} printed more than {_MOST_OUTPUT >> 20} MiB and was ended")
 
 
 class _Scratch:
-    """One output of a command, in a file without a name."""
+    """One output of a command, in an unnamed file."""
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed by its child
@@ -432,7 +433,7 @@ class _Scratch:
         return os.fstat(self.file.fileno()).st_size
 
     def read(self) -> bytes:
-        """All of it, or the first and the last of it."""
+        """All of it, or its beginning and its end."""
         fd, size = self.file.fileno(), self.size()
         if size <= _KEEP_FIRST + _KEEP_LAST:
             return os.pread(fd, size, 0)
@@ -476,10 +477,10 @@ def _popen(
         raise VMTransient(f"{argv[0]} cannot be started now: {error.strerror}") from None
 
 
-def _reap(process: subprocess.Popen[bytes], told: int) -> None:
-    # A thread, because no one way to wait for a process and for descriptors works on both Linux and macOS.
+def _reap(process: subprocess.Popen[bytes], end: int) -> None:
+    # A thread, because Linux and macOS have no common way to wait for a process and for descriptors together.
     process.wait()
-    os.close(told)
+    os.close(end)
 
 
 def _verb(argv: Sequence[str]) -> str:
@@ -491,7 +492,7 @@ def _betrays(value: str, secrets: Sequence[str]) -> bool:
 
 
 def _signal_session(session: int, number: signal.Signals) -> None:
-    """Signal the leader's group, and then whoever of its session has made a group of his own."""
+    """Signal the leader's group, and then every process of its session that is in another group."""
     if session <= 1 or session == os.getsid(0):
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -503,14 +504,14 @@ def _signal_session(session: int, number: signal.Signals) -> None:
 
 
 def _started(intent: InFlight) -> InFlight | None:
-    """The process that came of an intent, if it lives: with these arguments, a session of its own, and begun at that time."""
+    """The process of an announced command, if it lives: these arguments, its own session, created at about that time."""
     if not intent.argv:
         return None
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
             created = process.create_time()
             if -_SAME_TIME <= created - intent.created <= _STARTED_WITHIN and os.getsid(process.pid) == process.pid:
-                # A script stands behind its interpreter.
+                # The command line of a script begins with its interpreter.
                 program, *arguments = process.cmdline()[-len(intent.argv) :] or [""]
                 if Path(program).name == Path(intent.argv[0]).name and arguments == list(intent.argv[1:]):
                     return msgspec.structs.replace(intent, pid=process.pid, created=created)
@@ -534,5 +535,5 @@ def _lives(command: InFlight) -> bool:
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
-        # Another user's: none that we started.
+        # Another user's process: not one that we started.
         return False

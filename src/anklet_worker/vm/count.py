@@ -1,4 +1,4 @@
-"""How many VMs run on the host, ours and others': counted, and told to the supervisor, which keeps to the limit by it."""
+"""Reports to the supervisor which VMs run on the host, ours and others': the supervisor keeps the VM limit by this report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anklet_worker.vm.foreign import counted_listing
 
 
 def report_running_vms(driver: VMDriver, link: SupervisorLink) -> tuple[Sequence[VMInfo], int]:
-    """Tell the supervisor which VMs run; the listing of all, and how many of them run. Raises `VMError`."""
+    """List all VMs and report the running ones. Gives the listing and the number of running VMs. Raises `VMError`."""
     listing, processes = counted_listing(driver)
     names = [vm.name for vm in listing if vm.state is VMState.RUNNING]
     link.tell(RunningVMs(vms=names, processes=processes))

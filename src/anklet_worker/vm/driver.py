@@ -1,4 +1,4 @@
-"""The VM driver contract. Knows no driver and starts no process."""
+"""The contract of VM drivers. Knows no driver and starts no process."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class DriverInfo(msgspec.Struct, frozen=True, kw_only=True):
 class VMDriver(Protocol):
     """The whole life of a VM, by one driver.
 
-    Each call blocks, is bounded in time, raises a `VMError` for anything but done, `Interrupted` when a stop cuts it short, and
-    `Detached` when the worker must let go (a command in flight is then left running). All names are VM names of ours.
+    Each call blocks and is bounded in time. It raises a `VMError` when it fails, `Interrupted` when a stop cuts it short, and
+    `Detached` when the worker must let go (a command in flight then goes on). All names are names of our VMs.
     """
 
     @property
@@ -52,25 +52,26 @@ class VMDriver(Protocol):
         ...
 
     def probe(self) -> DriverInfo:
-        """Check that the tool is present, licensed and understood.
+        """Check that the tool is present and licensed, and that this program can read its answers.
 
-        Raises `CliUnavailable` (missing, not executable, garbage) or `RightsRefused` (licence).
+        Raises `CliUnavailable` (missing, not executable, unreadable answers), `RightsRefused` (licence), or `TemporaryError`
+        (slow, or killed by a signal: try again).
         """
         ...
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
-        """What the labels of a job ask of this driver, or None when they do not ask for this driver. Pure; runs no command."""
+        """What a job asks for by its labels; None when they do not name this driver. Pure: runs no command."""
         ...
 
     def listing(self) -> Sequence[VMInfo]:
-        """Everything on this host: templates and VMs, ours and others'."""
+        """Everything on this host that this driver knows: templates and VMs, ours and others'."""
         ...
 
     def image(self, spec: VMSpec, on_pull: Callable[[], None]) -> AbstractContextManager[str]:
-        """Make the template or image present, pulling it if need be; the value is the id to clone from.
+        """Make the template or image present, with a pull when needed; the value is the id to clone from.
 
-        It stays what it is until the `with` ends: nobody pulls over it. `on_pull` is called once just before a pull begins.
-        Raises `PullBusy`, `VMNotFound` (nowhere to be had), `VMTransient`.
+        No pull replaces it until the `with` ends. `on_pull` is called once, just before a pull begins. Raises `PullBusy`,
+        `VMNotFound` (neither here nor in the registry), `ImageUnusable`, `VMTransient`.
         """
         ...
 
@@ -79,25 +80,28 @@ class VMDriver(Protocol):
         ...
 
     def start(self, vm: str) -> None:
-        """Start it and wait until the guest takes commands. Raises `VMLimitReached`."""
+        """Start the VM and wait until its guest takes commands. Raises `VMLimitReached`."""
         ...
 
     def run(self, vm: str, script: str, timeout: float, *, looks_only: bool = False) -> GuestResult:
-        """Run a bash script in the guest, handed over on standard input, at most `timeout` seconds. A script that `looks_only`
-        waits for something and changes nothing: any order ends it, a detach too, and a successor need not wait for it.
+        """Run a bash script in the guest, passed on standard input, for at most `timeout` seconds. `looks_only`: the script only
+        waits for something and changes nothing, so any order ends it (a detach too) and a later process does not wait for it.
 
-        Raises `VMTransient` when the script's end was not seen; a script that ended with any status is a result.
+        Raises `VMTransient` when the script's end was not seen. A script that ended is a result, whatever its status.
         """
         ...
 
     def copy_in(self, vm: str, source: Path) -> None:
-        """Copy one host file to the guest's home, under its own name, with its mode."""
+        """Copy one host file to the guest's home, under its own name, with its mode. Raises `FileUnusable`."""
         ...
 
     def copy_out(self, vm: str, path: str, target: Path) -> None:
-        """Copy one file of the guest to `target` on the host. `path` is relative to the guest's home: plain words and slashes."""
+        """Copy one file of the guest to `target` on the host. `path` is relative to the guest's home: plain words and slashes.
+
+        Raises `FileUnusable`.
+        """
         ...
 
     def delete(self, vm: str) -> None:
-        """Delete it, running or not, and return only when it is gone. A VM that does not exist is done."""
+        """Delete the VM, running or not, and return only when it is gone. A missing VM is a success. Raises `NotOurVM`."""
         ...

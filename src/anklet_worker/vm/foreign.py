@@ -1,4 +1,4 @@
-"""Which virtual machines run on the host, whoever runs them. Knows process names, and no driver by name."""
+"""Counts the VMs that run on the host, including those of products that no driver lists. Knows process names, and no driver."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import psutil
 
 from anklet_worker.vm.driver import VMDriver, VMInfo
 
-#: Each running VM of any product has one such XPC process on macOS.
+#: On macOS, each running VM of any product has one XPC process of this name.
 _PROCESS_NAME = "com.apple.Virtualization.VirtualMachine"
 
 
 def virtualization_processes() -> int:
-    """Count the processes of running VMs; 0 where that cannot be told (off macOS, or when the listing is refused)."""
+    """Count the processes of running VMs; 0 off macOS, or when the process list is refused."""
     try:
         if not psutil.MACOS:
             return 0
@@ -25,10 +25,10 @@ def virtualization_processes() -> int:
 def counted_listing(
     driver: VMDriver, count: Callable[[], int] = virtualization_processes
 ) -> tuple[Sequence[VMInfo], int]:
-    """What the driver lists, and how many VMs the host shows to run in all. Raises as `listing` does.
+    """The driver's listing, and how many VM processes the host shows. Raises as `listing` does.
 
-    Counted before and after the listing, the smaller holds: a VM that a service of ours starts or removes meanwhile would be one
-    process more than are listed, and be taken for a foreign one.
+    Processes are counted before and after the listing, and the smaller count is used. One of our services may start or
+    remove a VM meanwhile: a single count could then exceed the listing by one, and that one would pass for a foreign VM.
     """
     before = count()
     listing = driver.listing()

@@ -1,7 +1,7 @@
-"""A script for a guest, wrapped so that its end is seen: what goes to `bash -s` on standard input, and what comes back.
+"""Wraps a script for a guest so that its end is seen: what goes to `bash -s` on standard input, and what comes back.
 
-What tools make of a guest's output and exit status differs, and a tool may lose its guest: the script's own last line, which
-bears a nonce, says that it ended, and how. Knows no tool.
+VM tools treat a guest's output and exit status in different ways, and may lose the guest. So the script reports its own end:
+its last line carries a nonce and the exit status. Knows no tool.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import secrets
 
 from anklet_worker.contract.guest import GuestResult
 
-#: Bytes of a guest command's output that are handed back.
+#: Bytes at the end of a guest command's output that a result keeps.
 _OUTPUT_TAIL = 64 * 1024
 
-#: The braces make bash read it all before it does any of it: input that breaks off does nothing at all. The script is a file,
-#: so that no command in it can read the rest as its input. Its output is one, too, so that what it leaves running in the
-#: background does not hold our stream; and no more of it crosses than is kept. Both are in the home, which goes with the VM.
+#: The braces make bash read everything before it runs anything: input that breaks off runs nothing at all. The script goes into
+#: a file, so that none of its commands can read the rest of it as input. Its output goes into a file too: background processes
+#: that it leaves do not hold our stream open, and only the tail that is kept crosses. Both files are in the guest's home, which
+#: is deleted with the VM.
 _WRAPPER = """\
 {{
 cd ~ || exit
@@ -39,12 +40,12 @@ _END = "printf '\\nanklet-end-%s %s\\n' {nonce} \"$status\""
 
 
 def new_nonce() -> str:
-    """What marks the end of one script, and of no other."""
+    """A random mark for the end of one script."""
     return secrets.token_hex(16)
 
 
 def wrapped(script: str, nonce: str, *, lingers: bool = False) -> bytes:
-    """The script for `bash -s`, with a last line that tells its status. See `end_line`."""
+    """The script as input for `bash -s`, with a last line that reports its status. `lingers`: see `end_line`."""
     encoded = base64.encodebytes(script.encode(errors="surrogateescape")).decode()
     end = end_line(nonce, lingers=lingers)
     return _WRAPPER.format(nonce=nonce, encoded=encoded, tail=_OUTPUT_TAIL, end=end).encode()
@@ -53,12 +54,12 @@ def wrapped(script: str, nonce: str, *, lingers: bool = False) -> bytes:
 def end_line(nonce: str, *, lingers: bool = False) -> str:
     """The line of bash that reports the end, with the status in `$status`.
 
-    `lingers`: stays for a moment afterwards, for a tool that drops what it has not read when the command ends.
+    `lingers`: the shell stays a moment longer, for a tool that drops unread output when the command ends.
     """
     return _END.format(nonce=nonce) + (_LINGER if lingers else "")
 
 
 def result_in(text: str, nonce: str) -> GuestResult | None:
-    """How the script ended, and the tail of what it printed; None when its end is not in `text`."""
+    """The script's status and the tail of its output; None when `text` does not contain its end."""
     seen = re.search(rf"^anklet-end-{nonce} ([0-9]{{1,3}})\r?$", text, re.MULTILINE)
     return None if seen is None else GuestResult(status=int(seen[1]), output=text[: seen.start()].rstrip("\n"))

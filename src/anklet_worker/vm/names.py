@@ -1,4 +1,4 @@
-"""How VMs of ours are named, and how such a name is taken apart. Pure."""
+"""How our VMs are named, and how such a name is taken apart. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import re
 
 import msgspec
 
+from anklet_worker.contract.errors import NotOurVM
 from anklet_worker.contract.guest import NAME_PREFIX
+from anklet_worker.vm.wording import one_line
 
 _NAME = re.compile(
     r"anklet-vm-(?P<install>[0-9a-f]{8})-(?P<service>[0-9a-f]{6})-(?P<job>[a-z0-9]{1,24})-(?P<attempt>[0-9]{1,6})"
@@ -18,9 +20,9 @@ _PLAIN_JOB_ID = re.compile(r"[a-z0-9]{1,24}")
 
 
 def vm_name(install_id: str, service: str, job_id: str, attempt: int) -> str:
-    """Derive the VM's (and runner's) name: same inputs, same name; at most 63 characters of [a-z0-9-].
+    """The name of an attempt's VM (and runner): same inputs, same name; at most 63 characters of [a-z0-9-].
 
-    A job id that is not plain (a plugin of a stranger may use anything) is replaced by its hash.
+    A job id of other characters (a plugin may use any) is replaced by its hash.
     """
     job = job_id if _PLAIN_JOB_ID.fullmatch(job_id) else hashlib.sha256(job_id.encode()).hexdigest()[:24]
     return f"{NAME_PREFIX}{install_id}-{service_tag(service)}-{job}-{attempt}"
@@ -41,8 +43,16 @@ class ParsedName(msgspec.Struct, frozen=True):
 
 
 def parse_vm_name(name: str) -> ParsedName | None:
-    """Take a name apart; None says "not by this scheme" (which is never ours to delete)."""
+    """Take a name apart; None for a name of another scheme, whose VM is never ours to delete."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
     return ParsedName(match["install"], match["service"], match["job"], int(match["attempt"]))
+
+
+def check_deletable(name: str) -> None:
+    """Raise `NotOurVM` for a name without our prefix: such a VM is never deleted."""
+    if not name.startswith(NAME_PREFIX):
+        raise NotOurVM(
+            f"refused to delete {one_line(repr(name))}: not one of our VMs; remove it by hand if it should go"
+        )

@@ -1,8 +1,8 @@
-"""One driver's VMs, on a host where other drivers run VMs, too. Itself a `VMDriver`; knows no driver by name.
+"""A service's driver on a host where other drivers run VMs too. Is itself a `VMDriver`; knows no driver by name.
 
-A service makes its VMs with its own driver. But all of them share one limit, and a service that changed its driver still has to
-look after the VM that it made with the former one: the listing is of all drivers, and what is asked of a VM goes to the driver
-that has it.
+A service makes its VMs with its own driver. But all drivers share one VM limit, and a service that changed its driver must still
+clean up the VM that it made with the former one. So the listing covers all drivers, and a call for a VM goes to the driver that
+has it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class SideBySide:
         self._own = own
         self._others = tuple(others)
         self._log = log
-        #: VMs that this process makes with its own driver.
+        #: VMs that this process made with its own driver.
         self._made: set[str] = set()
-        #: Drivers that could not list, so that each outage is told once.
+        #: Drivers that cannot list now: each outage is logged once.
         self._silent: set[str] = set()
 
     @property
     def name(self) -> str:
-        """The service's own driver's."""
+        """The name of the service's own driver."""
         return self._own.name
 
     def probe(self) -> DriverInfo:
-        """Of the service's own driver: what the others lack is no concern of this service."""
+        """Probe the service's own driver only: the service can run without the others."""
         return self._own.probe()
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
@@ -44,15 +44,15 @@ class SideBySide:
         return self._own.spec_from_labels(labels)
 
     def listing(self) -> Sequence[VMInfo]:
-        """Everything on this host. Another driver that cannot list hides its VMs, and holds nobody up: what it runs is counted by
-        the host's processes still, and refused by the host in the end."""
+        """Everything on this host. When another driver cannot list, its VMs are missing here but the service goes on: the count of
+        the host's processes still includes them, and the host refuses one VM too many."""
         rows = list(self._own.listing())
         for other in self._others:
             rows += self._listed_by(other) or ()
         return rows
 
     def _listed_by(self, other: VMDriver) -> Sequence[VMInfo] | None:
-        """None when it cannot tell."""
+        """The other driver's listing; None when it cannot list."""
         try:
             rows = other.listing()
         except (VMError, CliUnavailable) as error:
@@ -62,13 +62,13 @@ class SideBySide:
                     "another VM driver of this host cannot list its VMs",
                     extra={"driver": other.name, "err": str(error)},
                 )
-            # Without its tool it has no VM that could run.
+            # Without its tool, none of its VMs can run.
             return () if isinstance(error, CliUnavailable) else None
         self._silent.discard(other.name)
         return rows
 
     def image(self, spec: VMSpec, on_pull: Callable[[], None]) -> AbstractContextManager[str]:
-        """Of the service's own driver."""
+        """The image of the service's own driver."""
         return self._own.image(spec, on_pull)
 
     def clone(self, source: str, vm: str) -> None:
@@ -93,18 +93,18 @@ class SideBySide:
         self._with(vm).copy_out(vm, path, target)
 
     def delete(self, vm: str) -> None:
-        """By the driver that has it: that the service's own does not know it proves nothing yet."""
+        """By the driver that has it. A VM that the service's own driver does not list may belong to another driver."""
         self._with(vm).delete(vm)
         self._made.discard(vm)
 
     def _with(self, vm: str) -> VMDriver:
-        """The driver that has the VM; the service's own where none has it. Raises `VMTransient` when that cannot be told."""
+        """The driver that has the VM; the service's own when none has it. Raises `VMTransient` when a driver cannot list."""
         if vm in self._made or any(row.name == vm for row in self._own.listing()):
             return self._own
         for other in self._others:
             rows = self._listed_by(other)
             if rows is None:
-                raise VMTransient(f"whether {other.name} has {vm} cannot be told now")
+                raise VMTransient(f"cannot find the driver of {vm}: {other.name} cannot list its VMs now")
             if any(row.name == vm for row in rows):
                 return other
         return self._own

@@ -1,6 +1,6 @@
-"""What Anka's command line answers: the JSON envelope, and which class of outcome an answer is. Pure.
+"""Reads the answers of Anka's command line: the JSON envelope, and which error it reports. Pure.
 
-Facts: Anka 3.9 documentation and what the vendor's own clients rely on. Exit numbers and most codes are undocumented: an
+Facts: Anka 3.9 documentation, and what the vendor's own clients rely on. Exit statuses and most codes are undocumented, so an
 answer is judged by its message, with the code as a hint (3: not found, 18: name exists).
 """
 
@@ -13,22 +13,30 @@ from typing import Any
 
 import msgspec
 
-from anklet_worker.contract.errors import VMError, VMFatal, VMLimitReached, VMNameExists, VMNotFound, VMTransient
+from anklet_worker.contract.errors import (
+    AnswerUnreadable,
+    ToolRefused,
+    VMError,
+    VMLimitReached,
+    VMNameExists,
+    VMNotFound,
+    VMTransient,
+)
 from anklet_worker.vm.driver import VMInfo, VMState
 from anklet_worker.vm.wording import one_line
 
 _CODE_NOT_FOUND = 3
 _CODE_NAME_EXISTS = 18
 _CODES: dict[int | None, type[VMError]] = {_CODE_NOT_FOUND: VMNotFound, _CODE_NAME_EXISTS: VMNameExists}
-#: `anka run` ends so when the guest is lost, or does not answer.
+#: The exit status of `anka run` when the guest is lost or does not answer.
 _GUEST_LOST = 125
 
 #: What messages say, in order of precedence. They begin with what the user typed, which may be anything (a template's name
-#: comes from a workflow): what tells classes apart stands at the end of a line.
+#: comes from a workflow), so the patterns match the end of a line.
 _TEXTS: tuple[tuple[re.Pattern[str], type[VMError]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE | re.MULTILINE), outcome)
     for pattern, outcome in (
-        # The registry's or the network's fault, whatever follows: `request failed with result <curl's code>: ...`.
+        # The registry or the network failed, whatever follows: `request failed with result <curl's code>: ...`.
         (r"request failed with result \d+", VMTransient),
         (r"already exists[.!]?\s*$", VMNameExists),
         (r"(?:not found|does not exist)[.!]?\s*$", VMNotFound),
@@ -36,10 +44,16 @@ _TEXTS: tuple[tuple[re.Pattern[str], type[VMError]], ...] = tuple(
         (r"maximum number of running instances exceeded", VMLimitReached),
         (r"number of virtual machines exceeds the limit", VMLimitReached),
         (r"time-?out\b|timed out", VMTransient),
-        (r"\beula\b|\blicen[sc]e\b", VMFatal),
-        (r"(?:unknown|unrecogni[sz]ed|invalid|no such) (?:option|command|argument)|^usage:", VMFatal),
+        (r"\beula\b|\blicen[sc]e\b", ToolRefused),
+        (r"(?:unknown|unrecogni[sz]ed|invalid|no such) (?:option|command|argument)|^usage:", ToolRefused),
     )
 )
+#: What an operator can do about a refusal.
+_ADVICE = (
+    (re.compile(r"\beula\b", re.IGNORECASE), "accept the EULA on this host: run `anka` there by hand"),
+    (re.compile(r"\blicen[sc]e\b", re.IGNORECASE), "check `anka license show` on this host"),
+)
+_OTHER_ADVICE = "this version of Anka does not know the command; update Anka on this host"
 #: A line of Anka's own on stderr; 2.x prefixes a dash.
 _OWN_LINE = re.compile(r"^-?anka: .*$", re.MULTILINE)
 _AVAILABLE_LOCALLY = "available locally"
@@ -81,7 +95,7 @@ def _envelope(text: str) -> Envelope | None:
 
 
 def classify(message: str, code: int | None) -> type[VMError]:
-    """The class of outcome that an error is. What nobody knows is worth another try."""
+    """The class of an error by its message. An unknown message is worth another try."""
     return _known(message, code) or VMTransient
 
 
@@ -93,19 +107,29 @@ def _known(message: str, code: int | None) -> type[VMError] | None:
 
 
 def error_of(what: str, status: int, stdout: bytes, stderr: bytes) -> VMError:
-    """The exception for a command that failed, in one line: what was tried, and Anka's own words."""
+    """The exception for a command that failed, in one line: the command, and Anka's own words."""
     envelope = parse_envelope(stdout)
     if envelope is not None and not envelope.ok:
         words = envelope.message or f"error code {envelope.code}"
-        return classify(words, envelope.code)(f"{what}: {one_line(words)}")
+        return _error(what, words, envelope.code)
     words = _own_line(stderr) or _last_line(stderr) or _last_line(stdout) or f"exit status {status}"
-    return classify(words, None)(f"{what}: {one_line(words)}")
+    return _error(what, words, None)
+
+
+def _error(what: str, words: str, code: int | None) -> VMError:
+    kind = classify(words, code)
+    advice = f"; {_advice(words)}" if kind is ToolRefused else ""
+    return kind(f"{what}: {one_line(words)}{advice}")
+
+
+def _advice(words: str) -> str:
+    return next((advice for pattern, advice in _ADVICE if pattern.search(words)), _OTHER_ADVICE)
 
 
 def guest_error(what: str, status: int, stdout: bytes, stderr: bytes) -> VMError:
     """The exception for a guest command whose end was not seen.
 
-    Both streams may hold what the guest printed, secrets included: nothing is quoted but words of Anka's own.
+    Both streams may hold what the guest printed, secrets included: only Anka's own words are quoted.
     """
     envelope = parse_envelope(stdout)
     if envelope is not None and not envelope.ok and "\n" not in envelope.message.strip():
@@ -122,17 +146,19 @@ def guest_error(what: str, status: int, stdout: bytes, stderr: bytes) -> VMError
 def vms(body: object) -> Iterator[VMInfo]:
     """The rows of a listing; an empty one may be a list, null, missing, or {}.
 
-    Raises `VMFatal` for what cannot be a listing: a VM that is overlooked would count as gone.
+    Raises `AnswerUnreadable` for anything that is not a listing: a VM that is overlooked would count as gone.
     """
     if body is None or body == {}:
         return
     if not isinstance(body, list):
-        raise VMFatal(f"anka list answers what is no list: {one_line(json.dumps(body))}")
+        raise AnswerUnreadable(f"cannot read the answer of anka list: not a list: {one_line(json.dumps(body))}")
     for row in body:
         uuid = row.get("uuid") if isinstance(row, dict) else None
         name = row.get("name", uuid) if isinstance(row, dict) else None
         if not isinstance(name, str):
-            raise VMFatal(f"anka list answers a row without a name: {one_line(json.dumps(row))}")
+            raise AnswerUnreadable(
+                f"cannot read the answer of anka list: a row without a name: {one_line(json.dumps(row))}"
+            )
         tag = row.get("version")
         yield VMInfo(
             name=name,
@@ -146,12 +172,12 @@ def _state(word: object) -> VMState:
     try:
         return VMState(str(word).lower())
     except ValueError:
-        # A word that no version is known to print; it may run, and what may run is counted.
+        # An unknown word: the VM may run, and what may run is counted.
         return VMState.RUNNING
 
 
 def is_local(answer: Envelope) -> bool:
-    """Whether `pull --check-download-size` says that nothing is left to be downloaded."""
+    """True when `pull --check-download-size` leaves nothing to download."""
     body = answer.body
     if not isinstance(body, dict) or not body or answer.message.endswith(_AVAILABLE_LOCALLY):
         return True
@@ -160,7 +186,7 @@ def is_local(answer: Envelope) -> bool:
 
 
 def guest_texts(stdout: bytes) -> Iterator[str]:
-    """Where a guest's output may be: plain, or inside an envelope, as versions of Anka differ."""
+    """The places where a guest's output may be: plain, or inside an envelope; versions of Anka differ."""
     yield stdout.decode(errors="replace")
     envelope = parse_envelope(stdout)
     if envelope is not None:

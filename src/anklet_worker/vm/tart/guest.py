@@ -1,7 +1,7 @@
-"""Inside a guest of Tart's: wait until it answers, run scripts, copy files; by its guest agent, or by ssh where it has none.
+"""Guests of Tart: wait until one answers, run scripts, copy files; by the guest agent, or by ssh for an image without one.
 
-Everything goes to `bash -s` on standard input, so that both ways are one, and nothing needs quoting for a remote shell. Scripts
-linger after their last line: the agent waits for a command's end, not for that of its output.
+Everything goes to `bash -s` on standard input: both ways work alike, and nothing needs quoting for a remote shell. Scripts linger
+after their last line, because the agent waits for the end of a command but not for the end of its output.
 """
 
 from __future__ import annotations
@@ -17,29 +17,28 @@ from pathlib import Path
 
 import msgspec
 
-from anklet_worker.contract.errors import CliUnavailable, VMError, VMFatal, VMNotFound, VMTransient
+from anklet_worker.contract.errors import CliUnavailable, FileUnusable, VMError, VMNotFound, VMTransient
 from anklet_worker.contract.guest import GuestResult
-from anklet_worker.process.command import CommandResult, CommandRunner, OnStop
+from anklet_worker.process.command import CommandResult, OnStop
 from anklet_worker.process.orders import Orders
-from anklet_worker.vm.guest_script import end_line, new_nonce, result_in, wrapped
-from anklet_worker.vm.tart.commands import TartCommands
+from anklet_worker.vm.guest_script import end_line, new_nonce
+from anklet_worker.vm.guests import Answer, feed, never_ready, not_a_file, run_script, source_file, wait_until_ready
+from anklet_worker.vm.tart.commands import printed
 from anklet_worker.vm.tart.output import address_in, classify, exec_words
 from anklet_worker.vm.tart.runs import Access, TartRuns
 from anklet_worker.vm.tart.ssh import Ssh, ssh_words
+from anklet_worker.vm.tool import Tool
 from anklet_worker.vm.wording import one_line
 
 _IP = 15.0
 _COPY = 120.0
-#: One try to reach a starting guest, and the pauses between two of them.
-_READY_TRY = 30.0
-_READY_PAUSE_FIRST, _READY_PAUSE_LONGEST = 0.1, 2.0
-#: A guest agent starts with the desktop session, some seconds after sshd: for so long it is preferred to an ssh that answers.
+#: A guest agent starts with the desktop session, some seconds after sshd: seconds for which an ssh that answers waits for it.
 _AGENT_GRACE = 10.0
-#: Bytes of the largest file that is copied, and of one piece of a file that is copied out.
+#: Bytes of the largest file to copy, and of one piece of a file that is copied out.
 _LARGEST_COPY, _PIECE = 128 * 1024 * 1024, 512 * 1024
 _SSH_FAILED = 255
 
-#: What follows the braces on standard input is the file. One that breaks off is not put in place.
+#: The file follows the braces on standard input. One that breaks off is not put in place.
 _COPY_IN = """\
 {{
 cd ~ || exit
@@ -51,7 +50,7 @@ rm -f "$part"
 exit 0
 }}
 """
-#: A piece of a file, and how many bytes it has in all. What a guest gives away is a file of its own: no link is followed.
+#: The size of the whole file, and one piece of it. No link is followed: a guest gives away only its own files.
 _COPY_OUT = """\
 {{
 cd ~ || exit
@@ -71,7 +70,7 @@ _NO_ADDRESS = (
 
 
 class _SshTries(msgspec.Struct):
-    """What the tries to reach a starting guest by ssh have come to. `answered`: since when it answers, monotonic seconds."""
+    """How the tries to reach a starting guest by ssh went. `answered`: since when it answers, monotonic seconds."""
 
     address: str | None = None
     answered: float | None = None
@@ -79,51 +78,47 @@ class _SshTries(msgspec.Struct):
 
 
 class TartGuests:
-    """The guests of this host's VMs of ours."""
+    """The guests of our VMs on this host."""
 
-    def __init__(self, commands: TartCommands, runs: TartRuns, ssh: Ssh, orders: Orders) -> None:
-        self._commands = commands
+    def __init__(self, tool: Tool, runs: TartRuns, ssh: Ssh, orders: Orders) -> None:
+        self._tool = tool
         self._runs = runs
         self._ssh = ssh
         self._orders = orders
-        self._ssh_runner: CommandRunner | None = None
+        self._ssh_tool: Tool | None = None
 
     # ---- from the start until it answers ----
 
     def wait_for(self, vm: str, check: Callable[[], None], timeout: float, *, has_agent: bool | None) -> Access:
-        """Wait until the guest takes commands; how. `check` raises when waiting is in vain; `has_agent` None: not known.
+        """Wait until the guest takes commands, and return by which way. `check` raises when waiting is useless; `has_agent` is
+        None when it is unknown.
 
-        Raises `VMTransient` when it took none within `timeout` seconds.
+        Raises `VMTransient` when the guest took no command within `timeout` seconds.
         """
-        deadline = time.monotonic() + timeout
         tries = _SshTries()
-        pause = _READY_PAUSE_FIRST
         grace = 0.0 if has_agent is False else _AGENT_GRACE
-        while True:
+
+        def answers(seconds: float) -> Access | None:
             check()
-            if self._agent_answers(vm, deadline):
+            if self._tool.run(["tart", "exec", vm, "true"], seconds, "exec").status == 0:
                 return Access.AGENT
             if tries.answered is None:
-                self._try_ssh(vm, tries, deadline)
-            is_last = time.monotonic() + pause >= deadline
-            if tries.answered is not None and (is_last or time.monotonic() >= tries.answered + grace):
+                self._try_ssh(vm, tries, seconds)
+            waited = tries.answered is not None and time.monotonic() >= tries.answered + grace
+            return Access.SSH if waited else None
+
+        def give_up() -> Access:
+            if tries.answered is not None:
                 return Access.SSH
-            if is_last:
-                why = f"neither its guest agent nor ssh at {tries.address} answers ({tries.said})"
-                raise VMTransient(
-                    f"the guest of {vm} took no commands within {timeout:g} s of its start: "
-                    + (_NO_ADDRESS if tries.address is None else why)
-                )
-            self._orders.wait(pause)
-            pause = min(pause * 2, _READY_PAUSE_LONGEST)
+            why = f"neither its guest agent nor ssh at {tries.address} answers ({tries.said})"
+            raise never_ready(vm, timeout, _NO_ADDRESS if tries.address is None else why)
 
-    def _agent_answers(self, vm: str, deadline: float) -> bool:
-        return self._commands.run(["tart", "exec", vm, "true"], _patience(deadline)).status == 0
+        return wait_until_ready(answers, give_up, time.monotonic() + timeout, self._orders)
 
-    def _try_ssh(self, vm: str, tries: _SshTries, deadline: float) -> None:
+    def _try_ssh(self, vm: str, tries: _SshTries, seconds: float) -> None:
         try:
             tries.address = self._address(vm)
-            result = self._by_ssh(tries.address, b"exit 0\n", _patience(deadline), OnStop.KILL)
+            result = self._by_ssh(tries.address, b"exit 0\n", seconds, OnStop.KILL)
         except (VMError, CliUnavailable) as error:
             tries.said = str(error)
             return
@@ -134,33 +129,32 @@ class TartGuests:
     # ---- commands ----
 
     def run(self, vm: str, script: str, timeout: float, *, looks_only: bool) -> GuestResult:
-        """Run a script. Raises `VMTransient` when its end was not seen, `VMNotFound` for no VM."""
-        on_stop = OnStop.DISCARD if looks_only else OnStop.KILL
-        nonce = new_nonce()
-        return self._ended(vm, wrapped(script, nonce, lingers=True), nonce, timeout, on_stop)
+        """Run a script. Raises `VMTransient` when its end was not seen, `VMNotFound` when there is no such VM."""
+        return run_script(self._shell, vm, script, timeout, looks_only=looks_only, lingers=True)
 
     def copy_in(self, vm: str, source: Path) -> None:
-        """Copy one file to the home, under its own name and mode; it is there whole or not at all."""
-        resolved = source.resolve()
-        if not resolved.is_file():
-            raise VMFatal(f"{source} cannot be copied to the guest: it is no file")
+        """Copy one file to the home, under its own name and mode; it arrives completely or not at all."""
+        resolved = source_file(source)
         try:
             mode, size = resolved.stat().st_mode & 0o777, resolved.stat().st_size
             if size > _LARGEST_COPY:
-                raise VMFatal(f"{source} cannot be copied to the guest: it has more than {_LARGEST_COPY >> 20} MiB")
+                raise FileUnusable(
+                    f"cannot copy {source} to the guest: larger than {_LARGEST_COPY >> 20} MiB; let the job download it"
+                )
             data = resolved.read_bytes()
         except OSError as error:
-            raise VMTransient(f"{source} cannot be read: {error.strerror}") from None
+            raise VMTransient(f"cannot read {source}: {error.strerror}") from None
         nonce = new_nonce()
         script = _COPY_IN.format(
             size=len(data), mode=mode, name=shlex.quote(f"./{source.name}"), end=end_line(nonce, lingers=True)
         )
-        result = self._ended(vm, script.encode(errors="surrogateescape") + data, nonce, _COPY, OnStop.FINISH)
+        stdin = script.encode(errors="surrogateescape") + data
+        result = feed(self._shell, vm, stdin, nonce, _COPY, OnStop.FINISH)
         if result.status != 0:
             raise VMTransient(f"copying {source.name} to {vm} ended with status {result.status}")
 
     def copy_out(self, vm: str, path: str, target: Path) -> None:
-        """Copy one file of the home (`path`: plain words and slashes) to the host. What is not whole is not there."""
+        """Copy one file of the home (`path`: plain words and slashes) to the host, completely or not at all."""
         try:
             with tempfile.TemporaryFile() as aside:
                 for piece in self._pieces(vm, path):
@@ -169,7 +163,7 @@ class TartGuests:
                 with target.open("wb") as file:
                     shutil.copyfileobj(aside, file)
         except OSError as error:
-            raise VMTransient(f"{target} cannot be written: {error.strerror}") from None
+            raise VMTransient(f"cannot write {target}: {error.strerror}") from None
 
     def _pieces(self, vm: str, path: str) -> Iterator[bytes]:
         deadline = time.monotonic() + _COPY
@@ -179,57 +173,56 @@ class TartGuests:
                 raise VMTransient(f"copying {path} from {vm} did not end within {_COPY:g} s")
             size, piece = self._piece(vm, path, number)
             if size > _LARGEST_COPY:
-                raise VMFatal(f"{path} in {vm} has more than {_LARGEST_COPY >> 20} MiB")
+                raise FileUnusable(f"cannot copy {path} from {vm}: larger than {_LARGEST_COPY >> 20} MiB")
             yield piece
             number += 1
 
     def _piece(self, vm: str, path: str, number: int) -> tuple[int, bytes]:
         nonce = new_nonce()
         script = _COPY_OUT.format(path=f"./{path}", piece=_PIECE, number=number, end=end_line(nonce, lingers=True))
-        result = self._ended(vm, script.encode(), nonce, _COPY, OnStop.FINISH)
+        result = feed(self._shell, vm, script.encode(), nonce, _COPY, OnStop.FINISH)
         if result.status != 0:
-            raise VMFatal(f"{one_line(repr(path))} in {vm} is no file")
+            raise not_a_file(path, vm)
         size, _, encoded = result.output.partition("\n")
         try:
             return int(size), base64.b64decode("".join(encoded.split()), validate=True)
         except (ValueError, binascii.Error):
-            raise VMTransient(f"copying {path} from {vm}: what came cannot be understood") from None
+            raise VMTransient(f"cannot read what came from copying {path} from {vm}") from None
 
     # ---- the two ways ----
 
-    def _ended(self, vm: str, stdin: bytes, nonce: str, timeout: float, on_stop: OnStop) -> GuestResult:
+    def _shell(self, vm: str, stdin: bytes, timeout: float, on_stop: OnStop) -> Answer:
         known = self._runs.of(vm)
         by_ssh = known is not None and known.access is Access.SSH
         if by_ssh:
             result = self._by_ssh(self._address(vm), stdin, timeout, on_stop)
         else:
             argv = ["tart", "exec", "-i", vm, "bash", "-s"]
-            result = self._commands.run(argv, timeout, stdin=stdin, on_stop=on_stop)
-        ended = result_in(result.stdout.decode(errors="replace"), nonce)
-        if ended is not None:
-            return ended
-        if result.timed_out:
-            raise VMTransient(f"the guest command in {vm} did not end within {timeout:g} s")
-        raise self._lost(vm, result, by_ssh=by_ssh)
+            result = self._tool.run(argv, timeout, "exec", stdin=stdin, on_stop=on_stop)
+        return Answer(
+            result=result,
+            texts=(result.stdout.decode(errors="replace"),),
+            lost=lambda: self._lost(vm, result, by_ssh=by_ssh),
+        )
 
     def _by_ssh(self, address: str, stdin: bytes, timeout: float, on_stop: OnStop) -> CommandResult:
-        if self._ssh_runner is None:
+        if self._ssh_tool is None:
             try:
-                self._ssh_runner = self._commands.runner.with_env(self._ssh.env())
+                self._ssh_tool = self._tool.with_env(self._ssh.env())
             except OSError as error:
-                raise VMTransient(f"the files for ssh cannot be written: {error.strerror}") from None
+                raise VMTransient(f"cannot write the files for ssh: {error.strerror}") from None
         argv = self._ssh.argv(address, "bash", "-s")
-        return self._commands.run(argv, timeout, stdin=stdin, on_stop=on_stop, runner=self._ssh_runner)
+        return self._ssh_tool.run(argv, timeout, "exec", stdin=stdin, on_stop=on_stop)
 
     def _address(self, vm: str) -> str:
-        """Raises `VMTransient` while it has none."""
-        address = address_in(self._commands.ask(["ip", vm], _IP))
+        """Raises `VMTransient` while the guest has no address."""
+        address = address_in(self._tool.ask(["ip", vm], _IP, printed))
         if address is None:
-            raise VMTransient(f"tart ip tells no address of {vm}")
+            raise VMTransient(f"tart ip prints no address of {vm}")
         return address
 
     def _lost(self, vm: str, result: CommandResult, *, by_ssh: bool) -> VMError:
-        """Both streams may hold what the guest printed, secrets included: nothing is quoted but words of the tools' own."""
+        """Both streams may hold what the guest printed, secrets included: only the tools' own words are quoted."""
         if by_ssh:
             words = ssh_words(result.stderr) if result.status == _SSH_FAILED else ""
             kind: type[VMError] = VMTransient
@@ -241,7 +234,3 @@ class TartGuests:
         return kind(
             f"guest command in {vm}: its end was not seen ({cause})" + (f"; tart run: {one_line(said)}" if said else "")
         )
-
-
-def _patience(deadline: float) -> float:
-    return min(_READY_TRY, max(1.0, deadline - time.monotonic()))

@@ -1,7 +1,7 @@
-"""The `tart run` processes of this host's VMs of ours: a note of each, and what it printed, in files named after the VM.
+"""The `tart run` processes of our VMs on this host: a note of each, and its output, in files named after the VM.
 
-A `tart run` outlives the worker that launched it; by these files a later one finds it, its last words, and how its guest is
-reached. Whether a VM runs is Tart's to say, never these files'.
+A `tart run` outlives the worker that launched it. By these files a later worker finds the process, its last words, and the way
+to reach its guest. They never tell that a VM runs: only Tart does.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from anklet_worker.process.command import InFlight, launched_with, settle_in_fli
 from anklet_worker.state_layout import Place
 from anklet_worker.vm.tart.output import last_lines
 
-#: Bytes of a `tart run`'s output that are looked at.
+#: Bytes at the end of a `tart run`'s output that are read.
 _TAIL = 8 * 1024
 
 
 class Access(Enum):
-    """By what a guest takes commands."""
+    """The way by which a guest takes commands."""
 
     #: Tart's guest agent, by `tart exec`.
     AGENT = "agent"
@@ -32,29 +32,29 @@ class Access(Enum):
 
 
 class TartRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One `tart run`: its process, and how its guest is reached, once that is known."""
+    """One `tart run`: its process, and the way to reach its guest, once known."""
 
     process: InFlight
     access: Access | None = None
 
 
 class TartRuns:
-    """The notes, kept in `folder`."""
+    """The notes in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         make_private_dir(folder)
         self._folder = folder
 
     def output(self, vm: str) -> Path:
-        """Where the `tart run` of this VM prints to."""
+        """The file to which the `tart run` of this VM prints."""
         return Place.TART_RUN_OUTPUT.in_folder(self._folder, vm)
 
     def note(self, vm: str, run: TartRun) -> None:
-        """Remember it. Raises `OSError`."""
+        """Write the note. Raises `OSError`."""
         write_atomically(self._note(vm), msgspec.json.encode(run), durable=False)
 
     def of(self, vm: str) -> TartRun | None:
-        """What is remembered of the VM's `tart run`."""
+        """The note of the VM's `tart run`; None without a readable one."""
         try:
             return msgspec.json.decode(self._note(vm).read_bytes(), type=TartRun)
         except (OSError, *UNREADABLE):
@@ -68,17 +68,17 @@ class TartRuns:
             return ""
 
     def settle(self, vm: str, patience: float, wait: Callable[[float], None]) -> None:
-        """See to it that the process is gone: wait for `patience` seconds, then end it. Raises `VMTransient`."""
+        """Wait `patience` seconds for the process to end, then end it. Raises `VMTransient` when it does not end."""
         run = self.of(vm)
         if run is not None:
             settle_in_flight(run.process, patience, wait)
         elif self.output(vm).exists():
-            # Whoever launched it died, or had no disk, before it could be noted.
+            # The worker that launched it died before it wrote the note, or the disk was full.
             for process in launched_with("run", vm):
                 settle_in_flight(process, patience, wait)
 
     def forget(self, vm: str) -> None:
-        """The VM is gone."""
+        """The VM is gone: remove its files."""
         for path in (self._note(vm), self.output(vm)):
             with contextlib.suppress(OSError):
                 remove(path)

@@ -1,9 +1,9 @@
-"""The ssh client for guests of Tart's that have no guest agent: its arguments, its environment, and what it says.
+"""The ssh client for guests of Tart without a guest agent: its arguments, its environment, and its error messages.
 
-A guest's key is new with each VM and there is nothing to compare it with: none is kept and none is asked about. The
-connection therefore carries nothing that another VM on the host's network must not see but the guest's password, is never
-given the host's keys or agent, and forwards nothing. The password is read from a file by a program that ssh asks: it is in no
-argument, variable or log, and not in the guest.
+Each VM has a new host key and there is nothing to compare it with, so keys are neither kept nor checked. Therefore the only
+secret on the connection that another VM on the host's network must not see is the guest's password. The client never gets the
+host's keys or agent, and forwards nothing. A program that ssh runs reads the password from a file: it is in no argument,
+variable or log, and not in the guest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from anklet_worker.files import write_atomically
 from anklet_worker.state_layout import Place
 from anklet_worker.vm.wording import one_line
 
-#: What the usual images have (cirruslabs' macOS images).
+#: The login of the usual images (cirruslabs' macOS images).
 USUAL_USER = "admin"
 _USUAL_PASSWORD = b"admin\n"
 _CONNECT_TIMEOUT = 3
@@ -43,7 +43,7 @@ _OPTIONS = {
     "ServerAliveCountMax": "4",
 }
 _ASKPASS = b'#!/bin/sh\nexec cat "$ANKLET_GUEST_PASSWORD_FILE"\n'
-#: What ssh prints of itself when it does not get through.
+#: ssh's own lines when it does not get through.
 _SSH_LINE = re.compile(
     r"^(?:ssh: .*|.*Permission denied \(.*\)\.?|(?:Connection|kex_exchange_identification).*|Received disconnect .*)\s*$",
     re.MULTILINE,
@@ -51,7 +51,7 @@ _SSH_LINE = re.compile(
 
 
 class Ssh:
-    """The ssh client for guests. `folder` is ours, for the program that ssh asks for the password."""
+    """The ssh client for guests. `folder` is private: the program that gives ssh the password is there."""
 
     def __init__(self, folder: Path, user: str | None, password_file: Path | None) -> None:
         self._folder = folder
@@ -59,12 +59,12 @@ class Ssh:
         self._password_file = password_file
 
     def argv(self, address: str, *command: str) -> list[str]:
-        """A command of plain words in the guest at this address; standard input is handed over."""
+        """The arguments that run a command of plain words in the guest at this address, with our standard input."""
         options = [word for name, value in _OPTIONS.items() for word in ("-o", f"{name}={value}")]
         return ["ssh", "-F", "/dev/null", *options, f"{self._user}@{address}", *command]
 
     def env(self) -> Mapping[str, str]:
-        """What ssh needs to ask for the password; none of it is a secret. Makes the files for it. Raises `OSError`."""
+        """The variables by which ssh asks for the password; none of them is a secret. Writes the files. Raises `OSError`."""
         askpass, password = Place.TART_ASKPASS.in_folder(self._folder), self._password_file
         write_atomically(askpass, _ASKPASS, mode=0o700, durable=False)
         if password is None:
@@ -78,6 +78,6 @@ class Ssh:
 
 
 def ssh_words(stderr: bytes) -> str:
-    """Why ssh did not get through, in its own words; nothing of the guest's."""
+    """Why ssh did not get through, in its own words, without anything of the guest's."""
     lines = _SSH_LINE.findall(stderr.decode(errors="replace"))
     return one_line(lines[-1]) if lines else "no answer"
