@@ -1,7 +1,7 @@
 """Entry of a worker process: signals, title, log, and exceptions to exit codes.
 
-The target of the spawned process. A worker obeys its pipe; EOF there, or SIGTERM, means detach. Ctrl-C reaches the whole
-process group, so SIGINT is ignored here: the supervisor says what it means.
+A worker obeys its pipe; EOF there, or SIGTERM, means detach. Ctrl-C reaches the whole process group, so a worker ignores SIGINT:
+the supervisor decides what it means.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import faulthandler
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 from multiprocessing.connection import Connection
 from typing import TypeVar
@@ -36,7 +36,7 @@ from anklet_worker.contract.errors import (
 )
 from anklet_worker.link.channel import Channel, SupervisorLink
 from anklet_worker.link.messages import DriverCommandEnded, Failed, LeaseLost
-from anklet_worker.link.setup import WorkerSetup
+from anklet_worker.link.setup import WorkerSetup, decode_setup
 from anklet_worker.link.slots import SlotReader
 from anklet_worker.log.service_log import ServiceLog, open_log
 from anklet_worker.loop import Runner
@@ -57,8 +57,29 @@ _TROUBLE_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 _T = TypeVar("_T")
 
 
+def main(arguments: Sequence[str]) -> None:
+    """`python -m anklet_worker CONTROL LOGS LIFE`: descriptors of the pipes to the supervisor. Never returns.
+
+    The supervisor sees the exit of this process by LIFE, which stays open until then.
+    """
+    fds = [int(argument) for argument in arguments]
+    for fd in fds:
+        # For this process alone: a VM command that held one would hide our exit.
+        os.set_inheritable(fd, False)
+    control, logs = Connection(fds[0]), Connection(fds[1], readable=False)
+    try:
+        setup = decode_setup(control.recv_bytes())
+    except TemporaryError as error:
+        open_log(logs.send_bytes, "INFO", (), {}).warning("the worker cannot run", extra={"err": str(error)})
+        sys.exit(int(error.exit_code))
+    except (EOFError, OSError):
+        # The supervisor is gone, and nothing has begun.
+        sys.exit(int(ExitCode.TEMPFAIL))
+    run_worker(setup, control, logs)
+
+
 def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> None:
-    """Run one service until it is told to end; never returns, exits with an `ExitCode`."""
+    """Run one service until it is ordered to end. Never returns: exits with an `ExitCode`."""
     orders = Orders()
     _install_signals(orders)
     faulthandler.enable()
@@ -84,7 +105,7 @@ def _log_fields(setup: WorkerSetup) -> dict[str, object]:
 
 
 def _install_signals(orders: Orders) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: orders.detach())
+    orders.detach_at(signal.SIGTERM)
     for ignored in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(ignored, signal.SIG_IGN)
     # The supervisor held these back while it started us.

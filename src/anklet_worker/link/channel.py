@@ -42,7 +42,10 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Send one message; blocks while the pipe is full. Raises `ChannelClosed`."""
-        data = _encode(message)
+        self.send_bytes(_encode(message))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send the bytes of one message; blocks while the pipe is full. Raises `ChannelClosed`."""
         with self._sending:
             try:
                 self._connection.send_bytes(data)
