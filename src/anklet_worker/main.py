@@ -89,13 +89,23 @@ def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> Non
     log = _log_at(setup.log_level, setup, logs)
     link = SupervisorLink(Channel(control), orders)
     link.on_log_level = lambda level: _log_at(level, setup, logs)
+    link.on_overdue = lambda: _leave(log)
     link.start()
     code = _guarded(lambda: _serve(setup, orders, link, log), link, log)
     sys.exit(int(code))
 
 
+def _leave(log: ServiceLog) -> None:
+    """Exit although the main thread has not let go: it is in a call that nothing cuts short, such as a look-up of a host's name.
+
+    That is no loss: every effect is on record before it happens, and a successor adopts or removes what is left.
+    """
+    log.info("detached in the middle of a call that does not end; VM, runner and claim stay for the next worker")
+    os._exit(int(ExitCode.TEMPFAIL))
+
+
 def _log_at(level: str, setup: WorkerSetup, logs: Connection) -> ServiceLog:
-    """The log of this process; whoever has it already writes at this level from now on."""
+    """The log of this process, at this level from now on, for those who already hold it, too."""
     return open_log(logs.send_bytes, level, setup.service.secrets(), _log_fields(setup))
 
 

@@ -1,5 +1,6 @@
 """Orders to a worker: what cuts a wait short, and what a shield holds off."""
 
+import contextlib
 import os
 import select
 import signal
@@ -144,18 +145,14 @@ def test_a_signal_between_check_and_wait_ends_the_wait(signalled):
     assert time.monotonic() - began < AT_ONCE
 
 
-@pytest.mark.parametrize("shielded", [False, True])
-def test_a_signal_ends_a_wait_that_has_begun(signalled, shielded):
+@pytest.mark.parametrize("around", [contextlib.nullcontext, Orders.shield], ids=["anywhere", "clean-up"])
+def test_a_signal_ends_a_wait_that_has_begun(signalled, around):
     """In clean-up, too."""
     timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     began = time.monotonic()
-    with pytest.raises(Detached):
-        if shielded:
-            with signalled.shield():
-                signalled.wait(LONG)
-        else:
-            signalled.wait(LONG)
+    with around(signalled), pytest.raises(Detached):
+        signalled.wait(LONG)
     assert time.monotonic() - began < AT_ONCE
 
 

@@ -69,10 +69,6 @@ class WorkerProcess:
             self._post(WorkerStarted(self._name, self._process.pid))
             # Our threads block these signals for good: a signal that one of them takes would not wake the loop.
             self._start_threads()
-        except OSError:
-            for end in (ours, log_ours, self._life):
-                end.close()
-            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
             for end in (theirs, log_theirs, life_theirs):

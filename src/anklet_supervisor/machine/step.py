@@ -227,7 +227,7 @@ class _Turn(Turn):
         service = self.model.services[name]
         match fact:
             case m.Ready():
-                self.trigger(name, Trigger.ANNOUNCED, ready_since=self.now.mono, reason="")
+                self.trigger(name, Trigger.ANNOUNCED, ready_since=self.now.mono, reason="", given_up=False)
             case m.StatusChanged(status=status):
                 self.update(name, status=status)
             case m.Failed(reason=reason):
@@ -298,7 +298,7 @@ class _Turn(Turn):
     def _crashed(self, service: Service, code: int) -> None:
         crashes = backoff.remember(service.crashes, self.now.mono, service.ready_since)
         cause = describe_exit(code)
-        if backoff.spent(crashes):
+        if backoff.spent(crashes, may_pass=code < 0):
             self._give_up(
                 service.name, f"{cause}; {len(crashes)} times within {backoff.PERIOD:.0f} s, not started again"
             )
@@ -316,11 +316,18 @@ class _Turn(Turn):
         )
 
     def _give_up(self, name: str, reason: str) -> None:
-        if self.model.services[name].fate is Fate.STAYS:
-            self._report("ERROR", f"the service cannot run: {reason}", name)
+        service = self.model.services[name]
+        # Its VM holds a slot until a worker of it has looked: one is started again, after a longer pause.
+        owes = service.fate is Fate.STAYS and allocator.owes(self.model.allocation, name)
+        due = self.now.mono + backoff.CLEAN_UP_AFTER if owes and not self.model.once else None
+        if service.fate is Fate.STAYS:
+            # It was an ERROR once; a clean-up that fails as well is no news.
+            self._report("WARN" if service.given_up else "ERROR", f"the service cannot run: {reason}", name)
         else:
             self._report("WARN", f"the worker cannot go on under its old settings: {reason}", name)
-        self.trigger(name, Trigger.GAVE_UP, status=Status.FAILED, reason=reason, due=None, ready_since=None)
+        self.trigger(
+            name, Trigger.GAVE_UP, status=Status.FAILED, reason=reason, given_up=True, due=due, ready_since=None
+        )
 
     # ---- time ----
 
@@ -337,7 +344,10 @@ class _Turn(Turn):
                 elif service.state is ServiceState.BACKOFF:
                     self.trigger(service.name, Trigger.ENDED, due=None)
         for service in self.model.services.values():
-            if service.state is ServiceState.BACKOFF and service.due is not None and service.due <= self.now.mono:
+            if service.due is not None and service.due <= self.now.mono:
+                if service.state is ServiceState.FATAL and self.model.mode is not Mode.RUNNING:
+                    self.update(service.name, due=None)
+                    continue
                 self.trigger(service.name, Trigger.DUE, due=None, restarts=service.restarts + 1, status=Status.IDLE)
                 self.effects.append(StartWorker(service.name))
 
