@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from itertools import chain, repeat
-from multiprocessing.connection import Connection
 from typing import TypeVar
 
 import setproctitle
@@ -36,6 +35,7 @@ from anklet_worker.contract.errors import (
 )
 from anklet_worker.link.channel import Channel, SupervisorLink
 from anklet_worker.link.messages import DriverCommandEnded, Failed, LeaseLost
+from anklet_worker.link.pipe import Pipe, PipeEnd
 from anklet_worker.link.setup import WorkerSetup, decode_setup
 from anklet_worker.link.slots import SlotReader
 from anklet_worker.log.service_log import ServiceLog, open_log
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
     for fd in fds:
         # For this process alone: a VM command that held one would hide our exit.
         os.set_inheritable(fd, False)
-    control, logs = Connection(fds[0]), Connection(fds[1], readable=False)
+    control, logs = PipeEnd(fds[0]), PipeEnd(fds[1])
     try:
         setup = decode_setup(control.recv_bytes())
     except TemporaryError as error:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     run_worker(setup, control, logs)
 
 
-def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> None:
+def run_worker(setup: WorkerSetup, control: Pipe, logs: Pipe) -> None:
     """Run one service until it is ordered to end. Never returns: exits with an `ExitCode`."""
     orders = Orders()
     _install_signals(orders)
@@ -104,7 +104,7 @@ def _leave(log: ServiceLog) -> None:
     os._exit(int(ExitCode.TEMPFAIL))
 
 
-def _log_at(level: str, setup: WorkerSetup, logs: Connection) -> ServiceLog:
+def _log_at(level: str, setup: WorkerSetup, logs: Pipe) -> ServiceLog:
     """The log of this process, at this level from now on, for those who already hold it, too."""
     return open_log(logs.send_bytes, level, setup.service.secrets(), _log_fields(setup))
 

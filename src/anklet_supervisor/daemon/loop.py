@@ -25,7 +25,8 @@ from anklet_supervisor.report.history import JobHistory
 from anklet_supervisor.report.metrics import Metrics
 from anklet_supervisor.report.pace import Pace
 from anklet_supervisor.report.status import StatusFile, document
-from anklet_worker.contract.errors import ConfigError
+from anklet_worker.contract.errors import ConfigError, TemporaryError
+from anklet_worker.contract.installation import INSTALLATION
 from anklet_worker.link import messages as m
 from anklet_worker.link.slots import SlotWriter
 from anklet_worker.log.service_log import ServiceLog, open_log
@@ -180,8 +181,13 @@ class Loop:
 
     def _start(self, name: str) -> None:
         try:
+            INSTALLATION.require_unchanged()
             setup = self._settings.for_start(name, tuple(self._model.services))
             self._processes[name] = WorkerProcess(setup, self._hear, self._outlets.writer.write)
+        except TemporaryError as error:
+            # Another version is installed. The service waits, however long, for the restart of the supervisor.
+            self._report("WARN", f"cannot start the worker: {error}", name)
+            self._inbox.put(machine.WorkerExited(name, error.exit_code))
         except OSError as error:
             # No process, no memory, no file descriptors: counts as a death, so that back-off and budget apply.
             self._report("WARN", f"cannot start the worker: {error.strerror}", name)

@@ -163,4 +163,5 @@ def _spawn(*inherited: Connection) -> subprocess.Popen[bytes]:
 def _interpreter_options() -> list[str]:
     """The worker finds its modules where this process found them, and never in the current directory."""
     flags = {"-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site, "-P": True}
-    return [option for option, is_set in flags.items() if is_set]
+    # Tracebacks go to the log as names of frames: columns in the source would only take memory.
+    return [*(option for option, is_set in flags.items() if is_set), "-X", "no_debug_ranges"]

@@ -298,7 +298,7 @@ class _Turn(Turn):
     def _crashed(self, service: Service, code: int) -> None:
         crashes = backoff.remember(service.crashes, self.now.mono, service.ready_since)
         cause = describe_exit(code)
-        if backoff.spent(crashes, may_pass=code < 0):
+        if backoff.spent(crashes, may_pass=code < 0) and code != ExitCode.TEMPFAIL:
             self._give_up(
                 service.name, f"{cause}; {len(crashes)} times within {backoff.PERIOD:.0f} s, not started again"
             )

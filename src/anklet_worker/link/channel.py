@@ -6,10 +6,10 @@ a job or a VM is. EOF means that the other side is gone.
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
 
 from anklet_worker.contract.errors import AnkletError, ProtocolError
 from anklet_worker.link.messages import (
@@ -29,6 +29,7 @@ from anklet_worker.link.messages import (
 )
 from anklet_worker.link.messages import decode_command as _decode_command
 from anklet_worker.link.messages import encode as _encode
+from anklet_worker.link.pipe import Pipe
 from anklet_worker.process.orders import Orders
 
 #: Seconds that the main thread gets to let go after a detach: as long as a supervisor that exits waits for its workers, and some.
@@ -42,7 +43,7 @@ class ChannelClosed(AnkletError):
 class Channel:
     """Sends and receives whole messages as bytes; one thread may send while another receives, and several may send."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Pipe) -> None:
         self._connection = connection
         self._sending = threading.Lock()
 
@@ -71,7 +72,10 @@ class Channel:
         Raises `ChannelClosed` when this end is closed.
         """
         try:
-            return other not in wait([self._connection, other])
+            poll = select.poll()
+            for fd in (self._connection.fileno(), other):
+                poll.register(fd, select.POLLIN)
+            return other not in {fd for fd, _ in poll.poll()}
         except (OSError, ValueError) as error:
             raise ChannelClosed(f"the pipe is closed: {error}") from None
 
