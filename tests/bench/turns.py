@@ -32,9 +32,7 @@ def measure(python, services):
             del service["sleep_interval"]
         mac.write_config()
         began = time.monotonic()
-        mac.run(
-            [str(python), "-m", "anklet_supervisor", "start", "--config", str(mac.config_path)], mac.env(), None
-        )
+        mac.run([str(python), "-m", "anklet_supervisor", "start", "--config", str(mac.config_path)], mac.env(), None)
         eventually(mac.is_ready, "it is ready", pause=0.005)
         ready = time.monotonic() - began
         end = time.monotonic() + SETTLED
@@ -57,7 +55,9 @@ def compare(old, services, rounds):
     for _ in range(rounds):
         for name, python in builds.items():
             samples[name].append(measure(python, services))
-    medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in samples.items()}
+    medians = {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in samples.items()
+    }
     return (*(medians[name][0] for name in builds), *(medians[name][1] for name in builds))
 
 
