@@ -24,6 +24,7 @@ _DOES_WITHOUT = {
 #: Modules of the standard library that are loaded at the first use of something in them, not when they are imported.
 _AT_FIRST_USE = (
     "inspect",  # imported by dataclasses: 0.9 MB
+    "ssl",  # by http.client, for the supervisor's page: 0.9 MB
     "shutil",  # by tempfile: 0.3 MB
     "traceback",  # by logging: 0.2 MB
     "ipaddress",  # by urllib.parse: 0.2 MB

@@ -1,6 +1,6 @@
 """`status.json`: what the supervisor is doing, for `status` and for scripts. Its form is stable.
 
-Owns the document and its file; who may see it is the state directory's business.
+Owns the document and its file. Does not know when it is due (see `pace.py`), nor who may read it: the state directory is private.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiBudget(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left of an API's rate limit, as its last answer said; `reset` is when it is renewed."""
+    """What is left of an API's rate limit, by its last answer; `reset` is when the limit starts over."""
 
     remaining: int
     limit: int
@@ -43,7 +43,7 @@ class ApiBudget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that ended otherwise than by success: how (`given back`: it did not run here, for that `reason`), and when."""
+    """A job that did not succeed: how it ended (`given back`: it did not run here, because of `reason`), and when."""
 
     id: str
     name: str
@@ -55,9 +55,9 @@ class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReloadStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How many reloads were asked for, which of them was answered last, and when.
+    """How many reloads were requested, which of them was answered last, and when.
 
-    `problems` say why it changed nothing: because of the configuration, or (`refused`) of what the supervisor was about.
+    `problems` say why it changed nothing: the configuration is wrong, or (`refused`) the supervisor takes no reload at present.
     """
 
     asked: int
@@ -68,9 +68,9 @@ class ReloadStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One service. `state` is its worker's, `status` the metric's word; `reason` says why it is not ready, if it is not.
+    """One service. `state` is its worker's, `status` the metric's word; `reason` says why it is not ready, else it is empty.
 
-    `paused`: an operator has paused it; it takes no job once the one in hand is done. `api` is null where no limit is known.
+    `paused`: an operator has paused it, so it takes no further job. `api` is null where no limit is known.
     """
 
     name: str
@@ -96,7 +96,7 @@ class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole. Times are RFC 3339; `failures` are the latest, the latest first."""
+    """The whole document. Times are RFC 3339; `failures` are the most recent ones, newest first."""
 
     mode: str
     pid: int
@@ -116,8 +116,11 @@ def document(
     budgets: Mapping[str, ApiBudget] = MappingProxyType({}),
     paused: Container[str] = (),
 ) -> StatusDocument:
-    """The document for a model; `plugins` has the plugin of each service, `budgets` what is known of their API's limits, `paused`
-    the services that an operator has paused; `started_at` is Unix seconds."""
+    """Make the document for a model.
+
+    `plugins` maps services to their plugins, `budgets` to their API's limits where one is known. `paused` are the services that an
+    operator has paused. `started_at` is Unix seconds.
+    """
     services = [
         ServiceStatus(
             name=service.name,
@@ -189,7 +192,7 @@ def _failure(line: Timeline) -> FailureStatus:
 
 
 class StatusFile:
-    """The file; replaced whole. A disk that refuses it is no reason to stop: readers see its age."""
+    """The file, which each write replaces whole. A disk that refuses it stops nothing: readers see the file's age."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / _FILE_NAME
@@ -201,7 +204,7 @@ class StatusFile:
 
 
 def read(state_dir: Path) -> StatusDocument | None:
-    """The last document; None when there is none to be read."""
+    """The last document; None when it is missing or unreadable."""
     try:
         return msgspec.json.decode((state_dir / _FILE_NAME).read_bytes(), type=StatusDocument)
     except (OSError, *UNREADABLE):
@@ -209,7 +212,7 @@ def read(state_dir: Path) -> StatusDocument | None:
 
 
 def written_at(state_dir: Path, default: float) -> float:
-    """When the last document was written, Unix seconds; `default` when nobody can tell."""
+    """When the last document was written, Unix seconds; `default` when the file is missing."""
     try:
         return (state_dir / _FILE_NAME).stat().st_mtime
     except OSError:
@@ -217,5 +220,5 @@ def written_at(state_dir: Path, default: float) -> float:
 
 
 def rfc3339(seconds: float) -> str:
-    """A time of the document, from Unix seconds."""
+    """RFC 3339 with milliseconds, from Unix seconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
