@@ -51,7 +51,7 @@ from anklet_worker.vm.drivers import open_among
 
 #: Seconds that a predecessor has to let go of the service's state before it is killed.
 _PREDECESSOR_PATIENCE = 10.0
-#: Between two tries to begin, while the host is in trouble.
+#: Seconds between two tries to begin, while the host is in trouble.
 _TROUBLE_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 _T = TypeVar("_T")
@@ -118,12 +118,12 @@ def _install_signals(orders: Orders) -> None:
     orders.detach_at(signal.SIGTERM)
     for ignored in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(ignored, signal.SIG_IGN)
-    # The supervisor held these back while it started us.
+    # The supervisor blocked these while it started us.
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
 
 def _guarded(work: Callable[[], None], link: SupervisorLink, log: ServiceLog) -> ExitCode:
-    """Turn what ends the work into an exit code and one line in the log; a traceback is for bugs only."""
+    """Run the work, and turn the error that ends it into an exit code and one line in the log; only bugs get a traceback."""
     try:
         work()
     except Interrupted:
@@ -146,15 +146,9 @@ def _guarded(work: Callable[[], None], link: SupervisorLink, log: ServiceLog) ->
 
 
 def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: ServiceLog) -> None:
-    """Set everything up, recover, and run."""
+    """Set everything up, reconcile, and serve."""
     with orders.shield():
-        Holder(setup.service_dir).acquire(_PREDECESSOR_PATIENCE, orders.wait)
-        book = RecordBook(setup.service_dir)
-        book.forget_unfinished()
-        left = book.in_flight()
-        if left is not None:
-            settle_in_flight(left, COMMAND_PATIENCE, orders.wait)
-            book.note_in_flight(None)
+        book = _take_over(setup, orders)
         driver = _driver(setup, orders, link, book, log)
         product = _outlasting(driver.probe, setup, orders, log)
         log.info(
@@ -187,7 +181,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         runner = Runner(setup, tools, context, store)
         with orders.shield():
             left_running = _outlasting(runner.recover, setup, orders, log)
-        # A store that is away is missed when a job is to be claimed; one that refuses us is told at once.
+        # A store that is away matters only when a job is to be claimed; one that refuses us is reported at once.
         with contextlib.suppress(StoreUnavailable):
             store.open()
         runner.serve(product, left_running)
@@ -197,10 +191,23 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         store.close()
 
 
+def _take_over(setup: WorkerSetup, orders: Orders) -> RecordBook:
+    """Become the one process that holds the service's state, and wait for the command that an earlier one left in flight."""
+    Holder(setup.service_dir).acquire(_PREDECESSOR_PATIENCE, orders.wait)
+    book = RecordBook(setup.service_dir)
+    book.forget_unfinished()
+    left = book.in_flight()
+    if left is not None:
+        settle_in_flight(left, COMMAND_PATIENCE, orders.wait)
+        book.note_in_flight(None)
+    return book
+
+
 def _outlasting(effort: Callable[[], _T], setup: WorkerSetup, orders: Orders, log: ServiceLog) -> _T:
-    """Make an effort that trouble of the host may hinder, until it succeeds or the service is to end. To be started again for each
-    try would use up in half a minute what a service may fail, and leave it down when the trouble is over. One pass (--once) is one
-    try."""
+    """Repeat an effort that trouble of the host may hinder, until it succeeds or a drain comes; with --once try it once.
+
+    If the process exited instead, the service would use up its restarts in half a minute, and stay down when the trouble is over.
+    """
     pauses = chain(_TROUBLE_PAUSES, repeat(_TROUBLE_PAUSES[-1]))
     tell = log.warning
     while True:

@@ -1,7 +1,8 @@
 """`make bench`: the figures of docs/benchmarks.md, taken from the real program and both emulators without latency.
 
 Our own time is wall time minus the time inside VM commands and GitHub's replies, both as the emulators logged them. Medians.
-`--quick` takes fewer samples, to see that the benchmark itself works. `--old CHECKOUT` compares memory and start with an older build.
+`--quick` takes fewer samples, to see that the benchmark itself works. `--old CHECKOUT` compares memory and start with an older
+build.
 """
 
 from __future__ import annotations

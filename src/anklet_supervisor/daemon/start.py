@@ -1,7 +1,7 @@
 """`anklet-supervisor start`: from a configuration to a running loop.
 
-Owns the order: configuration, state directory, lock, port, slot table, and only then a worker. Each resource is released at the end.
-Decides nothing about services.
+Owns the order: configuration, state directory, lock, port, slot table, and only then a worker. Each resource is released at the
+end. Decides nothing about services.
 """
 
 from __future__ import annotations

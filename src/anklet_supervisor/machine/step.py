@@ -320,9 +320,10 @@ class _Turn(Turn):
         # Its VM holds a slot until a worker of it has looked: one is started again, after a longer pause.
         owes = service.fate is Fate.STAYS and allocator.owes(self.model.allocation, name)
         due = self.now.mono + backoff.CLEAN_UP_AFTER if owes and not self.model.once else None
-        if service.fate is Fate.STAYS:
-            # It was an ERROR once; a clean-up that fails as well is no news.
-            self._report("WARN" if service.given_up else "ERROR", f"the service cannot run: {reason}", name)
+        if service.given_up:
+            self._report("WARN", f"the service still cannot run: {reason}", name)
+        elif service.fate is Fate.STAYS:
+            self._report("ERROR", f"the service cannot run: {reason}", name)
         else:
             self._report("WARN", f"the worker cannot go on under its old settings: {reason}", name)
         self.trigger(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from anklet_worker.contract.errors import ServiceFatal, StoreUnavailable
+from anklet_worker.contract.installation import INSTALLATION
 from anklet_worker.contract.service import Database
 
 #: Version of the embedded store's tables (sqlite's user_version).
@@ -152,7 +153,8 @@ def open_store(database: Database, state_dir: Path, client_name: str, boot_id: s
     """
     if database.enabled:
         # The client takes a tenth of a second to import; a service without Redis does not pay for it.
-        from anklet_worker.store.redis_store import RedisStore
+        with INSTALLATION.late_import("anklet_worker.store.redis_store"):
+            from anklet_worker.store.redis_store import RedisStore
 
         return RedisStore(database, client_name)
     return SqliteStore(state_dir / _FILE_NAME, boot_id, log=log)
