@@ -23,7 +23,7 @@ import_lean()
 import sys
 import anklet_worker.main, anklet_worker.vm.anka.driver, anklet_github.plugin
 print(*(name for name in _AT_FIRST_USE if not isinstance(sys.modules[name], _Postponed)))
-heavy = ("multiprocessing", "importlib.metadata", "email", "urllib3", "ssl", "tarfile", "rich", "redis", "jwt", "argparse",
+heavy = ("multiprocessing", "importlib.metadata", "email", "urllib3", "tarfile", "rich", "redis", "jwt", "argparse",
          "typing_extensions", "_hashlib", "anklet_supervisor")
 print(*(name for name in heavy if name in sys.modules))
 """

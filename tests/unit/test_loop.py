@@ -1,9 +1,9 @@
 """The supervisor's inbox: a talkative worker does not fill it, and signals reach it at once."""
 
-import os
 import queue
 import signal
 import threading
+import types
 
 import pytest
 from stage import eventually
@@ -11,7 +11,8 @@ from stage import eventually
 from anklet_supervisor.daemon import loop
 from anklet_supervisor.daemon.loop import Loop
 from anklet_supervisor.daemon.signals import signals_heard
-from anklet_supervisor.machine.step import Terminated, WorkerExited, WorkerSaid
+from anklet_supervisor.machine.step import StartPutOff, Terminated, WorkerExited, WorkerSaid
+from anklet_worker.contract.errors import TemporaryError
 from anklet_worker.link import messages as m
 
 FACT = WorkerSaid("RUNNER1", m.LeaseLost())
@@ -60,10 +61,24 @@ def test_signals_that_were_held_back_are_heard():
     inbox = queue.SimpleQueue()
     signal.pthread_sigmask(signal.SIG_BLOCK, loop._SIGNALS)
     try:
-        os.kill(os.getpid(), signal.SIGHUP)
+        signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
         with signals_heard(loop._SIGNALS, inbox.put):
             assert inbox.get(timeout=5) is signal.SIGHUP
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, loop._SIGNALS)
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def test_no_worker_of_another_version_is_started(monkeypatch):
+    """Pip has replaced the files: the service is put off, with a reason that says what to do."""
+
+    def replaced():
+        raise TemporaryError("version 2 is installed, but version 1 runs; restart the supervisor")
+
+    monkeypatch.setattr(loop, "INSTALLATION", types.SimpleNamespace(require_unchanged=replaced))
+    supervisor = Loop(None, None, None, None)
+    supervisor._start("RUNNER1")
+    event = supervisor._inbox.get(timeout=5)
+    assert event == StartPutOff("RUNNER1", "version 2 is installed, but version 1 runs; restart the supervisor")
+    assert supervisor._processes == {}

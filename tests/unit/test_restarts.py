@@ -105,3 +105,26 @@ def test_no_clean_up_is_begun_in_a_drain():
     assert len(host.started) == started
     host.feed(machine.WorkerExited("B", 0))
     assert host.finished == 0
+
+
+def test_a_start_that_is_put_off_costs_no_restart():
+    """The files of another version are there: the service waits for the restart of the supervisor, however long."""
+    host = Host()
+    host.feed(machine.WorkerExited("A", 70))
+    for _ in range(20):
+        host.until_due()
+        host.feed(machine.StartPutOff("A", "version 2 is installed"))
+        assert host.service.state is ServiceState.BACKOFF
+    assert len(host.service.crashes) == 1
+    assert host.service.reason == "version 2 is installed"
+
+
+def test_what_ends_does_not_wait_for_a_start_that_is_put_off():
+    """The VM that A left is for the next start of the supervisor."""
+    host = Host(LEFT)
+    host.feed(machine.WorkerExited("A", 70))
+    host.feed(machine.DrainAsked())
+    host.feed(machine.WorkerExited("B", 0))
+    host.until_due()
+    host.feed(machine.StartPutOff("A", "version 2 is installed"))
+    assert host.finished == 0

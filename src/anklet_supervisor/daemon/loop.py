@@ -185,9 +185,7 @@ class Loop:
             setup = self._settings.for_start(name, tuple(self._model.services))
             self._processes[name] = WorkerProcess(setup, self._hear, self._outlets.writer.write)
         except TemporaryError as error:
-            # Another version is installed. The service waits, however long, for the restart of the supervisor.
-            self._report("WARN", f"cannot start the worker: {error}", name)
-            self._inbox.put(machine.WorkerExited(name, error.exit_code))
+            self._inbox.put(machine.StartPutOff(name, str(error)))
         except OSError as error:
             # No process, no memory, no file descriptors: counts as a death, so that back-off and budget apply.
             self._report("WARN", f"cannot start the worker: {error.strerror}", name)

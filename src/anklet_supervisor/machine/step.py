@@ -29,6 +29,7 @@ from anklet_supervisor.machine.events import (
     RenewSettings,
     Report,
     RestartAsked,
+    StartPutOff,
     StartWorker,
     TakeConfig,
     Tell,
@@ -71,6 +72,7 @@ __all__ = [
     "Report",
     "RestartAsked",
     "Service",
+    "StartPutOff",
     "StartWorker",
     "TakeConfig",
     "Tell",
@@ -124,6 +126,8 @@ def step(model: Model, event: Event, now: Moment) -> tuple[Model, list[Effect]]:
             turn.worker_said(name, fact)
         case WorkerExited(service=name, exit_code=code):
             turn.worker_exited(name, code)
+        case StartPutOff(service=name, reason=reason):
+            turn.start_put_off(name, reason)
         case Tick():
             turn.tick()
     return turn.finish()
@@ -281,6 +285,15 @@ class _Turn(Turn):
         if self.model.services[name].state in FINAL:
             reload.follow_fate(self, name)
 
+    def start_put_off(self, name: str, reason: str) -> None:
+        """Nothing has failed, so the budget of restarts stays as it is. What ends does not wait: the next start cleans up."""
+        if self.model.mode is not Mode.RUNNING or self.model.once:
+            self.trigger(name, Trigger.ENDED, status=Status.STOPPED, reason=reason)
+            return
+        due = self.now.mono + backoff.LONGEST_DELAY
+        self._report("WARN", f"cannot start the worker: {reason}", name)
+        self.trigger(name, Trigger.CRASHED, due=due, ready_since=None, reason=reason, status=Status.FAILED)
+
     def _ended_as_ordered(self, service: Service, code: int) -> bool:
         if code == ExitCode.OK:
             return service.state is ServiceState.STOPPING or self.model.once
@@ -298,7 +311,7 @@ class _Turn(Turn):
     def _crashed(self, service: Service, code: int) -> None:
         crashes = backoff.remember(service.crashes, self.now.mono, service.ready_since)
         cause = describe_exit(code)
-        if backoff.spent(crashes, may_pass=code < 0) and code != ExitCode.TEMPFAIL:
+        if backoff.spent(crashes, may_pass=code < 0):
             self._give_up(
                 service.name, f"{cause}; {len(crashes)} times within {backoff.PERIOD:.0f} s, not started again"
             )
