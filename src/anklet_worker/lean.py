@@ -29,6 +29,7 @@ _AT_FIRST_USE = (
     "traceback",  # by logging: 0.2 MB
     "ipaddress",  # by urllib.parse: 0.2 MB
     "locale",  # by subprocess: 0.2 MB
+    "secrets",  # by the guests' scripts: 0.1 MB
 )
 
 #: Held while the code of one of them runs, and the names of those whose code runs.
