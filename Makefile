@@ -51,8 +51,8 @@ docs: $(STAMP)  ## write the generated parts of the documentation and etc/ anew
 	@PYTHONPATH=tests $(BIN)/python tests/unit/test_agent.py
 
 .PHONY: bench
-bench: $(STAMP)  ## the figures of docs/benchmarks.md, for this machine
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/bench/bench.py
+bench: $(STAMP)  ## the figures of docs/benchmarks.md, for this machine; OLD=CHECKOUT (with its .venv): memory and start beside that build
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/bench/bench.py $(if $(OLD),--old $(OLD))
 
 .PHONY: crashpoints
 crashpoints: $(STAMP)  ## kill worker and supervisor at every effect of a job; a table of what became of it

@@ -1,7 +1,7 @@
 """Entry of a worker process: signals, title, log, and exceptions to exit codes.
 
-The target of the spawned process. A worker obeys its pipe; EOF there, or SIGTERM, means detach. Ctrl-C reaches the whole
-process group, so SIGINT is ignored here: the supervisor says what it means.
+A worker obeys its pipe; EOF there, or SIGTERM, means detach. Ctrl-C reaches the whole process group, so a worker ignores SIGINT:
+the supervisor decides what it means.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import faulthandler
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, repeat
-from multiprocessing.connection import Connection
 from typing import TypeVar
 
 import setproctitle
@@ -37,7 +36,8 @@ from anklet_worker.life.holder import Holder
 from anklet_worker.life.records import RecordBook
 from anklet_worker.link.channel import Channel, SupervisorLink
 from anklet_worker.link.messages import DriverCommandEnded, Failed, LeaseLost
-from anklet_worker.link.setup import WorkerSetup
+from anklet_worker.link.pipe import Pipe, PipeEnd
+from anklet_worker.link.setup import WorkerSetup, decode_setup
 from anklet_worker.link.slots import SlotReader
 from anklet_worker.log.service_log import ServiceLog, open_log
 from anklet_worker.loop import ServiceLoop
@@ -52,14 +52,35 @@ from anklet_worker.vm.drivers import open_among
 
 #: Seconds that a predecessor has to let go of the service's state before it is killed.
 _PREDECESSOR_PATIENCE = 10.0
-#: Between two tries to begin, while the host is in trouble.
+#: Seconds between two tries to begin, while the host is in trouble.
 _TROUBLE_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 _T = TypeVar("_T")
 
 
-def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> None:
-    """Run one service until it is told to end; never returns, exits with an `ExitCode`."""
+def main(arguments: Sequence[str]) -> None:
+    """`python -m anklet_worker CONTROL LOGS LIFE`: descriptors of the pipes to the supervisor. Never returns.
+
+    The supervisor sees the exit of this process by LIFE, which stays open until then.
+    """
+    fds = [int(argument) for argument in arguments]
+    for fd in fds:
+        # For this process alone: a VM command that held one would hide our exit.
+        os.set_inheritable(fd, False)
+    control, logs = PipeEnd(fds[0]), PipeEnd(fds[1])
+    try:
+        setup = decode_setup(control.recv_bytes())
+    except TemporaryError as error:
+        open_log(logs.send_bytes, "INFO", (), {}).warning("the worker cannot run", extra={"err": str(error)})
+        sys.exit(int(error.exit_code))
+    except (EOFError, OSError):
+        # The supervisor is gone, and nothing has begun.
+        sys.exit(int(ExitCode.TEMPFAIL))
+    run_worker(setup, control, logs)
+
+
+def run_worker(setup: WorkerSetup, control: Pipe, logs: Pipe) -> None:
+    """Run one service until it is ordered to end. Never returns: exits with an `ExitCode`."""
     orders = Orders()
     _install_signals(orders)
     faulthandler.enable()
@@ -69,13 +90,23 @@ def run_worker(setup: WorkerSetup, control: Connection, logs: Connection) -> Non
     log = _log_at(setup.log_level, setup, logs)
     link = SupervisorLink(Channel(control), orders)
     link.on_log_level = lambda level: _log_at(level, setup, logs)
+    link.on_overdue = lambda: _leave(log)
     link.start()
     code = _guarded(lambda: _serve(setup, orders, link, log), link, log)
     sys.exit(int(code))
 
 
-def _log_at(level: str, setup: WorkerSetup, logs: Connection) -> ServiceLog:
-    """The log of this process; whoever has it already writes at this level from now on."""
+def _leave(log: ServiceLog) -> None:
+    """Exit although the main thread has not let go: it is in a call that nothing cuts short, such as a look-up of a host's name.
+
+    That is no loss: every effect is on record before it happens, and a successor adopts or removes what is left.
+    """
+    log.info("detached in the middle of a call that does not end; VM, runner and claim stay for the next worker")
+    os._exit(int(ExitCode.TEMPFAIL))
+
+
+def _log_at(level: str, setup: WorkerSetup, logs: Pipe) -> ServiceLog:
+    """The log of this process, at this level from now on, for those who already hold it, too."""
     return open_log(logs.send_bytes, level, setup.service.secrets(), _log_fields(setup))
 
 
@@ -85,15 +116,15 @@ def _log_fields(setup: WorkerSetup) -> dict[str, object]:
 
 
 def _install_signals(orders: Orders) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: orders.detach())
+    orders.detach_at(signal.SIGTERM)
     for ignored in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(ignored, signal.SIG_IGN)
-    # The supervisor held these back while it started us.
+    # The supervisor blocked these while it started us.
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
 
 def _guarded(work: Callable[[], None], link: SupervisorLink, log: ServiceLog) -> ExitCode:
-    """Turn what ends the work into an exit code and one line in the log; a traceback is for bugs only."""
+    """Run the work, and turn the error that ends it into an exit code and one line in the log; only bugs get a traceback."""
     try:
         work()
     except Interrupted:
@@ -116,15 +147,9 @@ def _guarded(work: Callable[[], None], link: SupervisorLink, log: ServiceLog) ->
 
 
 def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: ServiceLog) -> None:
-    """Set everything up, recover, and run."""
+    """Set everything up, reconcile, and serve."""
     with orders.shield():
-        Holder(setup.service_dir).acquire(_PREDECESSOR_PATIENCE, orders.wait)
-        book = RecordBook(setup.service_dir)
-        book.forget_unfinished()
-        left = book.in_flight()
-        if left is not None:
-            settle_in_flight(left, COMMAND_PATIENCE, orders.wait)
-            book.note_in_flight(None)
+        book = _take_over(setup, orders)
         driver = _driver(setup, orders, link, book, log)
         product = _outlasting(driver.probe, setup, orders, log)
         log.info(
@@ -157,7 +182,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         loop = ServiceLoop(setup, tools, store)
         with orders.shield():
             left_running = _outlasting(loop.reconcile, setup, orders, log)
-        # A store that is away is missed when a job is to be claimed; one that refuses us is told at once.
+        # A store that is away matters only when a job is to be claimed; one that refuses us is reported at once.
         with contextlib.suppress(StoreUnavailable):
             store.open()
         loop.serve(product, left_running)
@@ -167,10 +192,23 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
         store.close()
 
 
+def _take_over(setup: WorkerSetup, orders: Orders) -> RecordBook:
+    """Become the one process that holds the service's state, and wait for the command that an earlier one left in flight."""
+    Holder(setup.service_dir).acquire(_PREDECESSOR_PATIENCE, orders.wait)
+    book = RecordBook(setup.service_dir)
+    book.forget_unfinished()
+    left = book.in_flight()
+    if left is not None:
+        settle_in_flight(left, COMMAND_PATIENCE, orders.wait)
+        book.note_in_flight(None)
+    return book
+
+
 def _outlasting(effort: Callable[[], _T], setup: WorkerSetup, orders: Orders, log: ServiceLog) -> _T:
-    """Make an effort that trouble of the host may hinder, until it succeeds or the service is to end. To be started again for each
-    try would use up in half a minute what a service may fail, and leave it down when the trouble is over. One pass (--once) is one
-    try."""
+    """Repeat an effort that trouble of the host may hinder, until it succeeds or a drain comes; with --once try it once.
+
+    If the process exited instead, the service would use up its restarts in half a minute, and stay down when the trouble is over.
+    """
     pauses = chain(_TROUBLE_PAUSES, repeat(_TROUBLE_PAUSES[-1]))
     tell = log.warning
     while True:

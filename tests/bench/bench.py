@@ -1,7 +1,8 @@
 """`make bench`: the figures of docs/benchmarks.md, taken from the real program and both emulators without latency.
 
 Our own time is wall time minus the time inside VM commands and GitHub's replies, both as the emulators logged them. Medians.
-`--quick` takes fewer samples, to see that the benchmark itself works.
+`--quick` takes fewer samples, to see that the benchmark itself works. `--old CHECKOUT` compares memory and start with an older
+build.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import calls  # noqa: E402  the path comes first
 import psutil  # noqa: E402  the path comes first
+import turns  # noqa: E402  the path comes first
 from stage import OWNER, REPO, Mac, eventually, job, new_github  # noqa: E402  the path comes first
 
 
@@ -186,8 +188,12 @@ def main():
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    # So that whoever ends it ends its processes with it.
+    parser.add_argument(
+        "--old", type=Path, metavar="CHECKOUT", help="compare with this build, in turns, and do no more"
+    )
+    options = parser.parse_args()
+    quick = options.quick
+    # Ending the benchmark ends the processes that it started.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(143))
     cores, memory = os.cpu_count(), psutil.virtual_memory().total / 2**30
@@ -195,6 +201,10 @@ def main():
         f"{platform.system()} {platform.machine()}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}"
     )
     print(f"{time.strftime('%Y-%m-%d')}, {machine}\n\n| figure | goal | measured |\n|---|---|---|", flush=True)
+    if options.old is not None:
+        for cells in turns.rows(options.old, quick=quick):
+            row(*cells)
+        return
     picked, told, cleaned = pick_up_and_clean_up(3 if quick else 20)
     row("a poll that shows a job -> `anka clone` is executed, own time", "<= 50 ms", f"{1000 * picked:.1f} ms")
     row(

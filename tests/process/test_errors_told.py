@@ -44,7 +44,7 @@ def test_a_bug_of_the_supervisors_is_told(mac):
     eventually(mac.is_ready, "the supervisor is ready")
     mac.send(signal.SIGHUP)
     assert mac.wait(20) == 70
-    line = the_error(mac, "a bug ended the supervisor; VMs and their jobs go on, for the next start")
+    line = the_error(mac, "a bug ended the supervisor; VMs and their jobs go on, and the next start adopts them")
     assert line["err"] == "ZeroDivisionError: division by zero"
     assert "loop.py" in line["where"]
     assert not (mac.folder / "anklet.pid").exists()

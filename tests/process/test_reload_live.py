@@ -33,7 +33,7 @@ def test_a_reload_touches_only_what_has_changed(new_mac, github):
     assert mac.service_status(idle["name"])["pid"] == idle["pid"]
     assert mac.service_status(busy["name"])["pid"] == busy["pid"]
     assert github.job(job_id)["status"] == "in_progress"
-    assert mac.log_lines(level="WARN", msg="metrics.port has changed; that takes effect at the next restart")
+    assert mac.log_lines(level="WARN", msg="metrics.port has changed; restart the supervisor to apply it")
     assert f'service_name="{removed["name"]}"' not in mac.get("/metrics")[1]
     eventually(lambda: mac.service_status(busy["name"])["pid"] not in (busy["pid"], None), "it begins anew", 20)
     eventually(lambda: github.job(job_id)["conclusion"] == "success", "the job has ended as it should", 5)

@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from stage import OWNER, REPO, eventually, job
 from test_job_life import all_completed, both_drivers, finish, queue
@@ -445,6 +447,49 @@ def test_sigterm_to_a_worker_means_detach(mac, github):
     os.kill(mac.worker_pid(), signal.SIGTERM)
     assert finish(mac, github, [job_id]) == ["success"]
     assert github.job(job_id)["starts"] == 1
+
+
+def test_sigterm_to_a_worker_that_waits_for_an_answer_is_felt(mac, github):
+    """GitHub is silent for longer than the worker's patience; nothing cuts that call short, and the worker exits all the same."""
+    mac.start()
+    github.fault("*", "", delay=60)
+    eventually(lambda: not github.faults(), "the worker waits for an answer", 10)
+    pid = mac.worker_pid()
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: gone(pid), "the worker exits", 10)
+    eventually(lambda: mac.service_status()["pid"] not in (None, pid), "its successor is started", 20)
+
+
+def test_single_events_do_not_make_a_file_each(mac):
+    """status.json: ten a second at most, and the last change is in it within a second."""
+    mac.start()
+    path, written = mac.state_dir / "status.json", set()
+    for _ in range(40):
+        mac.send(signal.SIGHUP)
+        end = time.monotonic() + 0.025
+        while time.monotonic() < end:
+            written.add(path.stat().st_ino)
+    eventually(lambda: mac.status()["reload"]["asked"] >= 40, "the last change is in it", 5)
+    assert len(written) <= 14
+
+
+def test_a_service_process_costs_no_tracker(mac):
+    """The supervisor's children are its workers, and nothing else."""
+    mac.start()
+    children = psutil.Process(mac.process.pid).children(recursive=True)
+    assert [child.pid for child in children] == [mac.worker_pid()]
+
+
+def test_no_worker_inherits_what_is_not_its_own(new_mac):
+    """Each has its two pipes and the one that tells its exit; none has another's."""
+    mac = new_mac(services=2)
+    mac.start()
+    pipes = []
+    for name in ("RUNNER1", "RUNNER2"):
+        folder = Path(f"/proc/{mac.worker_pid(name)}/fd")
+        links = {str(entry.readlink()) for entry in folder.iterdir()}
+        pipes.append({link for link in links if link.startswith(("pipe:", "socket:"))})
+    assert not pipes[0] & pipes[1]
 
 
 def test_strays_of_ours_are_removed_and_others_left_alone(mac, github):

@@ -16,7 +16,7 @@ ALLOWED = {
 }
 #: module of others -> the only files that may import it.
 ONLY_IN = {
-    "subprocess": {"process/command.py"},
+    "subprocess": {"process/command.py", "daemon/process.py"},
     "redis": {"redis_store.py"},
     "sqlite3": {"store/embedded.py"},
     "mmap": {"slots.py"},
@@ -121,6 +121,8 @@ ROOMS = {
         "context",
         "loop",
         "main",
+        "lean",
+        "__main__",
     ),
     "anklet_supervisor": (
         "__init__",

@@ -1,11 +1,13 @@
 """The worker's end of the pipe: messages whole, EOF as detach, slots asked for and granted."""
 
 import multiprocessing
+import os
 import threading
 
 import pytest
 
 from anklet_worker.contract.errors import Detached, Interrupted, ProtocolError
+from anklet_worker.link import channel
 from anklet_worker.link import messages as m
 from anklet_worker.link.channel import Channel, ChannelClosed, SupervisorLink
 from anklet_worker.process.orders import Orders
@@ -172,3 +174,19 @@ def test_another_level_for_the_log_is_handed_on(ends):
     parent.send(m.LogLevel(level="DEBUG"))
     assert heard.wait(30)
     assert told == ["DEBUG"]
+
+
+def test_a_main_thread_that_does_not_let_go_is_noticed(monkeypatch):
+    """SIGTERM while it is in a call that nothing cuts short: the reading thread sees the wake-up descriptor all the same."""
+    monkeypatch.setattr(channel, "DETACH_PATIENCE", 0.01)
+    ours, theirs = multiprocessing.Pipe()
+    orders, overdue = Orders(), threading.Event()
+    link = SupervisorLink(Channel(theirs), orders)
+    link.on_overdue = overdue.set
+    link.start()
+    os.write(orders._detach_pipe[1], b"\x0f")  # as the interpreter does, before any handler runs
+    assert overdue.wait(30)
+    with pytest.raises(Detached):
+        orders.check()
+    ours.close()
+    theirs.close()

@@ -8,11 +8,12 @@ import pytest
 from anklet_github import api as api_module
 from anklet_github import known as known_module
 from anklet_github.api import Api, route_of
-from anklet_github.http import NoAnswer, Reply, _proxy_for, _reason
+from anklet_github.http import NoAnswer, Reply
 from anklet_github.known import KnownReplies
 from anklet_github.limits import MOST_POINTS, MOST_POINTS_TO_LOOK, Budget, limit_pause, points
 from anklet_github.login import TokenLogin
 from anklet_github.payloads import Run, Runs, WorkflowJob
+from anklet_github.pool import _proxy_for, _reason
 from anklet_github.trouble import ApiTrouble, Conflict, LimitPause, NotFound, Refused, Unprocessable
 from github_fakes import FakeContext, new_board
 

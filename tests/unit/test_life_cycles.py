@@ -37,7 +37,12 @@ IMPOSSIBLE_FOR_SERVICES = {
     *((state, Trigger.RENEWED) for state in ALIVE),
     (ServiceState.BACKOFF, Trigger.ANNOUNCED),
     (ServiceState.BACKOFF, Trigger.CRASHED),
-    *((state, trigger) for state in FINAL for trigger in Trigger if trigger not in (Trigger.ORDERED, Trigger.RENEWED)),
+    *(
+        (state, trigger)
+        for state in FINAL
+        for trigger in Trigger
+        if trigger not in (Trigger.ORDERED, Trigger.RENEWED) and (state, trigger) != (ServiceState.FATAL, Trigger.DUE)
+    ),
 }
 
 
@@ -51,11 +56,12 @@ def test_every_cell_of_the_service_table_is_decided(state, trigger):
         assert transition(state, trigger) in ServiceState
 
 
-def test_final_states_are_left_by_new_settings_alone():
+def test_final_states_are_left_by_new_settings_or_for_clean_up():
     """Nothing else leads out of stopped and fatal."""
     for state in FINAL:
         leads = {trigger: to for trigger, to in TRANSITIONS[state].items() if to is not state}
-        assert leads == {Trigger.RENEWED: ServiceState.STARTING}
+        clean_up = {Trigger.DUE: ServiceState.STARTING} if state is ServiceState.FATAL else {}
+        assert leads == {Trigger.RENEWED: ServiceState.STARTING, **clean_up}
     assert not ALIVE & FINAL
 
 

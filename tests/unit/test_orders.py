@@ -1,6 +1,11 @@
 """Orders to a worker: what cuts a wait short, and what a shield holds off."""
 
+import contextlib
+import os
 import select
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -108,3 +113,92 @@ def test_wait_for_sees_a_condition_that_another_thread_makes_true():
 def test_wait_for_gives_up_at_its_deadline():
     """A condition that never holds is reported as such."""
     assert Orders().wait_for(lambda: False, 0.01) is False
+
+
+# ---- signals ----
+
+#: Felt at once, on a machine that has other things to do; far below every wait of these tests.
+AT_ONCE = 2.0
+
+
+@pytest.fixture
+def signalled():
+    """Orders to which SIGTERM is the order to detach."""
+    handler = signal.getsignal(signal.SIGTERM)
+    orders = Orders()
+    orders.detach_at(signal.SIGTERM)
+    yield orders
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_a_signal_between_check_and_wait_ends_the_wait(signalled):
+    """The condition is looked at after `check` and before the wait: a signal there must not be missed."""
+
+    def signal_arrives():
+        os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    began = time.monotonic()
+    with pytest.raises(Detached):
+        signalled.wait_for(signal_arrives, LONG)
+    assert time.monotonic() - began < AT_ONCE
+
+
+@pytest.mark.parametrize("around", [contextlib.nullcontext, Orders.shield], ids=["anywhere", "clean-up"])
+def test_a_signal_ends_a_wait_that_has_begun(signalled, around):
+    """In clean-up, too."""
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    began = time.monotonic()
+    with around(signalled), pytest.raises(Detached):
+        signalled.wait(LONG)
+    assert time.monotonic() - began < AT_ONCE
+
+
+def test_a_signal_ends_a_wait_for_a_command(signalled):
+    """Commands are waited for by select, on descriptors that were fetched before the signal."""
+    fds = signalled.wake_fds()
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(2):
+        assert select.select(fds, [], [], 0)[0]
+    with pytest.raises(Detached):
+        signalled.check()
+
+
+#: A worker's main thread that does nothing but begin short waits, so that a signal often arrives right before one.
+BUSY = """
+import signal
+from anklet_worker.contract.errors import Detached
+from anklet_worker.process.orders import Orders
+orders = Orders()
+orders.detach_at(signal.SIGTERM)
+print("ready", flush=True)
+try:
+    while True:
+        for _ in range(50):
+            orders.wait(0.00001)
+        orders.wait(60)
+except Detached:
+    pass
+"""
+
+
+def test_no_signal_is_felt_late():
+    """Signals at moments that nothing controls: each ends a process that begins waits of a minute among many short ones."""
+    for number in range(20):
+        with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as worker:
+            assert worker.stdout.readline() == b"ready\n"
+            for _ in range(number * 1000):
+                """A different moment for each signal."""
+            worker.terminate()
+            assert worker.wait(10) == 0
+
+
+def test_news_of_the_past_does_not_keep_a_wait_busy():
+    """Every notice is read once, however many there are."""
+    orders, looks = Orders(), []
+    for _ in range(100_000):
+        orders.notify()
+    assert orders.wait_for(lambda: looks.append(1), 0.05) is False
+    assert len(looks) < 5

@@ -15,14 +15,9 @@ from anklet_worker.link import messages as m
 
 SETUP = types.SimpleNamespace(service=types.SimpleNamespace(name="RUNNER1"))
 
-
-def never_reads(_setup, _control, _logs):
-    """A worker that is wedged."""
-    time.sleep(600)
-
-
-def ends_at_once(_setup, _control, _logs):
-    """A worker that has nothing to do."""
+#: A worker that is wedged, and one that has nothing to do: programs in place of the worker's.
+NEVER_READS = ("-c", "import time; time.sleep(600)")
+ENDS_AT_ONCE = ("-c", "")
 
 
 @pytest.fixture
@@ -33,7 +28,7 @@ def heard():
 
 def test_a_worker_that_never_reads_is_killed_and_its_end_is_heard_of(heard, monkeypatch):
     """Commands that nobody took must not keep the supervisor from learning that it is gone."""
-    monkeypatch.setattr(process, "run_worker", never_reads)
+    monkeypatch.setattr(process, "_PROGRAM", NEVER_READS)
     worker = WorkerProcess(SETUP, heard.put, lambda _line: None)
     assert isinstance(heard.get(timeout=10), WorkerStarted)
     end = time.monotonic() + 30
@@ -45,7 +40,7 @@ def test_a_worker_that_never_reads_is_killed_and_its_end_is_heard_of(heard, monk
 
 def test_an_order_that_crosses_the_end_goes_nowhere(heard, monkeypatch):
     """The loop may still have orders for a worker whose end it has not yet heard of."""
-    monkeypatch.setattr(process, "run_worker", ends_at_once)
+    monkeypatch.setattr(process, "_PROGRAM", ENDS_AT_ONCE)
     worker = WorkerProcess(SETUP, heard.put, lambda _line: None)
     assert isinstance(heard.get(timeout=10), WorkerStarted)
     assert heard.get(timeout=30) == WorkerExited("RUNNER1", 0)
@@ -57,7 +52,7 @@ def test_an_order_that_crosses_the_end_goes_nowhere(heard, monkeypatch):
 @pytest.mark.parametrize("threads", [0, 1, 2])
 def test_a_system_without_threads_is_a_refusal_and_leaves_no_process(heard, monkeypatch, threads):
     """As when it has no process for us: the supervisor goes on, and tries again later."""
-    monkeypatch.setattr(process, "run_worker", never_reads)
+    monkeypatch.setattr(process, "_PROGRAM", NEVER_READS)
     allowed = iter(range(threads))
     start = threading.Thread.start
 

@@ -1,27 +1,20 @@
-"""One HTTP exchange: connection, proxy, certificates, time-outs. Knows nothing of GitHub.
+"""One HTTP exchange with one server: what came back, or why nothing did. Knows nothing of GitHub.
 
-Proxies come from the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY, as curl reads them). No error holds a header, a query or a
-proxy's password.
+How it is done is in `pool.py`, which is imported with the first exchange: the libraries for it are a quarter of an idle worker.
 """
 
 from __future__ import annotations
 
-import ssl
-import time
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import urllib3
 
-_TIMEOUT = urllib3.Timeout(connect=5.0, read=30.0)
-#: Seconds in which a whole reply must have come, however slowly it drips.
-_WHOLE_REPLY = 60.0
-_LARGEST_REPLY = 32 * 1024 * 1024
-_CHUNK = 256 * 1024
+from anklet_worker.contract.installation import INSTALLATION
+
+if TYPE_CHECKING:
+    from anklet_github.pool import Pool
 
 
 class NoAnswer(Exception):
@@ -48,6 +41,8 @@ class Reply(msgspec.Struct, frozen=True):
 
     def date(self) -> float | None:
         """The server's clock, Unix seconds."""
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415  comes with `pool.py`
+
         try:
             return parsedate_to_datetime(self.headers.get("date", "")).timestamp()
         except ValueError:
@@ -60,94 +55,23 @@ class Transport:
     def __init__(self, url: str, ca_file: Path | None = None) -> None:
         """Raises `BadCertificates`."""
         self._url = url
-        self._pool = _pool(url, _trust(ca_file))
+        self._pool: Pool | None = None if ca_file is None else _open(url, ca_file)
 
     def exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
         """Ask once. Raises `NoAnswer`."""
-        try:
-            response = self._pool.request(
-                method, self._url + path, body=body, headers=dict(headers), preload_content=False, redirect=False
-            )
-            try:
-                content = _read(response)
-            finally:
-                response.release_conn()
-        except urllib3.exceptions.ProxyError as error:
-            raise NoAnswer(f"the proxy does not let us through: {_reason(error)}") from None
-        except urllib3.exceptions.NewConnectionError as error:
-            # urllib3 counts it among the time-outs; but nothing was sent.
-            raise NoAnswer(f"no connection: {_reason(error)}") from None
-        except urllib3.exceptions.TimeoutError as error:
-            raise NoAnswer(f"no answer in time: {_reason(error)}", in_time=False) from None
-        except urllib3.exceptions.HTTPError as error:
-            raise NoAnswer(f"no answer: {_reason(error)}") from None
-        except OSError as error:
-            raise NoAnswer(f"no answer: {error.strerror or type(error).__name__}") from None
-        return Reply(response.status, {key.lower(): value for key, value in response.headers.items()}, content)
+        if self._pool is None:
+            self._pool = _open(self._url, None)
+        return self._pool.exchange(method, path, headers, body)
 
     def close(self) -> None:
         """Close all connections."""
-        self._pool.clear()
+        if self._pool is not None:
+            self._pool.close()
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong, in a few words without an address or a header: the libraries' own texts may hold either."""
-    cause: BaseException | None = error
-    while cause is not None:
-        text = str(cause)
-        if "CERTIFICATE_VERIFY_FAILED" in text:
-            return "the server's certificate is not trusted (for a CA of your own, set ca_file)"
-        if "407" in text:
-            return "it wants a user and a password (407)"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        inner = getattr(cause, "original_error", None) or getattr(cause, "reason", None)
-        cause = inner if isinstance(inner, BaseException) else cause.__cause__
-    return type(error).__name__
+def _open(url: str, ca_file: Path | None) -> Pool:
+    """The connections themselves. Raises `BadCertificates`."""
+    with INSTALLATION.late_import("anklet_github.pool"):
+        from anklet_github.pool import Pool  # noqa: PLC0415
 
-
-def _read(response: urllib3.BaseHTTPResponse) -> bytes:
-    deadline = time.monotonic() + _WHOLE_REPLY
-    content = bytearray()
-    while chunk := response.read1(_CHUNK):
-        content += chunk
-        if len(content) > _LARGEST_REPLY or time.monotonic() > deadline:
-            response.close()
-            raise urllib3.exceptions.HTTPError("a reply without end")
-    return bytes(content)
-
-
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            reason = getattr(error, "strerror", None) or "no certificate in it"
-            raise BadCertificates(f"ca_file {ca_file} cannot be used: {reason}") from None
-    return context
-
-
-def _pool(url: str, trust: ssl.SSLContext) -> urllib3.PoolManager:
-    proxy = _proxy_for(url)
-    if proxy is None:
-        return urllib3.PoolManager(num_pools=2, maxsize=1, timeout=_TIMEOUT, retries=False, ssl_context=trust)
-    parts = urllib.parse.urlsplit(proxy)
-    headers = None
-    if parts.username is not None:
-        login = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        headers = urllib3.make_headers(proxy_basic_auth=login)
-    address = urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "", "", ""))
-    return urllib3.ProxyManager(
-        address, proxy_headers=headers, num_pools=2, maxsize=1, timeout=_TIMEOUT, retries=False, ssl_context=trust
-    )
-
-
-def _proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for this server, if any."""
-    parts = urllib.parse.urlsplit(url)
-    proxies = urllib.request.getproxies_environment()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or urllib.request.proxy_bypass(parts.netloc):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    return Pool(url, ca_file)

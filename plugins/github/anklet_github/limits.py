@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 
 from anklet_github.http import Reply
 from anklet_github.trouble import LimitPause
@@ -63,6 +62,8 @@ def _retry_after(reply: Reply, now: float) -> float | None:
     said = reply.headers.get("retry-after", "").strip()
     if said.isdigit():
         return float(said)
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415  seldom needed, and half a megabyte
+
     try:
         return max(1.0, parsedate_to_datetime(said).timestamp() - (reply.date() or now))
     except ValueError:

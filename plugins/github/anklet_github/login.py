@@ -15,6 +15,7 @@ from typing import Protocol
 from anklet_github.payloads import Installation, InstallationToken
 from anklet_github.trouble import LOGIN, Refused
 from anklet_worker.contract.errors import RightsRefused, ServiceFatal
+from anklet_worker.contract.installation import INSTALLATION
 from anklet_worker.contract.service import Secret, ServiceConfig
 
 #: A JWT is dated back by a minute, as GitHub advises, and lives for nine.
@@ -66,9 +67,10 @@ class AppLogin:
     def __init__(self, app_id: str, private_key: Secret, clock: Callable[[], float] = time.time) -> None:
         """`app_id` may be the client id. Raises `ServiceFatal` for a key that is none."""
         # Takes a tenth of a second and 10 MB: only a service that logs in so pays for it.
-        import jwt  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey  # noqa: PLC0415
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+        with INSTALLATION.late_import("jwt"):
+            import jwt  # noqa: PLC0415
+            from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey  # noqa: PLC0415
+            from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
         self._jwt = jwt
         self._clock = clock

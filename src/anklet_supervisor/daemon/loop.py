@@ -1,18 +1,15 @@
-"""The supervisor's one loop: event -> step -> perform effects. The only file of the host that acts on the machine's word.
+"""The supervisor's one loop: event -> step -> perform effects. The only file of the host that performs the machine's effects.
 
-Signals, the threads of the worker processes and the clock feed one inbox; this thread empties it. Handlers and threads decide
-nothing.
+Signals, the threads of the worker processes and the clock feed one inbox; this thread empties it. The other threads decide nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 
 import msgspec
 
@@ -20,6 +17,7 @@ from anklet_supervisor.config.load import Problem, SupervisorConfig
 from anklet_supervisor.daemon.clock import AwakeClock
 from anklet_supervisor.daemon.process import WorkerProcess
 from anklet_supervisor.daemon.settings import Settings
+from anklet_supervisor.daemon.signals import signals_heard
 from anklet_supervisor.log.writer import LogWriter
 from anklet_supervisor.machine import events
 from anklet_supervisor.machine.events import Effect, Event
@@ -27,22 +25,22 @@ from anklet_supervisor.machine.model import Model, Moment
 from anklet_supervisor.machine.step import next_deadline, step
 from anklet_supervisor.report.history import JobHistory
 from anklet_supervisor.report.metrics import Metrics
+from anklet_supervisor.report.pace import Pace
 from anklet_supervisor.report.status import StatusFile, document
-from anklet_worker.contract.errors import ConfigError
+from anklet_worker.contract.errors import ConfigError, TemporaryError
+from anklet_worker.contract.installation import INSTALLATION
 from anklet_worker.link import messages as m
 from anklet_worker.link.slots import SlotWriter
 from anklet_worker.log.service_log import ServiceLog, open_log
 
-#: The loop turns at least this often, so that status and health are fresh.
+#: The loop turns at least this often, so that `/healthz` sees it turn.
 _LONGEST_SLEEP = 4.0
-#: A longer gap between two turns is none in which a deadline could pass, see `AwakeClock`.
+#: Seconds between two turns beyond which the host was asleep: no deadline passes meanwhile, see `AwakeClock`.
 _LONGEST_GAP = 10.0
-#: Facts that wait to be taken in, a few tens of microseconds each, and seconds between two looks whether there is room.
+#: Facts that may wait in the inbox (each takes a few tens of microseconds), and seconds between two looks for room in it.
 _MOST_WAITING, _HEAR_PAUSE = 4096, 0.01
-#: Seconds that workers get to let go of their VMs when the supervisor ends before them.
+#: Seconds that workers get to let go of their VMs when the supervisor exits before them.
 _FAREWELL = 1.0
-#: Changes within this time make one status file.
-_STATUS_PAUSE = 0.1
 
 _SIGNALS: dict[signal.Signals, Event] = {
     signal.SIGTERM: events.Terminated(),
@@ -57,7 +55,7 @@ ReadAgain = Callable[[], tuple[SupervisorConfig, tuple[Problem, ...]]]
 
 
 class _ConfigArrived(msgspec.Struct, frozen=True):
-    """The configuration has been read again; what it changes is to be found out."""
+    """The configuration has been read again, and is yet to be compared with the present one."""
 
     config: SupervisorConfig
     warnings: tuple[Problem, ...]
@@ -87,14 +85,14 @@ class Loop:
         self._clock = AwakeClock(time.monotonic, _LONGEST_GAP)
         #: Of the configuration that was read last.
         self._warnings: tuple[Problem, ...] = ()
+        self._pace = Pace(time.monotonic())
         self._processes: dict[str, WorkerProcess] = {}
         self._exit_code: int | None = None
-        self._status_due = 0.0
 
     def run(self) -> int:
-        """Start the services and turn until all is over. Returns the exit code."""
+        """Start the services and turn until the machine finishes. Returns the exit code."""
         try:
-            with self._signals():
+            with signals_heard(_SIGNALS, lambda number: self._inbox.put(_SIGNALS[number])):
                 self._turn(events.Began())
                 while self._exit_code is None:
                     self._turn(self._next_event())
@@ -104,8 +102,7 @@ class Loop:
         return self._exit_code
 
     def _leave(self) -> None:
-        """Let the workers that still live detach. One that does not is killed: at its end the interpreter would wait for it, and it
-        may never end; the lock would be held as long."""
+        """Detach the workers that still live, and kill those that do not exit: the next start must not wait for them."""
         left = list(self._processes.values())
         for process in left:
             process.detach()
@@ -115,8 +112,7 @@ class Loop:
             process.kill()
 
     def _next_event(self) -> Event | _ConfigArrived:
-        now = time.monotonic()
-        pause = min(_LONGEST_SLEEP, self._status_due - now if self._status_due > now else _LONGEST_SLEEP)
+        pause = min(_LONGEST_SLEEP, self._pace.due - time.monotonic())
         due = next_deadline(self._model)
         if due is not None:
             pause = min(pause, due - self._clock())
@@ -133,10 +129,12 @@ class Loop:
             self._outlets.metrics.fact(event.service, event.fact, time.time())
             self._outlets.history.fact(event.service, event.fact, time.time())
             if isinstance(event.fact, m.JobFinished | m.JobGivenBack):
-                # On file at once, and before the worker is told that it was heard: whoever comes after us counts it no more.
+                # On file before the worker hears that it was counted: a later supervisor must not count it again.
                 self._outlets.history.save()
         if isinstance(event, events.WorkerExited):
             self._processes.pop(event.service, None)
+        if not isinstance(event, events.Tick):
+            self._pace.changed(time.monotonic())
         self._model, effects = step(self._model, event, Moment(self._clock(), time.time()))
         for effect in effects:
             self._perform(effect)
@@ -183,16 +181,22 @@ class Loop:
 
     def _start(self, name: str) -> None:
         try:
+            INSTALLATION.require_unchanged()
             setup = self._settings.for_start(name, tuple(self._model.services))
             self._processes[name] = WorkerProcess(setup, self._hear, self._outlets.writer.write)
+        except TemporaryError as error:
+            self._inbox.put(events.StartPutOff(name, str(error)))
         except OSError as error:
-            # No process, no memory, no file descriptors: as a death, so that back-off and budget apply.
-            self._report("WARN", f"the worker cannot be started: {error.strerror}", name)
+            # No process, no memory, no file descriptors: counts as a death, so that back-off and budget apply.
+            self._report("WARN", f"cannot start the worker: {error.strerror}", name)
             self._inbox.put(events.WorkerExited(name, 71))
 
     def _hear(self, event: Event) -> None:
-        """Put what comes of a worker into the inbox; called by its threads. One that talks faster than it is listened to waits, and
-        with it its worker, whose pipe is full soon: else it filled the memory, and no signal came through."""
+        """Put an event of a worker into the inbox; its threads call this.
+
+        While the inbox is full they wait here. Then the pipe fills up and the worker waits, too; else a worker that sends faster
+        than the loop reads would fill the memory.
+        """
         while isinstance(event, events.WorkerSaid) and self._inbox.qsize() >= _MOST_WAITING:
             time.sleep(_HEAR_PAUSE)
         self._inbox.put(event)
@@ -204,14 +208,14 @@ class Loop:
             self._inbox.put(events.ConfigRefused(("the system has no thread to read the configuration in; try again",)))
 
     def _read_config(self) -> None:
-        """In a thread of its own: a `token_command` may take half a minute."""
+        """Runs in a thread of its own, because a `token_command` may take half a minute."""
         try:
             config, warnings = self._read_again()
         except ConfigError as error:
-            # They name the file, whose name may be no text; the status, which tells them, is.
+            # The name of the file may hold bytes that are not text, and status.json holds text only.
             lines = (line.encode(errors="backslashreplace").decode() for line in error.lines())
             self._inbox.put(events.ConfigRefused(tuple(lines)))
-        except Exception as error:  # noqa: BLE001  a reload that is never answered would keep every later one waiting
+        except Exception as error:  # noqa: BLE001  a reload without an answer would keep every later one waiting
             self._inbox.put(events.ConfigRefused((f"a bug: {type(error).__name__}: {error}",)))
         else:
             self._inbox.put(_ConfigArrived(config, warnings))
@@ -220,7 +224,7 @@ class Loop:
         before = self._settings.log_level
         only_at_start = list(self._settings.take())
         level = self._settings.log_level
-        # The log of this process is one: who holds it writes at the new level, and no new secret into it.
+        # Everyone who holds the log now writes at the new level, and new secrets stay out of it.
         open_log(self._outlets.writer.write, level, self._settings.secrets(), {})
         if level != before:
             for process in self._processes.values():
@@ -228,7 +232,7 @@ class Loop:
         for warning in self._warnings:
             self._outlets.log.warning(str(warning))
         for key in only_at_start:
-            self._outlets.log.warning("%s has changed; that takes effect at the next restart", key)
+            self._outlets.log.warning("%s has changed; restart the supervisor to apply it", key)
 
     def _report(self, level: str, message: str, service: str | None, problems: tuple[str, ...] = ()) -> None:
         log = self._outlets.log if service is None else self._outlets.log.bind(serviceName=service)
@@ -236,32 +240,14 @@ class Loop:
         write(message, extra={"problems": problems} if problems else {})
 
     def _publish(self, *, force: bool) -> None:
-        """Bring metrics and status up to date: at every change, but bursts of changes make one file."""
+        """Bring the metrics up to date, and the status file when it is due."""
         now = time.monotonic()
         self._outlets.metrics.beat(now)
         self._outlets.metrics.update(self._model, self._outlets.writer.dropped, time.time())
-        if force or self._inbox.empty() or now - self._status_due > _STATUS_PAUSE:
+        if force or now >= self._pace.due:
             out = self._outlets
             failures, budgets = out.history.failures(), out.metrics.budgets()
             paused = self._settings.paused()
             out.status.write(document(self._model, self._settings.plugins, out.started_at, failures, budgets, paused))
             out.history.save()
-            self._status_due = now + _LONGEST_SLEEP
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Handlers that only record; the loop reacts."""
-
-        def record(number: int, _frame: FrameType | None) -> None:
-            self._inbox.put(_SIGNALS[signal.Signals(number)])
-
-        for number in _SIGNALS:
-            signal.signal(number, record)
-        # What came since the lock was taken is heard now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        try:
-            yield
-        finally:
-            # It ends: there is nothing left to be ordered, and nothing must change its exit code.
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
+            self._pace.written(now)

@@ -1,139 +1,148 @@
-"""One worker process: start it, talk to it, hear it out, reap it.
+"""One worker process: start it, send it commands, receive its facts, reap it.
 
-Owns the process, its two pipes and the threads that move their bytes; decides nothing. What is heard goes into the inbox as
-events, the death last of all.
+Owns the process, its pipes and the threads that move their bytes; decides nothing. Facts go into the inbox as events, and the
+exit of the process comes last.
 
-The start method is spawn, by context: fork is unsafe on macOS, and a forked sibling would hold the pipe's other end open, so
-that EOF never came. The child gets only its own ends; the parent closes them at once.
+A worker is a new interpreter (`python -m anklet_worker`), never a fork: fork is unsafe on macOS, and a forked sibling would keep
+the pipe's other end open, so EOF would never come. It is not started by multiprocessing, whose spawned child imports the command
+line again, and which keeps a resource tracker running that nothing here uses. A worker inherits its own three descriptors and no
+other; its settings and secrets come over the pipe, never in argv.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing
 import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe, wait
 
 from anklet_supervisor.machine.events import Event, WorkerExited, WorkerSaid, WorkerStarted
 from anklet_worker.contract.errors import ProtocolError
 from anklet_worker.link.channel import Channel, ChannelClosed
-from anklet_worker.link.messages import Command, decode_fact
-from anklet_worker.link.setup import WorkerSetup
-from anklet_worker.main import run_worker
+from anklet_worker.link.messages import Command, decode_fact, encode
+from anklet_worker.link.setup import WorkerSetup, encode_setup
 
-#: A worker that does not read this many commands is wedged. They are a handful in its whole life.
+#: A worker that leaves this many commands unread is wedged. A worker gets a handful in its whole life.
 _OUTBOX = 64
-#: Seconds that a process has to end after it closed its pipe, before it is killed.
+#: Seconds that a process has to exit after it closed its pipe, before it is killed.
 _LINGER = 30.0
 #: Signals that mean something to us, or that the terminal sends.
 HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2}
-
-_spawn = multiprocessing.get_context("spawn")
+#: The worker's program: arguments of the interpreter.
+_PROGRAM = ("-m", "anklet_worker")
 
 
 class WorkerProcess:
-    """A started worker. `post` puts an event into the inbox, `write_log` a line into the log; both from our threads.
+    """A started worker. `post` puts an event into the inbox, `write_log` a line into the log; both are called by our threads.
 
-    Raises `OSError` when the system has no room for it; then no process of it lives.
+    Raises `OSError` when the system has no room for the worker; then no process is left.
     """
 
     def __init__(self, setup: WorkerSetup, post: Callable[[Event], None], write_log: Callable[[bytes], None]) -> None:
         self._name = setup.service.name
         self._post = post
         self._write_log = write_log
-        self._outbox: queue.Queue[Command | None] = queue.Queue(_OUTBOX)
-        ours, theirs = _spawn.Pipe(duplex=True)
-        log_ours, log_theirs = _spawn.Pipe(duplex=False)
-        self._channel = Channel(ours)
-        self._log = log_ours
-        # The loop may still have an order for it when its end is on the way to the inbox.
-        self._closing = threading.Lock()
-        self._closed = threading.Event()
-        # Daemonic: if this process ends without us, multiprocessing sends SIGTERM, which means the same as the EOF: it detaches.
-        self._process = _spawn.Process(target=run_worker, args=(setup, theirs, log_theirs), daemon=True)
-        self._start(theirs, log_theirs)
+        self._outbox: queue.Queue[bytes | None] = queue.Queue(_OUTBOX)
+        # The first message. Our thread sends it, so a worker that never reads cannot block the loop.
+        self._outbox.put(encode_setup(setup))
+        # The loop may still send a signal when the exit of the process is on its way to the inbox.
+        self._reaping = threading.Lock()
+        self._reaped = threading.Event()
+        self._start()
 
-    def _start(self, theirs: Connection, log_theirs: Connection) -> None:
+    def _start(self) -> None:
+        ours, theirs = Pipe(duplex=True)
+        log_ours, log_theirs = Pipe(duplex=False)
+        # The worker holds the other end until it exits, and does nothing else with it.
+        self._life, life_theirs = Pipe(duplex=False)
+        self._channel, self._log = Channel(ours), log_ours
         # The child inherits the mask, so that a signal to the group cannot end it before its handlers are in place.
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         try:
-            self._process.start()
-            self._post(WorkerStarted(self._name, self._process.pid or 0))
-            # Our threads never take a signal from the loop's, which would then not wake up for it.
+            self._process = _spawn(theirs, log_theirs, life_theirs)
+            self._post(WorkerStarted(self._name, self._process.pid))
+            # Our threads block these signals for good: a signal that one of them takes would not wake the loop.
             self._start_threads()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-            theirs.close()
-            log_theirs.close()
+            for end in (theirs, log_theirs, life_theirs):
+                end.close()
 
     def _start_threads(self) -> None:
         log_reader = threading.Thread(target=self._read_log, name=f"log of {self._name}", daemon=True)
         try:
             log_reader.start()
-            for target, args in ((self._send, ()), (self._hear, (log_reader,))):
+            for target, args in ((self._send, ()), (self._receive, (log_reader,))):
                 threading.Thread(target=target, args=args, name=f"pipe of {self._name}", daemon=True).start()
         except RuntimeError:
-            # The system has no thread for us, and nobody would hear this worker, nor its end.
+            # The system has no thread for us, so nothing would notice what this worker says, nor its exit.
             self._process.kill()
-            self._process.join()
+            self._process.wait()
             self._outbox.put(None)
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
     def tell(self, command: Command) -> None:
         """Send a command, never blocking; a worker that has stopped reading is killed."""
         try:
-            self._outbox.put_nowait(command)
+            self._outbox.put_nowait(encode(command))
         except queue.Full:
             self.kill()
 
     def detach(self) -> None:
-        """SIGTERM; it lets go of its VM and job, and ends."""
-        with self._closing:
-            if not self._closed.is_set():
-                self._process.terminate()
+        """Send SIGTERM: the worker lets go of its VM and job, and exits."""
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL; its VM and job stay, for a successor."""
-        with self._closing:
-            if not self._closed.is_set():
-                self._process.kill()
+        """Send SIGKILL: its VM and job stay, for a successor."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._reaping:
+            if not self._reaped.is_set():
+                self._process.send_signal(number)
 
     def join(self, timeout: float) -> None:
-        """Wait for its end, for so many seconds."""
-        self._closed.wait(timeout)
+        """Wait for its exit, at most `timeout` seconds."""
+        self._reaped.wait(timeout)
 
     def _send(self) -> None:
-        while (command := self._outbox.get()) is not None:
-            # What is for a worker that is gone is taken nonetheless: nobody may wait for room.
+        while (message := self._outbox.get()) is not None:
+            # Messages for a worker that is gone are taken all the same: the loop must never wait for room.
             with contextlib.suppress(ChannelClosed):
-                self._channel.send(command)
+                self._channel.send_bytes(message)
 
-    def _hear(self, log_reader: threading.Thread) -> None:
+    def _receive(self, log_reader: threading.Thread) -> None:
         try:
             while True:
                 self._post(WorkerSaid(self._name, decode_fact(self._channel.receive())))
         except ChannelClosed:
             pass
         except ProtocolError:
-            # Never by a worker of this installation: treat it as a crash, so that a fresh one takes over.
+            # A worker of this installation never sends this: treat it as a crash, so that a fresh one takes over.
             self.kill()
-        self._process.join(_LINGER)
-        if self._process.is_alive():
-            self.kill()
-            self._process.join()
+        code = self._reap()
         log_reader.join(_LINGER)
         self._outbox.put(None)
-        code = self._process.exitcode
         self._channel.close()
-        with self._closing:
-            self._closed.set()
-            self._process.close()
-        self._post(WorkerExited(self._name, -signal.SIGKILL if code is None else code))
+        self._post(WorkerExited(self._name, code))
+
+    def _reap(self) -> int:
+        """Wait for the exit, and kill a process that closed its pipe but does not exit. Returns the exit code."""
+        if not wait([self._life], _LINGER):
+            self.kill()
+            wait([self._life])
+        # It has closed everything, so it is exiting: this wait is short. Under the lock, because its pid is free afterwards.
+        with self._reaping:
+            code = self._process.wait()
+            self._reaped.set()
+        self._life.close()
+        return code
 
     def _read_log(self) -> None:
         try:
@@ -141,3 +150,18 @@ class WorkerProcess:
                 self._write_log(self._log.recv_bytes())
         except (EOFError, OSError):
             self._log.close()
+
+
+def _spawn(*inherited: Connection) -> subprocess.Popen[bytes]:
+    """Start the worker's program with these descriptors, named in its arguments, and our standard output and error."""
+    fds = tuple(connection.fileno() for connection in inherited)
+    return subprocess.Popen(
+        [sys.executable, *_interpreter_options(), *_PROGRAM, *map(str, fds)], stdin=subprocess.DEVNULL, pass_fds=fds
+    )
+
+
+def _interpreter_options() -> list[str]:
+    """The worker finds its modules where this process found them, and never in the current directory."""
+    flags = {"-E": sys.flags.ignore_environment, "-s": sys.flags.no_user_site, "-P": True}
+    # Tracebacks go to the log as names of frames: columns in the source would only take memory.
+    return [*(option for option, is_set in flags.items() if is_set), "-X", "no_debug_ranges"]

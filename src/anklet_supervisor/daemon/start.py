@@ -1,6 +1,7 @@
-"""`anklet-supervisor start`: from a configuration to a turning loop, in the order in which things may fail.
+"""`anklet-supervisor start`: from a configuration to a running loop.
 
-Configuration, state directory, lock, port, slot table; only then a worker. Whatever is taken is given back at the end.
+Owns the order: configuration, state directory, lock, port, slot table, and only then a worker. Each resource is released at the
+end. Decides nothing about services.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from anklet_worker.log.service_log import ServiceLog, open_log
 from anklet_worker.state_layout import Place
 
 _DRAIN_FILE = Path(".config") / "anklet" / ".drain"
-#: What a new start cannot cure: launchd must not try again and again.
+#: Exit codes that a new start does not change: launchd must not try again and again.
 _INCURABLE = frozenset({ExitCode.USAGE, ExitCode.UNAVAILABLE, ExitCode.CONFIG})
 
 
@@ -59,12 +60,13 @@ def start(path: Path, show_log: ShowLog, *, once: bool) -> int:
     notes = open_state_dir(config.state_dir)
     lock = InstanceLock(config.state_dir)
     with contextlib.ExitStack() as stack:
-        # From here on commands find us: what they signal before the loop turns must neither kill nor be lost.
+        # Commands can find us from here on. A signal that comes before the loop runs must neither kill us nor get lost.
         stack.enter_context(_signals_held_back())
         lock.acquire()
         take_over(config.state_dir)
         writer = _open_log_file(config)
         if config.log.file_dir is not None and sys.stdout.isatty():
+            # Started by hand: show on the terminal what happens, wherever the log goes.
             stack.callback(show_log(log_file(config.log.file_dir)))
         stack.callback(writer.close)
         log = open_log(writer.write, config.log.level, config.secrets(), {})
@@ -76,7 +78,7 @@ def start(path: Path, show_log: ShowLog, *, once: bool) -> int:
         ids = identify(config.state_dir)
         if ids.former_install_id is not None:
             log.warning(
-                "the state directory comes from another machine; it has a new install id here",
+                "the state directory comes from another machine; made a new install id",
                 extra={"installId": ids.install_id, "formerInstallId": ids.former_install_id},
             )
         settings = Settings(config, lambda read: _setups(read, ids, once=once))
@@ -89,7 +91,7 @@ def start(path: Path, show_log: ShowLog, *, once: bool) -> int:
             code = loop.run()
         except Exception as error:
             log.exception(
-                "a bug ended the supervisor; VMs and their jobs go on, for the next start",
+                "a bug ended the supervisor; VMs and their jobs go on, and the next start adopts them",
                 extra={"err": f"{type(error).__name__}: {error}"},
             )
             return int(ExitCode.SOFTWARE)
@@ -98,7 +100,7 @@ def start(path: Path, show_log: ShowLog, *, once: bool) -> int:
 
 
 def start_for_launchd(path: Path, show_log: ShowLog, *, once: bool) -> int:
-    """As `start`, but what a new start cannot cure is one ERROR line and exit code 0: launchd then leaves it alone."""
+    """As `start`, but an error that a new start cannot cure is one ERROR line and exit code 0: launchd then leaves it alone."""
     try:
         code = start(path, show_log, once=once)
     except (ConfigError, AlreadyRunning) as error:
@@ -111,7 +113,7 @@ def start_for_launchd(path: Path, show_log: ShowLog, *, once: bool) -> int:
 
 
 def _last_words(path: Path, message: str) -> None:
-    """One ERROR in the log, wherever that can be told to be."""
+    """Write one ERROR: to the configured log if the configuration can be read, else to standard output."""
     try:
         host = load_host(path, os.environ, home=Path.home(), platform=sys.platform)
         writer = LogWriter(host.log.file_dir)
@@ -123,7 +125,7 @@ def _last_words(path: Path, message: str) -> None:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """The loop hears them as soon as it turns."""
+    """Block the signals until the loop runs, which unblocks them."""
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         yield
@@ -140,7 +142,7 @@ def _open_log_file(config: SupervisorConfig) -> LogWriter:
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """Where the supervisor finds itself: on which host, with which log, and by which file."""
+    """The surroundings of a start: the host's ids, the log, and the configuration's path."""
 
     ids: HostIds
     writer: LogWriter
@@ -151,7 +153,7 @@ class _Place(msgspec.Struct, frozen=True):
 def _prepare(
     config: SupervisorConfig, settings: Settings, place: _Place, stack: contextlib.ExitStack, *, once: bool
 ) -> Loop:
-    """With the lock in hand: port, slots, services. What is taken is given back by the stack."""
+    """With the lock held: port, slots, services. The stack releases them."""
     ids, writer, log = place.ids, place.writer, place.log
     metrics = Metrics(config.services, time.time())
     server = MetricsServer(config.metrics.host, config.metrics.port, metrics)
@@ -180,15 +182,17 @@ def _prepare(
 
 
 def _left_behind(config: SupervisorConfig, ids: HostIds, log: ServiceLog) -> Iterator[tuple[str, str]]:
-    """The VMs that records name, also those of services that are configured no more: each holds its slot until there is proof that
-    it is gone. Another host's records name none."""
+    """The VMs that records name, by service; services that were removed from the configuration included.
+
+    Each VM holds a slot until there is proof that it is gone. Records of another host are left out.
+    """
     for folder in sorted(Place.SERVICES.path(config.state_dir).iterdir()):
         if not folder.is_dir():
             continue
         book = RecordBook(folder)
         records, problems = book.load()
         for problem in problems:
-            # Told here, for here a damaged file is moved aside: the worker does not see it any more.
+            # Reported here, because loading moves a damaged file aside, and the worker no longer sees it.
             log.bind(serviceName=folder.name).error(
                 "a record cannot be read; what it named is found by its VM's name", extra={"err": problem}
             )

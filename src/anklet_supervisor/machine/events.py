@@ -50,6 +50,13 @@ class WorkerExited(msgspec.Struct, frozen=True):
     exit_code: int
 
 
+class StartPutOff(msgspec.Struct, frozen=True):
+    """No worker was started: other files are installed than the supervisor runs, until it is restarted."""
+
+    service: str
+    reason: str
+
+
 class ReloadAsked(msgspec.Struct, frozen=True):
     """SIGHUP: read the configuration again."""
 
@@ -88,6 +95,7 @@ Event = (
     | WorkerStarted
     | WorkerSaid
     | WorkerExited
+    | StartPutOff
     | Tick
 )
 

@@ -54,6 +54,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     job: JobView | None = None
     #: Why it is fatal or in back-off, for people.
     reason: str = ""
+    #: It was given up, and has not been ready since.
+    given_up: bool = False
     exit_code: int | None = None
 
 

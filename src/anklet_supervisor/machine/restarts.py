@@ -1,17 +1,24 @@
-"""When a crashed worker is started again, and when it is given up. Pure arithmetic on monotonic seconds.
+"""When a worker that died is started again, and when it is given up. Pure arithmetic on seconds.
 
-The n-th crash in a row waits 1, 2, 4, ... up to 60 s. A worker that stayed ready for `FORGIVE_AFTER` starts from the beginning
-again. More than `MAX_CRASHES` crashes within `PERIOD` use up the budget.
+The n-th death in a row waits 1, 2, 4, ... up to 60 s. A worker that stayed ready for `FORGIVE_AFTER` starts from the
+beginning again; more than `MAX_CRASHES` deaths within `PERIOD` are too many. Trouble that may pass (a signal from outside, say)
+must also have lasted for `PASSING_TROUBLE`.
 """
 
 from __future__ import annotations
 
 from anklet_worker.backoff import Backoff
 
-_BACKOFF = Backoff(first=1.0, longest=60.0)
+#: Longest pause before a restart, seconds.
+LONGEST = 60.0
+_BACKOFF = Backoff(first=1.0, longest=LONGEST)
 FORGIVE_AFTER = 60.0
 MAX_CRASHES = 5
 PERIOD = 600.0
+#: Seconds for which trouble that may pass must have lasted before a service is given up.
+PASSING_TROUBLE = 60.0
+#: Seconds after which a service that was given up is started again, as long as a VM of it may exist.
+CLEAN_UP_AFTER = 300.0
 
 
 def delay(crashes_in_a_row: int) -> float:
@@ -26,6 +33,7 @@ def remember(crashes: tuple[float, ...], now: float, ready_since: float | None) 
     return (*(crash for crash in crashes if now - crash < PERIOD), now)
 
 
-def spent(crashes: tuple[float, ...]) -> bool:
-    """True when the budget of restarts is used up."""
-    return len(crashes) > MAX_CRASHES
+def spent(crashes: tuple[float, ...], *, may_pass: bool) -> bool:
+    """True when the budget of restarts is used up. `may_pass`: the last death was of a kind that may end by itself."""
+    lasted = crashes[-1] - crashes[0]
+    return len(crashes) > MAX_CRASHES and (not may_pass or lasted >= PASSING_TROUBLE)

@@ -93,12 +93,17 @@ TRANSITIONS: dict[ServiceState, dict[Trigger, ServiceState]] = {
         Trigger.GAVE_UP: ServiceState.FATAL,
     },
     ServiceState.STOPPED: {Trigger.ORDERED: ServiceState.STOPPED, Trigger.RENEWED: ServiceState.STARTING},
-    ServiceState.FATAL: {Trigger.ORDERED: ServiceState.FATAL, Trigger.RENEWED: ServiceState.STARTING},
+    ServiceState.FATAL: {
+        Trigger.ORDERED: ServiceState.FATAL,
+        # One that owes clean-up is started again, after a longer pause.
+        Trigger.DUE: ServiceState.STARTING,
+        Trigger.RENEWED: ServiceState.STARTING,
+    },
 }
 
 #: States in which a worker process exists.
 ALIVE = frozenset({ServiceState.STARTING, ServiceState.READY, ServiceState.STOPPING})
-#: States that a service leaves only with new settings.
+#: States without a worker. New settings lead on from them, and a FATAL service that owes clean-up is started again later.
 FINAL = frozenset({ServiceState.STOPPED, ServiceState.FATAL})
 
 

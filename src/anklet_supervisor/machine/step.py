@@ -20,6 +20,7 @@ from anklet_supervisor.machine.events import (
     PublishSlots,
     ReloadAsked,
     RestartAsked,
+    StartPutOff,
     StartWorker,
     Terminated,
     Tick,
@@ -68,6 +69,8 @@ def step(model: Model, event: Event, now: Moment) -> tuple[Model, list[Effect]]:
             workers.said(turn, name, fact)
         case WorkerExited(service=name, exit_code=code):
             workers.exited(turn, name, code)
+        case StartPutOff(service=name, reason=reason):
+            workers.start_put_off(turn, name, reason)
         case Tick():
             orders.check_deadlines(turn)
             workers.start_due(turn)

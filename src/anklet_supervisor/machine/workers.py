@@ -35,7 +35,7 @@ def said(turn: Turn, name: str, fact: m.Fact) -> None:
     service = turn.model.services[name]
     match fact:
         case m.Ready():
-            turn.trigger(name, Trigger.ANNOUNCED, ready_since=turn.now.mono, reason="")
+            turn.trigger(name, Trigger.ANNOUNCED, ready_since=turn.now.mono, reason="", given_up=False)
         case m.StatusChanged(status=status):
             turn.update(name, status=status)
         case m.Failed(reason=reason):
@@ -68,10 +68,26 @@ def exited(turn: Turn, name: str, code: int) -> None:
         reload.apply_fate(turn, name)
 
 
+def start_put_off(turn: Turn, name: str, reason: str) -> None:
+    """No worker was started. Nothing has failed, so the budget of restarts stays as it is.
+
+    While the supervisor ends, nothing waits for a later try: the next start cleans up.
+    """
+    if turn.model.mode is not Mode.RUNNING or turn.model.once:
+        turn.trigger(name, Trigger.ENDED, status=Status.STOPPED, reason=reason)
+        return
+    due = turn.now.mono + restarts.LONGEST
+    turn.report("WARN", f"cannot start the worker: {reason}", name)
+    turn.trigger(name, Trigger.CRASHED, due=due, ready_since=None, reason=reason, status=Status.FAILED)
+
+
 def start_due(turn: Turn) -> None:
-    """Start the workers whose back-off is over."""
+    """Start the workers whose back-off is over, and those of fatal services that owe clean-up."""
     for service in turn.model.services.values():
-        if service.state is ServiceState.BACKOFF and service.due is not None and service.due <= turn.now.mono:
+        if service.due is not None and service.due <= turn.now.mono:
+            if service.state is ServiceState.FATAL and turn.model.mode is not Mode.RUNNING:
+                turn.update(service.name, due=None)
+                continue
             turn.trigger(service.name, Trigger.DUE, due=None, restarts=service.restarts + 1, status=Status.IDLE)
             turn.effects.append(StartWorker(service.name))
 
@@ -96,7 +112,7 @@ def _ended_as_ordered(turn: Turn, service: Service, code: int) -> bool:
 def _crashed(turn: Turn, service: Service, code: int) -> None:
     crashes = restarts.remember(service.crashes, turn.now.mono, service.ready_since)
     cause = describe_exit(code)
-    if restarts.spent(crashes):
+    if restarts.spent(crashes, may_pass=code < 0):
         count = f"{len(crashes)} crashes within {restarts.PERIOD:.0f} s, not restarted"
         _give_up(turn, service.name, f"its worker {cause}; {count}")
         return
@@ -114,8 +130,14 @@ def _crashed(turn: Turn, service: Service, code: int) -> None:
 
 
 def _give_up(turn: Turn, name: str, reason: str) -> None:
-    if turn.model.services[name].fate is Fate.STAYS:
+    service = turn.model.services[name]
+    # Its VM holds a slot until a worker of this service has looked after it: start one again after a longer pause.
+    owes = service.fate is Fate.STAYS and allocator.owes(turn.model.allocation, name)
+    due = turn.now.mono + restarts.CLEAN_UP_AFTER if owes and not turn.model.once else None
+    if service.given_up:
+        turn.report("WARN", f"the service still cannot run: {reason}", name)
+    elif service.fate is Fate.STAYS:
         turn.report("ERROR", f"the service cannot run: {reason}", name)
     else:
         turn.report("WARN", f"the worker cannot continue with its old settings: {reason}", name)
-    turn.trigger(name, Trigger.GAVE_UP, status=Status.FAILED, reason=reason, due=None, ready_since=None)
+    turn.trigger(name, Trigger.GAVE_UP, status=Status.FAILED, reason=reason, given_up=True, due=due, ready_since=None)

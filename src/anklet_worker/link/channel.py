@@ -1,16 +1,19 @@
-"""One end of the pipe between supervisor and worker: send, receive, and what EOF means.
+"""One end of the pipe between supervisor and worker: send, receive, and the meaning of EOF.
 
-Owns the connection and nothing else: what a message says is decided elsewhere. EOF means that the other side is gone.
+Owns the connection and the worker's view of it: orders, granted slots, outcomes that the supervisor has counted. Does not know what
+a job or a VM is. EOF means that the other side is gone.
 """
 
 from __future__ import annotations
 
+import select
 import threading
+import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 
 from anklet_worker.contract.errors import AnkletError, ProtocolError
 from anklet_worker.link.messages import (
+    Command,
     Drain,
     Fact,
     GrantSlot,
@@ -28,7 +31,11 @@ from anklet_worker.link.messages import (
 )
 from anklet_worker.link.messages import decode_command as _decode_command
 from anklet_worker.link.messages import encode as _encode
+from anklet_worker.link.pipe import Pipe
 from anklet_worker.process.orders import Orders
+
+#: Seconds that the main thread gets to let go after a detach: as long as a supervisor that exits waits for its workers, and some.
+DETACH_PATIENCE = 2.0
 
 
 class ChannelClosed(AnkletError):
@@ -38,13 +45,16 @@ class ChannelClosed(AnkletError):
 class Channel:
     """Sends and receives whole messages as bytes; one thread may send while another receives, and several may send."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Pipe) -> None:
         self._connection = connection
         self._sending = threading.Lock()
 
     def send(self, message: Message) -> None:
         """Send one message; blocks while the pipe is full. Raises `ChannelClosed`."""
-        data = _encode(message)
+        self.send_bytes(_encode(message))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send the bytes of one message; blocks while the pipe is full. Raises `ChannelClosed`."""
         with self._sending:
             try:
                 self._connection.send_bytes(data)
@@ -58,17 +68,30 @@ class Channel:
         except (EOFError, OSError) as error:
             raise ChannelClosed(f"the pipe is closed: {error}") from None
 
+    def wait(self, other: int) -> bool:
+        """Wait until there is something to receive, or the descriptor `other` is readable. False for `other`.
+
+        Raises `ChannelClosed` when this end is closed.
+        """
+        try:
+            poll = select.poll()
+            for fd in (self._connection.fileno(), other):
+                poll.register(fd, select.POLLIN)
+            return other not in {fd for fd, _ in poll.poll()}
+        except (OSError, ValueError) as error:
+            raise ChannelClosed(f"the pipe is closed: {error}") from None
+
     def close(self) -> None:
         """Close this end; the other one sees EOF."""
         self._connection.close()
 
 
-def _ignore(_level: str) -> None:
-    """Nobody wants to know."""
+def _ignore(*_: object) -> None:
+    """Do nothing: the place of a callback that is not set."""
 
 
 class SupervisorLink:
-    """A worker's view of its supervisor: facts go up, orders come down, and slots are asked for and granted.
+    """A worker's view of its supervisor: facts go up, orders come down, slots are requested and granted.
 
     One daemon thread reads for as long as the process lives. EOF, or a failing send, is the order to detach.
     """
@@ -78,8 +101,10 @@ class SupervisorLink:
         self._orders = orders
         self._granted: SlotRef | None = None
         self._wanted = False
-        #: Told, from the thread that reads, of another level for the log.
+        #: Called, in the reading thread, with a new level for the log.
         self.on_log_level: Callable[[str], object] = _ignore
+        #: Called, in the reading thread, when the process still lives `DETACH_PATIENCE` after a detach. None: never.
+        self.on_overdue: Callable[[], object] | None = None
         self._heard: set[str] = set()
         #: The status that was reported last.
         self.status = Status.IDLE
@@ -98,21 +123,21 @@ class SupervisorLink:
             self._orders.detach()
 
     def tell_outcome(self, fact: JobFinished) -> None:
-        """Send the end of a job up; `has_heard` answers when it has been counted."""
+        """Send the outcome of a job up; `has_heard` is true once the supervisor has counted it."""
         self.tell(fact)
 
     def has_heard(self, vm: str) -> bool:
-        """Whether the supervisor has counted the end of the job in the VM of this name."""
+        """True when the supervisor has counted the outcome of the job in the VM of this name."""
         return vm in self._heard
 
     def forget_outcome(self, vm: str) -> None:
-        """Nobody will ask about this VM any more."""
+        """Drop what `has_heard` knows of this VM; nothing asks for it again."""
         self._heard.discard(vm)
 
     def acquire_slot(self, patience: float, while_waiting: Callable[[], None]) -> SlotRef | None:
-        """Ask for a slot and wait until it is granted; None when a drain comes first.
+        """Request a slot and wait until it is granted; None when a drain comes first.
 
-        `while_waiting` is called each `patience` seconds of the wait. Raises `Interrupted` and `Detached`.
+        `while_waiting` is called every `patience` seconds of the wait. Raises `Interrupted` and `Detached`.
         """
         if not self._wanted:
             self._wanted = True
@@ -130,29 +155,35 @@ class SupervisorLink:
         return granted
 
     def _take_request_back(self) -> None:
-        """The supervisor frees a slot that it granted to a service whose request is taken back."""
+        """Withdraw the request; the supervisor frees a slot that it has already granted for it."""
         self._granted, self._wanted = None, False
         self.tell(SlotDeclined())
 
     def _read(self) -> None:
-        while True:
-            try:
-                command = _decode_command(self._channel.receive())
-            except (ChannelClosed, ProtocolError):
-                self._orders.detach()
-                return
-            match command:
-                case GrantSlot(slot=slot):
-                    self._granted = slot
-                    self._orders.notify()
-                case SlotAnswered():
-                    self._orders.notify()
-                case LogLevel(level=level):
-                    self.on_log_level(level)
-                case OutcomeHeard(vm=vm):
-                    self._heard.add(vm)
-                    self._orders.notify()
-                case Drain():
-                    self._orders.drain()
-                case Stop():
-                    self._orders.stop()
+        # The detach descriptor, too: it is readable at once after SIGTERM, whatever the main thread does.
+        try:
+            while self._channel.wait(self._orders.detach_fd):
+                self._obey(_decode_command(self._channel.receive()))
+        except (ChannelClosed, ProtocolError):
+            pass
+        self._orders.detach()
+        if self.on_overdue is not None:
+            time.sleep(DETACH_PATIENCE)
+            self.on_overdue()
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case GrantSlot(slot=slot):
+                self._granted = slot
+                self._orders.notify()
+            case SlotAnswered():
+                self._orders.notify()
+            case LogLevel(level=level):
+                self.on_log_level(level)
+            case OutcomeHeard(vm=vm):
+                self._heard.add(vm)
+                self._orders.notify()
+            case Drain():
+                self._orders.drain()
+            case Stop():
+                self._orders.stop()

@@ -1,11 +1,18 @@
-"""What a worker process is given at birth, over the pipe that starts it: nothing of it is ever in an argv."""
+"""The settings that a worker process starts with, and their form on the pipe. Nothing of them is ever in an argv.
+
+They are the first message on the pipe, and the only one that is pickled: settings hold types of a plugin, and both ends are one
+installation. The version stands in front, so a worker of another version refuses the rest unread.
+"""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import msgspec
 
+from anklet_worker import __version__
+from anklet_worker.contract.errors import TemporaryError
 from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.state_layout import Place
 
@@ -19,8 +26,8 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     """The service's configuration, and the facts of the host that its worker needs.
 
     `services` are the names of all configured services: a VM of ours whose name bears none of their tags belongs to a service
-    that is no more, and the service with `sweeps_strays` looks after it. `drivers` are the VM drivers in use on this host, or once
-    in use: all their VMs count against one limit.
+    that was removed, and the service with `sweeps_strays` looks after it. `drivers` are the VM drivers that this host uses or has
+    used: all their VMs count against one limit.
     """
 
     service: ServiceConfig
@@ -56,3 +63,20 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     def owner(self) -> str:
         """Who holds a lease of ours: install id and service, so that an operator can tell which host it is."""
         return f"{self.install_id}:{self.service.name}"
+
+
+def encode_setup(setup: WorkerSetup) -> bytes:
+    """The bytes of the first message to a worker."""
+    return __version__.encode() + b"\n" + pickle.dumps(setup)
+
+
+def decode_setup(data: bytes) -> WorkerSetup:
+    """Read the first message. Raises `TemporaryError` when the supervisor is of another version than this worker."""
+    version, _, content = data.partition(b"\n")
+    if version != __version__.encode():
+        raise TemporaryError(
+            f"the supervisor runs version {version.decode(errors='replace')}, but version {__version__} is installed; "
+            "restart the supervisor"
+        )
+    setup: WorkerSetup = pickle.loads(content)  # noqa: S301  from our supervisor, over a pipe that only it can write to
+    return setup

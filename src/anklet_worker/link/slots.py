@@ -1,11 +1,11 @@
 """The VM-slot semaphore in shared memory: its layout, its reader, its writer. The only file that knows the bytes.
 
-A small memory-mapped file. The supervisor is its only writer, so no lock can be lost with a killed holder; workers read it to
-learn whether a slot is free, and whether the slot that they were granted is still theirs. It is rebuilt at each start of the
-supervisor and never trusted before. Who gets a slot is decided elsewhere.
+A small memory-mapped file. The supervisor is its only writer, so no lock can be lost with a killed holder. Workers read it to learn
+whether a slot is free, and whether the slot granted to them is still theirs. Each start of the supervisor builds it anew; what an
+earlier one left is never read. Does not know who gets a slot.
 
-A file instead of `multiprocessing.shared_memory`: on Python 3.11 a process that merely attaches by name destroys the segment
-when it exits (cpython#82300).
+It is a file, not `multiprocessing.shared_memory`: on Python 3.11 a process that only attaches by name destroys the segment when it
+exits (cpython#82300).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 from anklet_worker.contract.errors import ProtocolError
 from anklet_worker.link.messages import SlotRef
 
-#: More slots than any Mac may have; a bound for the file, not for the limit of macOS.
+#: More slots than any Mac may use. This bounds the file; the limit of macOS is enforced elsewhere.
 MAX_SLOTS = 64
 
 _MAGIC = b"ANKLET02"
@@ -40,20 +40,20 @@ _READ_PAUSE = 0.001
 class SlotState(Enum):
     """FREE -> RESERVED -> OCCUPIED -> (ORPHANED ->) FREE. The value is the byte in the file."""
 
-    #: No VM, nobody's.
+    #: No VM, no owner.
     FREE = 0
     #: Granted to a service; no VM is made yet.
     RESERVED = 1
     #: A VM exists, or is about to.
     OCCUPIED = 2
-    #: Its worker is gone; the VM may exist. Only proof that it does not frees the slot.
+    #: Its worker is gone; the VM may still exist. Only proof that it does not frees the slot.
     ORPHANED = 3
-    #: Withdrawn, because fewer VMs may run than there are slots: not to be given.
+    #: Withdrawn, because fewer VMs may run than there are slots. It is never granted.
     RETIRED = 4
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """One slot. `since` is Unix seconds, 0 for never; `generation` counts its grants; `nonce` is drawn anew for each."""
+    """One slot. `since` is Unix seconds, 0 for never; `generation` counts its grants; each grant has a fresh `nonce`."""
 
     index: int
     state: SlotState = SlotState.FREE
@@ -70,8 +70,8 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SlotTable(msgspec.Struct, frozen=True, kw_only=True):
-    """All slots; how many running VMs are not ours (they count against the same limit); and how many slots are held back, because
-    the host has refused to run as many VMs as it should."""
+    """All slots. `foreign`: running VMs that are not ours, which count against the same limit. `held_back`: slots not granted,
+    because the host has refused to run as many VMs as it should."""
 
     slots: tuple[Slot, ...]
     foreign: int = 0
@@ -79,7 +79,7 @@ class SlotTable(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def limit(self) -> int:
-        """How many VMs may run at once; more only as long as slots that are to be withdrawn are still in use."""
+        """How many VMs may run at once. Slots that are in use although the limit has shrunk still count."""
         return sum(slot.state is not SlotState.RETIRED for slot in self.slots)
 
     @property
@@ -90,7 +90,7 @@ class SlotTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode(table: SlotTable) -> bytes:
-    """The bytes of a table. Raises `ValueError` for a table that cannot be one of ours (a bug)."""
+    """The bytes of a table. Raises `ValueError` for a number of slots that the file cannot hold (a bug)."""
     if not 1 <= len(table.slots) <= MAX_SLOTS:
         raise ValueError(f"a table of {len(table.slots)} slots")
     body = b"".join(_encode_slot(slot) for slot in table.slots)
@@ -99,7 +99,7 @@ def encode(table: SlotTable) -> bytes:
 
 
 def decode(data: bytes) -> SlotTable:
-    """Read the bytes of a table. Raises `ProtocolError` when they are none: torn, corrupt, or of another version."""
+    """Read the bytes of a table. Raises `ProtocolError` for bytes that are torn, corrupt, or of another version."""
     if len(data) < _HEADER.size + 4:
         raise ProtocolError("the slot table is too short")
     header, header_sum = data[: _HEADER.size], data[_HEADER.size : _HEADER.size + 4]
@@ -132,17 +132,17 @@ def _decode_slot(index: int, fields: tuple[int, int, int, float, bytes, bytes]) 
     )
 
 
-#: The file has room for so many slots at least, so that their number can change while it is mapped; no Mac may have more.
+#: Slots that the file has room for at least, so that their number can change while it is mapped.
 _LEAST_ROOM = 4
 
 
 def room_for(limit: int) -> int:
-    """To how many slots a table that begins with `limit` can grow while it is mapped."""
+    """How many slots a table that starts with `limit` can grow to while it is mapped."""
     return max(limit, _LEAST_ROOM)
 
 
 class SlotWriter:
-    """The supervisor's end. Makes the file anew at its full size (a full disk under a mapping would be a SIGBUS).
+    """The supervisor's end. Writes the file anew at its full size: a full disk under a mapping would be a SIGBUS.
 
     Raises `OSError`.
     """
@@ -152,7 +152,7 @@ class SlotWriter:
         data = encode(table).ljust(self._size, b"\0")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            # Written in place, so that a straggler which still maps the old table sees the new one.
+            # In place, so that a worker which still maps the old table sees the new one.
             if os.pwrite(fd, data, 0) < self._size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             os.ftruncate(fd, self._size)
@@ -162,14 +162,14 @@ class SlotWriter:
             os.close(fd)
 
     def write(self, table: SlotTable) -> None:
-        """Publish a table; a reader that meets a half-written one sees a wrong checksum and reads again."""
+        """Publish a table. A reader that meets a half-written one sees a wrong checksum and reads again."""
         data = encode(table)
         if len(data) > self._size:
             raise ValueError(f"a table of {len(table.slots)} slots has no room in the mapped file")
         self._map[: len(data)] = data
 
     def close(self) -> None:
-        """Unmap; the file stays, for `status` and for the next start to replace."""
+        """Unmap. The file stays for `status`, until the next start replaces it."""
         self._map.close()
 
 
@@ -184,7 +184,7 @@ class SlotReader:
             os.close(fd)
 
     def snapshot(self) -> SlotTable:
-        """Return a whole table. Raises `ProtocolError` when there is none to be had: the file is corrupt."""
+        """Return a whole table. Raises `ProtocolError` when the file is corrupt."""
         for _ in range(_READ_TRIES):
             try:
                 return decode(self._map[:])
@@ -194,7 +194,7 @@ class SlotReader:
         raise problem
 
     def state_of(self, ref: SlotRef) -> SlotState | None:
-        """The state of the slot if it still stands for this very grant, else None: it has been taken away."""
+        """The state of the slot while it stands for this grant; None when the grant is void."""
         slots = self.snapshot().slots
         if ref.index >= len(slots) or slots[ref.index].ref != ref:
             return None

@@ -1,35 +1,45 @@
-"""What this worker has been ordered to do: go on, drain, stop, or detach; and waits that such an order cuts short.
+"""The orders that this worker has received: drain, stop or detach; and waits that end as soon as an order arrives.
 
-Owns the one piece of state that the pipe's reader thread and the signal handler write and everybody else reads. Knows nothing of
-messages, VMs or jobs.
+Owns these flags and the descriptors that end a wait. Knows nothing of messages, VMs or jobs.
+
+Three threads of execution meet here: the reader of the supervisor's pipe gives orders, a signal arrives at any moment, and the
+main thread waits. Nothing here takes a lock, because a signal handler runs in the middle of whatever the main thread does. A flag
+says what was ordered, and a byte in a pipe ends the wait.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import threading
+import select
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from anklet_worker.contract.errors import Detached, Interrupted
+
+#: Bytes read at once from the pipe of news; each stands for "look again".
+_NEWS = 4096
 
 
 class Orders:
     """Level-triggered orders. Drain lets the current job finish; stop interrupts it; detach leaves everything as it is.
 
     Orders only ever grow stronger. `check` and `wait` raise `Interrupted` after a stop, unless the caller is inside `shield`,
-    and `Detached` after a detach, always.
+    and `Detached` after a detach, always. Any thread may give orders; only one thread at a time may wait.
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.RLock())
         self._draining = False
         self._stopping = False
         self._detaching = False
         self._shields = 0
-        self._stop_pipe = os.pipe()
-        self._detach_pipe = os.pipe()
+        # A byte in one of the first two stays there: each later wait ends at once, too. News is read by whoever waits.
+        self._stop_pipe = _pipe()
+        self._detach_pipe = _pipe()
+        self._news_pipe = _pipe()
 
     @property
     def draining(self) -> bool:
@@ -41,36 +51,46 @@ class Orders:
         """True after a stop."""
         return self._stopping
 
+    @property
+    def detach_fd(self) -> int:
+        """A file descriptor that is readable from the moment of a detach on, even before the main thread knows of it."""
+        return self._detach_pipe[0]
+
+    def detach_at(self, number: signal.Signals) -> None:
+        """Make this signal the order to detach. Call it once, in the main thread.
+
+        A handler in Python runs only when the main thread is between two bytecodes. A signal that arrives just before a wait
+        begins would therefore be handled after the wait. The interpreter itself writes to the wake-up descriptor as soon as the
+        signal arrives, so the wait ends at once.
+        """
+        signal.set_wakeup_fd(self._detach_pipe[1], warn_on_full_buffer=False)
+        signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._detaching = True
+
     def drain(self) -> None:
         """Take no new job."""
-        with self._changed:
-            self._draining = True
-            self._changed.notify_all()
+        self._draining = True
+        _write(self._news_pipe)
 
     def stop(self) -> None:
         """Interrupt the job and clean up."""
-        with self._changed:
-            if not self._stopping:
-                self._stopping = True
-                os.write(self._stop_pipe[1], b"s")
-            self._changed.notify_all()
+        self._stopping = True
+        _write(self._stop_pipe)
 
     def detach(self) -> None:
-        """Let go of everything; safe to call from a signal handler of the main thread (the lock is re-entrant)."""
-        with self._changed:
-            if not self._detaching:
-                self._detaching = True
-                os.write(self._detach_pipe[1], b"d")
-            self._changed.notify_all()
+        """Let go of everything."""
+        self._detaching = True
+        _write(self._detach_pipe)
 
     def notify(self) -> None:
-        """Wake whoever waits in `wait_for`, because something that its condition looks at has changed."""
-        with self._changed:
-            self._changed.notify_all()
+        """End the pause in `wait_for`, because something that its condition looks at has changed."""
+        _write(self._news_pipe)
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """Clean-up runs in here: a stop does not cut it short (each step is bounded in time by itself); a detach does."""
+        """Protect clean-up: a stop does not cut it short (each step has its own time limit); a detach does."""
         self._shields += 1
         try:
             yield
@@ -85,25 +105,49 @@ class Orders:
             raise Interrupted("stopped")
 
     def wait(self, seconds: float) -> None:
-        """Sleep for `seconds`, unless an order cuts it short (a drain does not)."""
+        """Sleep for `seconds`. A stop or a detach ends it early, with the exception of `check`; a drain does not."""
         self.wait_for(lambda: False, seconds)
 
     def wait_for(self, condition: Callable[[], bool], seconds: float | None) -> bool:
         """Wait until `condition` holds, at most `seconds` (None: without limit). True when it held."""
         deadline = None if seconds is None else time.monotonic() + seconds
-        with self._changed:
-            while True:
-                self.check()
-                if condition():
-                    return True
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._changed.wait(left)
+        while True:
+            # Read old news before looking at what it was about: news that arrives later ends the pause below.
+            self._read_news()
+            self.check()
+            if condition():
+                return True
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._pause(left)
+
+    def _read_news(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while len(os.read(self._news_pipe[0], _NEWS)) == _NEWS:
+                pass
+
+    def _pause(self, seconds: float | None) -> None:
+        poll = select.poll()
+        for fd in (*self.wake_fds(), self._news_pipe[0]):
+            poll.register(fd, select.POLLIN)
+        poll.poll(None if seconds is None else 1000 * seconds)
 
     def wake_fds(self) -> list[int]:
-        """File descriptors that become readable (and stay so) when the caller's wait is to be cut short: for select."""
-        fds = [self._detach_pipe[0]]
-        if not self._shields:
-            fds.append(self._stop_pipe[0])
-        return fds
+        """File descriptors that become readable (and stay so) when the caller must stop waiting: for select."""
+        if self._shields:
+            return [self.detach_fd]
+        return [self.detach_fd, self._stop_pipe[0]]
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe whose ends never block: a full one already says what there is to say."""
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    return ends
+
+
+def _write(pipe: tuple[int, int]) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.write(pipe[1], b"!")

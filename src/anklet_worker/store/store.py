@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
+from anklet_worker.contract.installation import INSTALLATION
 from anklet_worker.contract.service import Database
 from anklet_worker.state_layout import Place
 
@@ -70,9 +71,11 @@ def open_store(database: Database, state_dir: Path, client_name: str, boot_id: s
     """
     # Each client is imported only where it is in use: the one of Redis takes a tenth of a second.
     if database.enabled:
-        from anklet_worker.store.redis_store import RedisStore
+        with INSTALLATION.late_import("anklet_worker.store.redis_store"):
+            from anklet_worker.store.redis_store import RedisStore
 
         return RedisStore(database, client_name)
-    from anklet_worker.store.embedded import SqliteStore
+    with INSTALLATION.late_import("anklet_worker.store.embedded"):
+        from anklet_worker.store.embedded import SqliteStore
 
     return SqliteStore(Place.STORE.path(state_dir), boot_id, log=log)

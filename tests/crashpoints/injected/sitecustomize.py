@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 _plan = os.environ.get("CRASH_PLAN")
-_is_worker = "--multiprocessing-fork" in sys.orig_argv
+_is_worker = "anklet_worker" in sys.orig_argv
 if _plan and (_is_worker or ("anklet_supervisor" in sys.orig_argv and "start" in sys.orig_argv)):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import seams
