@@ -19,7 +19,7 @@ DASHBOARD = json.loads((ROOT / "etc" / "grafana" / "dashboard.json").read_text()
 QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
-# ---- what needs no Prometheus ----
+# ---- without Prometheus ----
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
@@ -77,7 +77,7 @@ def test_the_dashboard_has_no_two_panels_of_one_id_and_none_that_overlap():
         taken |= cells
 
 
-# ---- what does ----
+# ---- with Prometheus ----
 
 
 @NEEDS_PROMETHEUS

@@ -88,7 +88,7 @@ def test_a_host_without_tart_still_serves_anka(new_mac, github):
     assert line["serviceName"] == "RUNNER2"
 
 
-# ---- what a host or an image may lack ----
+# ---- missing prerequisites ----
 
 
 def test_tart_that_is_too_old_serves_nobody(new_mac):
