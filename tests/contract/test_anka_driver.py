@@ -1,4 +1,4 @@
-"""The anka driver's own part: probe, labels, templates and their registry, and the exact words of its commands."""
+"""The parts of the contract that only the anka driver has: probe, labels, templates, their registry, and the exact commands."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def driver(rig):
 
 
 def ensure(driver, spec, pulls=None):
-    """Hold an image for a moment; its id."""
+    """Lock an image briefly; return its id."""
     with driver.image(spec, lambda: None if pulls is None else pulls.append(1)) as source:
         return source
 
@@ -240,7 +240,7 @@ def test_newest_is_pulled_only_when_it_is_not_here(rig, driver):
 
 @pytest.mark.parametrize("body", [{}, {"size": 5, "cached": 5, "available": 9}])
 def test_answer_that_all_is_here_pulls_nothing(rig, driver, body):
-    """Both forms of the answer are understood."""
+    """Both forms of the answer "nothing to pull" are understood."""
     rig.host.fault("pull", when="before", stdout=json.dumps({"status": "OK", "body": body}), exit_status=0)
     pulls = []
     assert ensure(driver, UNTAGGED, pulls) == rig.uuid
@@ -275,7 +275,7 @@ def test_newest_that_cannot_be_pulled_leaves_the_local_copy(rig, driver):
 
 
 def test_registry_that_is_down_and_no_local_copy_is_transient(rig, driver):
-    """A template that cannot be pulled now is worth another try."""
+    """A template that cannot be pulled now leads to a retry."""
     rig.host.set(registry_down=True)
     rig.host.add_registry_template("ventura")
     for spec in (VMSpec(template="ventura"), VMSpec(template="ventura", tag="v1"), VMSpec(template="macos", tag="v2")):
@@ -642,7 +642,7 @@ def test_start_does_not_wait_for_longer_than_it_says(rig, driver):
     assert {row.name: row.state for row in driver.listing()}[rig.vm()] is VMState.RUNNING
 
 
-# ---- the listing that is handed on ----
+# ---- reuse of a listing ----
 
 
 @pytest.mark.parametrize("tag", ["v1", None])
@@ -663,7 +663,7 @@ def test_listing_finds_a_template_by_uuid_too(rig, driver):
 
 
 def test_listing_without_the_wanted_tag_decides_nothing(rig, driver):
-    """A pull is never begun for what an earlier listing does not show: the template is looked for again first."""
+    """A stale listing never starts a pull: the driver lists the templates again first."""
     rig.host.add_registry_template("ventura", tags=["a"])
     driver.listing()
     ensure(driver, VMSpec(template="ventura", tag="a"))
@@ -681,7 +681,7 @@ def test_pull_after_the_listing_makes_it_stale(rig, driver):
 
 
 def test_listing_during_a_pull_is_not_handed_on(rig, driver):
-    """The pull began before the listing and ends after it: its end would not show."""
+    """The pull began before the listing and ends after it, so the listing could not show its result."""
     rig.host.add_registry_template("ventura")
     pulling = Pulling(rig, VMSpec(template="ventura"))
     driver.listing()
@@ -691,7 +691,7 @@ def test_listing_during_a_pull_is_not_handed_on(rig, driver):
 
 
 def test_template_that_was_deleted_after_the_listing(rig, driver):
-    """The clone finds out. The next try comes soon, looks again, and pulls the template anew."""
+    """The clone fails. The next try comes soon, lists again, and pulls the template again."""
     uuid = rig.host.add_registry_template("ventura", tags=["a"])
     spec = VMSpec(template="ventura", tag="a")
     ensure(driver, spec)

@@ -14,7 +14,7 @@ from anklet_worker.store.lease import LeaseKeeper
 from anklet_worker.store.redis_store import RedisStore
 
 KEY = "anklet:{octo/app}:claim:4711"
-#: Of the leases: long enough for a busy machine, short enough to wait for.
+#: The leases' TTL in seconds: long enough for a busy machine, short enough to wait for.
 TTL = 1.5
 AWAY, BACK = (
     "the claim store does not answer: taking no new jobs; running jobs continue",
@@ -52,11 +52,11 @@ class Host:
             return False
 
     def die(self):
-        """Stop renewing, and give nothing back."""
+        """Stop renewing, and release nothing."""
         self.leases.close()
 
     def close(self):
-        """End of the test."""
+        """Close the host at the end of the test."""
         self.leases.close()
         self.store.close()
         self.line.__exit__()
@@ -93,8 +93,10 @@ def test_the_job_of_a_dead_host_is_free_within_the_lease(hosts):
 
 @pytest.mark.parametrize("trouble", ["cut", "hang"])
 def test_a_host_that_is_cut_off_knows_that_its_claim_is_in_doubt(hosts, trouble):
-    """A host that is cut off knows that its claim is in doubt, so it registers nothing; once reconnected it knows that it lost the
-    claim. It logs one WARN and one INFO."""
+    """A host that is cut off knows that its claim is in doubt, so it registers nothing.
+
+    Once reconnected, it knows that it lost the claim. It logs one WARN and one INFO.
+    """
     one, two = hosts
     assert one.take()
     getattr(one.line, trouble)()

@@ -1,4 +1,4 @@
-"""The store on Redis beyond the contract: logins, messages, TLS, and servers that are old, slow or forgetful."""
+"""The store on Redis beyond the contract: logins, messages, TLS, and servers that are old, slow or lose their data."""
 
 import datetime as dt
 import ipaddress
@@ -61,7 +61,7 @@ def allow(admin, rights=RIGHTS, keys=("anklet:*",)):
 
 
 def assert_tells_no_secret(error):
-    """Neither the error nor a chained error names user or password."""
+    """Check that neither the error nor a chained error names user or password."""
     while error is not None:
         text = f"{error}{error!r}{error.args}"
         assert USER not in text
@@ -100,7 +100,7 @@ def test_keys_out_of_bounds_show_at_the_start(connect, admin):
 
 @pytest.mark.parametrize("login", [(USER, "wrong-" + PASSWORD[:5]), ("nobody-known", PASSWORD), (USER, "")])
 def test_a_refused_login_is_the_operators_business(connect, admin, login):
-    """A wrong user or password ends the service with the exit code that keeps it down."""
+    """A wrong user or password ends the service, and its exit code prevents a restart."""
     allow(admin)
     with pytest.raises(RightsRefused, match=r"Redis at 127\.0\.0\.1:") as caught:
         connect(user=login[0], password=login[1])
@@ -109,7 +109,7 @@ def test_a_refused_login_is_the_operators_business(connect, admin, login):
 
 
 def test_a_password_that_is_missing_is_refused(connect, admin):
-    """A server that asks for a password and gets none refuses the service."""
+    """A server that requires a password refuses a login without one."""
     admin.config_set("requirepass", PASSWORD)
     try:
         with pytest.raises(RightsRefused):
@@ -215,7 +215,7 @@ def test_a_read_only_replica_is_an_outage(connect, admin):
 
 
 def test_a_server_that_hangs_is_told_in_time(connect, redis_server):
-    """A server that never answers delays an operation by seconds, not for ever."""
+    """A server that never answers delays an operation by seconds, not forever."""
     store = connect()
     redis_server.freeze()
     try:
@@ -241,7 +241,7 @@ def test_nobody_there_is_told_at_once():
 
 
 class CannedAnswers(socketserver.StreamRequestHandler):
-    """Plays a Redis version that is not installed: enough of the protocol for a client to get canned answers."""
+    """Plays a Redis version that is not installed: speaks enough of the protocol to send canned answers."""
 
     def handle(self):
         """Answer each command, an array of bulk strings."""
@@ -287,7 +287,7 @@ def test_a_refusal_that_names_the_user_is_not_repeated(canned):
 
 
 def issue(directory, name, alternative):
-    """A self-signed certificate: its file, and a file with its key."""
+    """Create a self-signed certificate; return its file and a file with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)

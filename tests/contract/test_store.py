@@ -36,7 +36,7 @@ class Configured:
     """A store that a configuration selects and that several processes share."""
 
     def open(self):
-        """Open it, as a worker does."""
+        """Open the store, as a worker does."""
         return open_as_configured(self.database, self.directory, "contract", "boot", LOG)
 
 
@@ -122,7 +122,7 @@ class RedisBackend(Configured):
 
 @pytest.fixture(params=["sqlite", "redis", "memory"])
 def backend(request, tmp_path):
-    """The surroundings of each kind of store, empty."""
+    """A backend of each kind, empty."""
     if request.param == "memory":
         return MemoryBackend()
     directory = tmp_path / "state"
@@ -269,7 +269,7 @@ def test_counting_by_more_than_one(store):
 
 
 def test_a_note_is_for_all(store, open_store):
-    """All services read the latest note; a lease of the same prefix does not change it."""
+    """All services read the latest note. A lease with the same prefix does not change it."""
     assert store.read(KEY) is None
     store.claim(f"{KEY}:lease", HERE, LONG)
     store.post(KEY, "first", LONG)

@@ -1,4 +1,4 @@
-"""The tart driver's own part: probe, labels, images and their registry, the life of a `tart run`, agents and ssh."""
+"""The parts of the contract that only the tart driver has: probe, labels, images, their registry, `tart run`, agents and ssh."""
 
 import os
 import signal
@@ -70,7 +70,7 @@ def by_ssh(new_rig, monkeypatch):
 
 
 def ensure(driver, name, pulls=None):
-    """Hold an image for a moment; its id."""
+    """Lock an image briefly; return its id."""
     with driver.image(VMSpec(template=name), lambda: None if pulls is None else pulls.append(1)) as source:
         return source
 
@@ -128,7 +128,7 @@ def test_probe_takes_a_build_from_source(rig, tmp_path):
 
 
 def test_probe_that_hangs_is_worth_another_start(rig, monkeypatch, tmp_path):
-    """A slow probe is passing trouble: the service tries again."""
+    """A slow probe is a passing failure: the service tries again."""
     rig.shorten(monkeypatch, "_PROBE", 0.5)
     env = executable(tmp_path / "slow" / "tart", "exec sleep 60")
     rig.host.environ = lambda **_: env
@@ -243,7 +243,7 @@ def test_registry_in_trouble_leaves_the_local_copy(rig, registry):
 
 
 def test_registry_that_is_down_is_transient(rig, driver):
-    """An image that cannot be pulled now is worth another try."""
+    """An image that cannot be pulled now leads to a retry."""
     rig.host.add_registry_image(REMOTE)
     rig.host.set(registry="down")
     with pytest.raises(VMTransient, match="offline"):
@@ -424,7 +424,7 @@ def test_limit_without_other_vms_is_the_same(rig, driver):
 
 
 def test_locked_keychain_is_diagnosed(rig, driver):
-    """No VM starts until somebody unlocks the keychain, so the service stops trying."""
+    """No VM starts until a user unlocks the keychain, so the service stops trying."""
     rig.host.set(keychain_locked=True)
     with pytest.raises(RightsRefused, match=r"login keychain is locked.*security unlock-keychain"):
         rig.started(driver)
@@ -483,7 +483,10 @@ def test_run_that_is_not_seen_yet_is_ended_before_its_files_go(rig, driver, dela
 
 
 def test_run_that_was_not_noted_is_found_all_the_same(rig, driver, monkeypatch):
-    """Its worker died between the launch and the note. Found by the VM's name, which no other test has."""
+    """The worker died between the launch and the note, so the process is found by the VM's name.
+
+    No other test uses this name.
+    """
     vm = rig.vm(os.getpid())
     rig.shorten(monkeypatch, "_RUN_GRACE", 0.1)
     driver.clone("macos", vm)
@@ -508,7 +511,7 @@ def test_stop_that_hangs_does_not_keep_the_vm(rig, driver, monkeypatch):
 
 
 def test_suspended_vm_is_deleted(rig, driver):
-    """A VM that somebody suspended by hand is deleted like any other."""
+    """A VM that a user suspended by hand is deleted like any other."""
     driver.clone("macos", rig.vm())
     folder = next(path for path in rig.folder.rglob(rig.vm()) if path.is_dir())
     (folder / "state.vzvmsave").write_bytes(b"snapshot")
@@ -553,7 +556,7 @@ def test_known_image_without_an_agent_is_not_waited_for(by_ssh, monkeypatch):
 
 
 def test_ssh_keeps_no_host_key_and_forwards_nothing(by_ssh, monkeypatch, tmp_path):
-    """The user's configuration is neither read nor changed, and no key or agent is forwarded."""
+    """The user's ssh configuration is neither read nor changed, and no key or agent is forwarded."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SSH_AUTH_SOCK", "/nowhere")
     by_ssh.started(by_ssh.driver())
@@ -710,7 +713,7 @@ def test_end_is_seen_though_the_last_output_is_lost(rig, driver):
     assert driver.run(vm, "echo out; exit 4", 20).status == 4
 
 
-# ---- the listing that is handed on ----
+# ---- reuse of a listing ----
 
 
 @pytest.mark.parametrize("image", ["macos", REMOTE])
@@ -723,7 +726,7 @@ def test_one_listing_before_the_clone(rig, driver, image):
 
 
 def test_image_that_the_listing_shows_running_is_looked_at_again(rig, driver):
-    """Its owner may have shut it down since."""
+    """The image's owner may have shut it down since the listing."""
     rig.host.start_foreign("golden")
     driver.listing()
     rig.host.halt("golden")

@@ -33,7 +33,7 @@ from anklet_worker.vm.guest_script import wrapped
 
 
 def of_a_tool(reason):
-    """For tests that mean nothing for the driver in memory; the reason says why."""
+    """Skip the test for the driver in memory; the reason says why."""
     assert reason
     return pytest.mark.parametrize("rig", [AnkaRig, TartRig], indirect=True, ids=lambda rig: rig.name)
 
@@ -58,7 +58,7 @@ def vm(rig, driver):
     return rig.started(driver)
 
 
-# ---- what is here, what is asked for ----
+# ---- probe, labels and images ----
 
 
 def test_probe_tells_product_and_version(driver):
@@ -82,7 +82,10 @@ def test_probe_that_a_signal_ends_is_passing_trouble(rig, tmp_path, deaths):
 
 @of_a_tool("it breaks a command")
 def test_probe_that_signals_end_for_a_minute_makes_the_service_unfit(rig, tmp_path, monkeypatch):
-    """A tool that macOS refuses to run is killed each time: the operator learns what to do."""
+    """A tool that macOS refuses to run is killed each time.
+
+    After a minute the message tells the operator what to do.
+    """
     dying(rig, tmp_path, 10_000)
     driver = rig.driver()
     with pytest.raises(TemporaryError):
@@ -142,14 +145,14 @@ def test_impossible_image_never_reaches_a_command(rig, driver, name):
 
 
 def test_image_that_is_nowhere_is_not_found(driver):
-    """An image that neither this host nor the registry has is reported as such."""
+    """An image that neither this host nor the registry has is reported as not found."""
     with pytest.raises(VMNotFound), driver.image(VMSpec(template="nowhere", tag="v1"), lambda: None):
         pass
 
 
 @of_a_tool("it counts a tool's commands")
 def test_one_listing_serves_the_slot_and_the_clone(rig, driver):
-    """A worker lists all VMs when it gets its slot. That listing also shows the image: nothing is listed again before the clone."""
+    """The listing that a worker makes for its slot also shows the image. Nothing is listed again before the clone."""
     driver.listing()
     with driver.image(rig.spec, lambda: None) as source:
         driver.clone(source, rig.vm())
@@ -168,7 +171,7 @@ def test_old_listing_serves_nothing(rig, driver, monkeypatch):
 
 
 def test_own_changes_are_seen_at_once(rig, driver, vm):
-    """What this worker cloned, started and deleted is never hidden by an earlier listing."""
+    """An earlier listing never hides what this worker cloned, started or deleted."""
     driver.listing()
     driver.delete(vm)
     with driver.image(rig.spec, lambda: None) as source:

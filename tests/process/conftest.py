@@ -1,4 +1,4 @@
-"""Fixtures of whole-program tests: a GitHub, and Macs that are taken down for certain and judged at the end.
+"""Fixtures of whole-program tests: an emulated GitHub, and emulated Macs that are checked and shut down at the end.
 
 Every request to GitHub is checked against GitHub's own OpenAPI description.
 """
@@ -12,26 +12,29 @@ from stage import Mac, new_github
 
 @pytest.fixture
 def github():
-    """An emulated GitHub; at the end it must have seen nothing that GitHub's rules or its description exclude."""
+    """An emulated GitHub.
+
+    At the end, checks that the program broke no rule of GitHub and sent only documented requests.
+    """
     server = new_github()
     yield server
     anomalies, requests = server.anomalies(), server.requests()
     server.stop()
     assert anomalies == []
     for request in _distinct(requests):
-        if not request["path"].startswith(("/actions/runner/", "/_download/")):  # downloads of the guest, not the API
+        if not request["path"].startswith(("/actions/runner/", "/_download/")):  # guest downloads, not API calls
             check_request(request["method"], request["path"], request["query"], request["body"])
 
 
 def _distinct(requests):
-    """The requests without repetitions: the same look is asked many times."""
+    """The requests without repetitions: the program polls, so it sends the same request many times."""
     parts = ("method", "path", "query", "body")
     return {json.dumps([request[part] for part in parts], sort_keys=True): request for request in requests}.values()
 
 
 @pytest.fixture
 def new_mac(tmp_path, github):
-    """Makes hosts; at the end none of them may ever have shown a third VM, and none keeps a process."""
+    """Creates hosts. At the end, checks that no host ever ran three VMs and that no guest process is left."""
     macs = []
 
     def make(name="mac", **more):
@@ -51,7 +54,7 @@ def new_mac(tmp_path, github):
 
 @pytest.fixture
 def driver():
-    """The VM driver of the host's services; tests of what every driver must do are parametrized by it."""
+    """The VM driver of the host's services. Tests that apply to every driver are parametrized by it."""
     return "anka"
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the surroundings: a clear line, no traceback, nothing leaked, other services go on."""
+"""Bad input and failing surroundings: one clear line, no traceback, no leak, and other services continue."""
 
 import json
 import resource
@@ -15,7 +15,7 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 
 
 def refused(done, code, *words):
-    """The command was refused: its exit code, its words, in lines without a traceback."""
+    """Check that the command was refused with this exit code, these words and no traceback; return its stderr lines."""
     assert done.returncode == code, done.stderr
     for word in words:
         assert word in done.stderr
@@ -40,7 +40,7 @@ def refused(done, code, *words):
     ],
 )
 def test_a_wrong_command_line_is_a_usage_error(mac, arguments):
-    """64, one line, and nothing starts (the original started the daemon at `-s typo`)."""
+    """A wrong command line exits with 64 and one line, and starts nothing (the original started the daemon at `-s typo`)."""
     lines = refused(mac.command(*arguments), 64)
     assert len(lines) == 1
     assert "_" not in lines[0]
@@ -48,14 +48,14 @@ def test_a_wrong_command_line_is_a_usage_error(mac, arguments):
 
 
 def test_all_lines_of_the_log_are_a_number_of_lines_too(mac):
-    """However large: no line is left out."""
+    """`logs -n` accepts any number, however large, and shows the whole log."""
     (mac.log_dir / "anklet.log").write_text("one\ntwo\n")
     done = mac.command("logs", "-n", "9" * 40)
     assert (done.returncode, done.stdout, done.stderr) == (0, "one\ntwo\n", "")
 
 
 def test_the_originals_spelling_of_drain_and_stop(mac):
-    """`-s drain` and `-s stop`."""
+    """`-s drain` and `-s stop` still work."""
     for word in ("drain", "stop"):
         mac.start()
         assert mac.command("-s", word).returncode == 0
@@ -80,7 +80,10 @@ BROKEN = [
 @pytest.mark.parametrize(("text", "word"), BROKEN)
 @pytest.mark.parametrize("command", ["check", "start"])
 def test_a_broken_configuration_starts_nothing(mac, text, word, command, monkeypatch):
-    """78, with FILE:LINE:COLUMN, by `check` and by `start` alike; 0 under --agent, with one ERROR."""
+    """`check` and `start` exit with 78 and FILE:LINE:COLUMN.
+
+    With --agent, the exit code is 0 and the log has one ERROR.
+    """
     monkeypatch.setattr(mac, "write_config", lambda: mac.config_path.write_text(text))
     mac.config_path.touch(0o600)
     lines = refused(mac.command(command), 78, word)
@@ -94,26 +97,29 @@ def test_a_broken_configuration_starts_nothing(mac, text, word, command, monkeyp
 
 
 def test_a_missing_configuration_says_so(mac, monkeypatch):
-    """78 and the path."""
+    """A missing configuration exits with 78 and names the path."""
     monkeypatch.setattr(mac, "write_config", lambda: None)
     refused(mac.command("start"), 78, str(mac.config_path))
 
 
 def test_check_accepts_what_start_runs(mac):
-    """No errors, exit 0."""
+    """`check` reports no errors and exits with 0."""
     done = mac.command("check")
     assert done.returncode == 0
     assert "no errors" in done.stdout
 
 
 def test_a_log_directory_that_does_not_exist(mac):
-    """78: the operator would look for a log that is nowhere."""
+    """A missing log directory exits with 78: otherwise the operator would search for a log that does not exist."""
     mac.config["log"]["file_dir"] = str(mac.folder / "nowhere")
     refused(mac.command("start"), 78, "log.file_dir", "no such directory")
 
 
 def test_the_originals_example_starts_unchanged_but_for_its_surroundings(new_mac, github, redis_server):
-    """Two services with Redis, as the original's README has it; only directories and addresses differ."""
+    """The original README's example (two services with Redis) runs a job.
+
+    Only directories and addresses are changed.
+    """
     mac = new_mac()
     example = yaml.safe_load((DATA / "original-example.yml").read_text())
     github.add_repo("veertuinc", "anklet")
@@ -135,7 +141,7 @@ def test_the_originals_example_starts_unchanged_but_for_its_surroundings(new_mac
 
 
 def test_a_file_that_others_can_read_while_it_holds_a_secret_is_a_warning(mac, monkeypatch):
-    """It starts, and says so."""
+    """The supervisor starts, and one WARN says how to fix the mode."""
     original = mac.write_config
 
     def readable():
@@ -151,7 +157,7 @@ def test_a_file_that_others_can_read_while_it_holds_a_secret_is_a_warning(mac, m
 
 
 def test_a_missing_anka_is_fatal_and_ends_the_program(mac):
-    """69 when every service lacks it; 0 under --agent; one ERROR with the remedy."""
+    """The exit code is 69 when every service lacks its tool, and 0 under --agent. One ERROR says what to do."""
     (mac.anka.bin_dir / "anka").unlink()
     mac.start(wait=False)
     assert mac.wait(20) == 69
@@ -163,7 +169,7 @@ def test_a_missing_anka_is_fatal_and_ends_the_program(mac):
 
 
 def test_an_anka_that_is_not_executable(mac):
-    """As if it were missing."""
+    """An `anka` without execute permission counts as missing."""
     (mac.anka.bin_dir / "anka").chmod(0o644)
     mac.environment["PATH"] = f"{mac.anka.bin_dir}:/usr/bin:/bin"
     mac.start(wait=False)
@@ -172,7 +178,7 @@ def test_an_anka_that_is_not_executable(mac):
 
 @pytest.mark.parametrize("answer", ["", "Segmentation fault\n", '{"status": "OK"}\n', "[1, 2]\n"])
 def test_an_anka_that_answers_garbage_at_the_start(mac, answer):
-    """What cannot be understood is not used."""
+    """An `anka` with an unreadable version is not used."""
     mac.anka.fault("version", times=None, stdout=answer)
     mac.start(wait=False)
     assert mac.wait(30) == 69
@@ -180,7 +186,7 @@ def test_an_anka_that_answers_garbage_at_the_start(mac, answer):
 
 
 def test_a_probe_that_a_signal_ends_is_tried_again(mac, github):
-    """The host kills a process when memory is short. The service begins at the next try, and does its job."""
+    """The host kills processes when memory is short. The service starts at the next try and runs its job."""
     mac.anka.fault("version", times=1, kill_at="before")
     (job_id,) = queue(github, job("patient"))
     mac.start()
@@ -195,7 +201,7 @@ def test_a_probe_that_a_signal_ends_is_tried_again(mac, github):
     [({"license_status": "expired"}, "expired"), ({"license_type": "com.veertu.anka.develop"}, "develop")],
 )
 def test_a_licence_that_does_not_do_is_fatal(mac, settings, word):
-    """The service is FATAL; the supervisor stays up and tells so in its metrics."""
+    """The service is FATAL. The supervisor stays up and reports the state in its metrics."""
     mac.anka.set(**settings)
     mac.start(wait=False)
     line = eventually(lambda: mac.log_lines(level="ERROR"), "it is told", 20)[0]
@@ -220,7 +226,7 @@ def test_a_licence_that_does_not_do_is_fatal(mac, settings, word):
     ],
 )
 def test_a_command_that_fails_once_costs_no_job(mac, github, verb, fault):
-    """The job is done after all, and nothing is left."""
+    """After one failed command the job still succeeds, and nothing is left."""
     (job_id,) = queue(github, job("stubborn"))
     mac.start()
     mac.anka.fault(verb, times=1, **fault)
@@ -229,8 +235,11 @@ def test_a_command_that_fails_once_costs_no_job(mac, github, verb, fault):
 
 
 def test_a_limit_that_anka_knows_better_is_the_last_word(new_mac, github):
-    """Anka refuses although there seems to be room. The job goes back and its VM is removed; a place that comes a moment late is
-    taken by itself; without one the host is told to be degraded, its services pause, and nothing loops."""
+    """Anka refuses a VM although a slot is free.
+
+    The job goes back to the queue and its VM is removed. If the host has room a moment later, the job runs. If not, the
+    host is reported as degraded, its services pause, and nothing retries in a tight loop.
+    """
     mac = new_mac(services=2)
     mac.refusals_expected = True
     mac.anka.set(limit_always=True)
@@ -253,7 +262,7 @@ def test_a_limit_that_anka_knows_better_is_the_last_word(new_mac, github):
 
 
 def test_one_service_that_cannot_run_leaves_the_others_alone(new_mac, github):
-    """A wrong token is FATAL for its service only, with one ERROR that says what to do."""
+    """A wrong token makes only its own service FATAL, with one ERROR that says what to do."""
     mac = new_mac(services=2)
     mac.config["services"][0]["token"] = "github_pat_11WRONGWRONGWRONG_wrong"
     (job_id,) = queue(github, job("goes on"))
@@ -267,7 +276,7 @@ def test_one_service_that_cannot_run_leaves_the_others_alone(new_mac, github):
 
 
 def test_a_token_without_rights_names_what_is_missing(mac, github):
-    """403: the ERROR names the permission; GitHub is not asked again and again."""
+    """For a 403, the ERROR names the missing permission, and the service does not keep asking GitHub."""
     github.add_token("github_pat_11READREADREADREAD_only", permissions={"actions": "read"})
     mac.config["services"][0]["token"] = "github_pat_11READREADREADREAD_only"
     queue(github, job("no rights"))
@@ -281,12 +290,12 @@ def test_a_token_without_rights_names_what_is_missing(mac, github):
 
 
 def test_a_full_disk_under_state_dir_loses_no_job(new_mac, github, tmp_path):
-    """With no byte to be written (RLIMIT_FSIZE) no job is claimed, nobody crashes in a loop; the job waits in its queue."""
+    """When no file can grow (RLIMIT_FSIZE), no job is claimed, nothing crashes in a loop, and the job stays queued."""
     mac = new_mac()
     mac.start()
     assert mac.drain() == 0
     (job_id,) = queue(github, job("waits"))
-    # Enough for status and slots; too little for the claim store.
+    # Large enough for the status and slot files, too small for the claim store.
     mac.start(wait=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY)))
     eventually(lambda: mac.process.poll() is not None or mac.get("/healthz")[0] == 200, "it lives or has ended", 15)
     assert github.events("runner-registered") == []
@@ -300,7 +309,7 @@ def test_a_full_disk_under_state_dir_loses_no_job(new_mac, github, tmp_path):
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(new_mac, github):
-    """The log directory vanishes: lines are lost, jobs are not."""
+    """After the log directory vanishes, log lines are lost but jobs are not."""
     mac = new_mac()
     mac.start()
     shutil.rmtree(mac.log_dir)
@@ -311,7 +320,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(new_mac, github):
 
 
 def test_a_state_directory_that_is_a_symlink_is_refused(mac):
-    """78: somebody else chose where our state goes."""
+    """A symlink exits with 78: another user could have chosen its target."""
     target = mac.folder / "elsewhere"
     target.mkdir()
     mac.state_dir.symlink_to(target)
@@ -342,7 +351,7 @@ def test_a_state_directory_that_is_a_symlink_is_refused(mac):
     ids=str,
 )
 def test_a_github_in_trouble_loses_no_job(mac, github, fault):
-    """Whatever one request in each route meets, the job runs once and nothing is left."""
+    """One fault in each route costs no job: it runs once, and nothing is left."""
     (job_id,) = queue(github, job("robust"))
     for method, route in (
         ("GET", "/actions/runs"),

@@ -1,4 +1,4 @@
-"""Each ERROR that the whole program can log, provoked: it is told, once, with what an operator needs."""
+"""Provokes each ERROR that the whole program can log: it appears once, with what an operator needs to know."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ from anklet_supervisor.machine.step import initial, step
 
 
 def the_error(mac, message, deadline=30):
-    """The one ERROR of this message."""
+    """Wait for the one ERROR with this message."""
 
     def found():
         return [line for line in mac.log_lines(level="ERROR") if line["msg"] == message]
@@ -28,7 +28,7 @@ def the_error(mac, message, deadline=30):
     return line
 
 
-#: The program with a bug in it, which shows at the first reload.
+#: The program with a bug that shows at the first reload.
 WITH_A_BUG = """
 import sys
 from anklet_supervisor import cli; from anklet_supervisor.daemon import loop
@@ -38,7 +38,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 def test_a_bug_of_the_supervisors_is_told(mac):
-    """70, and where it is; launchd starts it again, which follows what runs."""
+    """The exit code is 70 and the log says where the bug is. launchd restarts the program, which adopts what runs."""
     mac.write_config()
     mac.run([sys.executable, "-c", WITH_A_BUG, "start", "--config", str(mac.config_path)], mac.env())
     eventually(mac.is_ready, "the supervisor is ready")
@@ -51,7 +51,7 @@ def test_a_bug_of_the_supervisors_is_told(mac):
 
 
 def test_a_bug_of_a_command_is_told(mac):
-    """70, and all of it."""
+    """The exit code is 70, and the error is shown in full."""
     mac.write_config()
     code = "import sys; from anklet_supervisor import cli; cli._status = lambda options: 1 / 0; sys.exit(cli.main(['status']))"
     done = subprocess.run(
@@ -62,14 +62,14 @@ def test_a_bug_of_a_command_is_told(mac):
 
 
 def test_an_agent_that_cannot_start_says_so(mac):
-    """In the log, where a later look finds it."""
+    """The log has the reason, so that an operator finds it later."""
     mac.config["services"] = []
     assert mac.command("start", "--agent").returncode == 0
     assert "services needs at least one service" in the_error(mac, "not started")["err"]
 
 
 def test_a_service_that_cannot_run_says_why(mac):
-    """With the reason in the message, for those who see nothing else."""
+    """The message itself has the reason, because some views show nothing else."""
     mac.config["services"][0]["token"] = "wrong_bait"
     mac.start(wait=False)
     eventually(lambda: mac.log_lines(level="ERROR"), "it is told", 20)
@@ -80,7 +80,7 @@ def test_a_service_that_cannot_run_says_why(mac):
 
 
 def test_a_worker_that_hangs_at_a_stop_is_killed_and_told():
-    """After the patience of a stop, and not before."""
+    """The supervisor kills the worker after STOP_PATIENCE, not before."""
     model = initial(["A"], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None)
     model, _ = step(model, events.Began(), Moment(0.0, 0.0))
     model, _ = step(model, events.WorkerStarted("A", 1), Moment(0.0, 0.0))
@@ -93,7 +93,7 @@ def test_a_worker_that_hangs_at_a_stop_is_killed_and_told():
 
 
 def test_a_damaged_record_is_kept_and_told(mac):
-    """Under another name; the service starts all the same."""
+    """The damaged record is kept under another name, and the service starts anyway."""
     records = mac.state_dir / "services" / "RUNNER1" / "records"
     records.mkdir(parents=True)
     (records / "anklet-vm-x.json").write_text("{")
@@ -104,7 +104,7 @@ def test_a_damaged_record_is_kept_and_told(mac):
 
 
 def test_a_record_of_another_host_is_left_alone_and_told(mac, github):
-    """With its VM, whatever that is here."""
+    """The record stays, and its VM is left alone and takes no slot."""
     running_job(mac, github)
     mac.send(signal.SIGUSR2)
     assert mac.wait(20) == 75
@@ -120,7 +120,7 @@ def test_a_record_of_another_host_is_left_alone_and_told(mac, github):
 
 
 def test_a_job_that_no_host_can_run_is_told(mac, github):
-    """After its last try; it stays queued."""
+    """The ERROR comes after the last try, and the job stays queued."""
     mac.config["job_retry_attempts"] = 0
     mac.anka.fault("clone", times=None, message="no space left", code=28)
     (job_id,) = queue(github, job("hopeless"))
@@ -132,7 +132,7 @@ def test_a_job_that_no_host_can_run_is_told(mac, github):
 
 
 def test_a_vm_that_cannot_be_deleted_is_told_once(mac, github):
-    """With its name, to be deleted by hand."""
+    """The ERROR names the VM, so that an operator can delete it by hand."""
     mac.config["services"][0]["deadlines"] = {"cleanup": 1}
     mac.anka.fault("delete", times=None, message="busy", code=16)
     queue(github, job("leftover"))
@@ -143,7 +143,7 @@ def test_a_vm_that_cannot_be_deleted_is_told_once(mac, github):
 
 
 def test_a_damaged_store_is_kept_and_told(mac, github):
-    """Claims are forgotten, and the job is run."""
+    """The claims are lost, but the next job runs."""
     mac.start()
     assert mac.drain() == 0
     (store,) = mac.state_dir.glob("leases.db")
@@ -156,7 +156,7 @@ def test_a_damaged_store_is_kept_and_told(mac, github):
 
 
 def test_a_plugins_bug_ends_its_worker_and_is_told(mac):
-    """With the place in the source; the supervisor goes on."""
+    """The ERROR names the line in the plugin's source, and the supervisor continues."""
     folder = mac.folder / "plugins" / "buggy"
     folder.mkdir(parents=True)
     (folder / "plugin.py").write_text(

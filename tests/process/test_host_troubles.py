@@ -1,4 +1,4 @@
-"""What a host does to the program: processes that are stopped, disks that are full, state that is not ours."""
+"""Trouble on the host: stopped processes, full disks, a missing VM tool, and state of a later version."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from test_supervision import running_job
 
 @pytest.fixture
 def tiny_disk(tmp_path):
-    """A file system of its own that is soon full."""
+    """A small file system that a test can fill."""
     folder = tmp_path / "tiny"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k,mode=700", "tmpfs", str(folder)]
@@ -24,7 +24,7 @@ def tiny_disk(tmp_path):
 
 
 def fill(folder):
-    """Leave no byte free; the file that takes the room."""
+    """Use up all free space; return the file that takes it."""
     ballast = folder / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -33,7 +33,7 @@ def fill(folder):
 
 
 def test_stopped_processes_are_not_dead(mac, github):
-    """SIGSTOP of the supervisor and of the worker in the middle of a job: nobody is killed or restarted for it."""
+    """After SIGSTOP of the supervisor and the worker in the middle of a job, no process is killed or restarted."""
     job_id = running_job(mac, github)
     worker = mac.worker_pid()
     for pid in (worker, mac.process.pid):
@@ -48,7 +48,10 @@ def test_stopped_processes_are_not_dead(mac, github):
 
 
 def test_an_upgrade_of_the_vm_tool_costs_no_job(mac, github):
-    """Its command is missing for some seconds while a job runs: it is followed to its end, and the service goes on."""
+    """The tool is missing for some seconds while a job runs.
+
+    The worker follows the job to its end, and the service goes on.
+    """
     job_id = running_job(mac, github)
     tool = mac.anka.bin_dir / "anka"
     aside = tool.with_name("anka.replaced")
@@ -63,7 +66,10 @@ def test_an_upgrade_of_the_vm_tool_costs_no_job(mac, github):
 
 
 def test_a_disk_that_fills_up_loses_no_job(mac, github, tiny_disk):
-    """The running job goes on to its end and is cleaned up; no other is claimed; with room again all goes on by itself."""
+    """The running job ends and is cleaned up, and no other job is claimed.
+
+    Once there is space, the service recovers without help.
+    """
     mac.state_dir = tiny_disk / "state"
     mac.config["state_dir"] = str(mac.state_dir)
     job_id = running_job(mac, github)
@@ -88,7 +94,7 @@ def test_a_disk_that_fills_up_loses_no_job(mac, github, tiny_disk):
 
 
 def test_a_start_on_a_full_disk_is_one_line(mac, tiny_disk):
-    """75: a later start may succeed."""
+    """The exit code is 75, because a later start may succeed."""
     mac.config["state_dir"] = str(tiny_disk / "state")
     fill(tiny_disk)
     done = mac.command("start")
@@ -98,7 +104,7 @@ def test_a_start_on_a_full_disk_is_one_line(mac, tiny_disk):
 
 
 def test_a_state_directory_of_a_later_version_is_refused(mac):
-    """78, and nothing in it is touched."""
+    """The exit code is 78, and nothing in the directory changes."""
     mac.state_dir.mkdir(mode=0o700)
     (mac.state_dir / "version").write_text("2\n")
     done = mac.command("start")

@@ -1,4 +1,4 @@
-"""Jobs through the real program, from the queue to nothing left over."""
+"""Jobs through the real program, from the queue to a clean host."""
 
 import json
 import os
@@ -11,17 +11,17 @@ both_drivers = pytest.mark.parametrize("driver", ["anka", "tart"])
 
 
 def queue(github, *jobs, **more):
-    """Queue a run; the ids of its jobs."""
+    """Queue a run; return the ids of its jobs."""
     return [item["id"] for item in github.queue_run(OWNER, REPO, jobs=list(jobs), **more)["jobs"]]
 
 
 def all_completed(github, ids):
-    """True when all jobs are over."""
+    """True when all jobs are completed."""
     return all(github.job(job_id)["status"] == "completed" for job_id in ids)
 
 
 def finish(mac, github, ids, deadline=40):
-    """Wait until the jobs are over and nothing of them is left; their conclusions."""
+    """Wait until the jobs are completed and nothing of them is left; return their conclusions."""
     eventually(lambda: all_completed(github, ids), "the jobs are done", deadline)
     eventually(lambda: not mac.leftovers(), "everything is cleaned up", 20)
     return [github.job(job_id)["conclusion"] for job_id in ids]
@@ -29,7 +29,7 @@ def finish(mac, github, ids, deadline=40):
 
 @both_drivers
 def test_jobs_run_and_nothing_is_left(mac, github):
-    """Success and failure are the jobs' own; both end in metrics, log and a clean host."""
+    """A successful and a failed job are counted and logged as such, and the host is clean afterwards."""
     ids = queue(github, mac.job("good"), mac.job("bad", steps=["exit 3"]))
     mac.start()
     assert finish(mac, github, ids) == ["success", "failure"]
@@ -46,7 +46,7 @@ def test_jobs_run_and_nothing_is_left(mac, github):
 
 
 def test_four_services_and_twelve_jobs_never_show_a_third_vm(new_mac, github):
-    """More services than slots share them; each job runs exactly once."""
+    """Four services share two slots, and each job runs exactly once."""
     mac = new_mac(services=4)
     ids = queue(github, *(mac.job(f"job {number}", duration=0.1) for number in range(12)))
     mac.start()
@@ -57,7 +57,7 @@ def test_four_services_and_twelve_jobs_never_show_a_third_vm(new_mac, github):
 
 
 def test_jobs_are_taken_oldest_first_then_by_name(mac, github):
-    """A team can order jobs by their names."""
+    """The order by name lets a team choose the order of its jobs."""
     later = queue(github, job("zebra"), job("ant"), created_at=2_000_000_000)
     first = queue(github, job("middle"), created_at=1_900_000_000)
     mac.start()
@@ -67,7 +67,7 @@ def test_jobs_are_taken_oldest_first_then_by_name(mac, github):
 
 
 def test_a_template_that_is_only_in_the_registry_is_pulled_once(new_mac, github):
-    """The first job pulls, the second finds it there; the service says that it pulls."""
+    """The first job pulls the template and the second finds it present. Meanwhile the service's status is `pulling`."""
     mac = new_mac()
     mac.anka.add_registry_template("from-registry", tags=["v3"], home_files=mac.home_with_runner())
     mac.anka.set(delays={"pull": 0.5})
@@ -80,7 +80,7 @@ def test_a_template_that_is_only_in_the_registry_is_pulled_once(new_mac, github)
 
 
 def test_two_services_never_pull_at_once(new_mac, github):
-    """The second job that needs a pull goes back to the queue and is run later; its run is not cancelled."""
+    """The second job that needs a pull goes back to the queue and runs later. Its run is not cancelled."""
     mac = new_mac(services=2)
     mac.anka.set(delays={"pull": 0.7})
     for name in ("one", "two"):
@@ -96,7 +96,7 @@ def test_two_services_never_pull_at_once(new_mac, github):
 
 @both_drivers
 def test_a_missing_template_neither_cancels_nor_blocks(mac, github):
-    """A job whose template nobody has stays queued; others run."""
+    """A job whose template exists nowhere stays queued, and other jobs run."""
     bad, good = queue(github, mac.job("bad", template="nowhere"), mac.job("good"))
     mac.start()
     eventually(lambda: github.job(good)["status"] == "completed", "the good job is done", 20)
@@ -106,7 +106,7 @@ def test_a_missing_template_neither_cancels_nor_blocks(mac, github):
 
 
 def test_a_job_cancelled_before_its_vm_is_up_leaves_nothing(mac, github):
-    """Its user cancels it while the VM starts: no runner is left, no job is counted."""
+    """A user cancels the job while its VM starts: no runner is left, and no job is counted."""
     mac.host.set(delays={mac.verb("start"): 1.0})
     (job_id,) = queue(github, mac.job("unwanted"))
     mac.start()
@@ -120,7 +120,7 @@ def test_a_job_cancelled_before_its_vm_is_up_leaves_nothing(mac, github):
 
 
 def test_a_job_cancelled_while_it_runs_is_cleaned_up(mac, github):
-    """The runner is told by GitHub; the VM goes; no counter of failures moves."""
+    """GitHub tells the runner, the VM is removed, and no failure is counted."""
     (job_id,) = queue(github, job("long", steps=["sleep 60"]))
     mac.start()
     eventually(lambda: github.job(job_id)["status"] == "in_progress", "the job runs", 20)
@@ -130,14 +130,14 @@ def test_a_job_cancelled_while_it_runs_is_cleaned_up(mac, github):
 
 
 def test_a_queued_job_of_a_run_in_progress_is_found(mac, github):
-    """`needs`: the second job is queued when the run is in progress already."""
+    """With `needs`, the second job is queued while its run is already in progress."""
     ids = queue(github, job("first"), job("second", needs=["first"]))
     mac.start()
     assert finish(mac, github, ids) == ["success"] * 2
 
 
 def test_the_registration_token_mode(new_mac, github):
-    """runner_mode: token registers from inside the guest, with the token in no argv."""
+    """With `runner_mode: token`, the runner registers from inside the guest, and no argv contains the token."""
     mac = new_mac()
     mac.config["services"][0]["runner_mode"] = "token"
     (job_id,) = queue(github, job("token mode"))
@@ -147,7 +147,7 @@ def test_the_registration_token_mode(new_mac, github):
 
 
 def test_a_runner_is_downloaded_where_the_image_has_none(new_mac, github):
-    """The archive comes from where the configuration says, and its checksum is verified."""
+    """The runner's archive is downloaded from the configured place, and its checksum is verified."""
     mac = new_mac(runner=False)
     mac.anka.add_template("bare", tag=TAG)
     arch = "arm64" if os.uname().machine in ("arm64", "aarch64") else "x64"
@@ -158,7 +158,7 @@ def test_a_runner_is_downloaded_where_the_image_has_none(new_mac, github):
 
 
 def test_a_wrong_checksum_is_refused(new_mac, github):
-    """A runner that is not what was asked for is never started."""
+    """A runner with the wrong checksum is never started."""
     mac = new_mac(runner=False)
     mac.anka.add_template("bare", tag=TAG)
     mac.config["services"][0]["runner"] = {"sha256": "0" * 64}
@@ -173,7 +173,7 @@ def test_a_wrong_checksum_is_refused(new_mac, github):
 
 @both_drivers
 def test_no_secret_is_seen_anywhere(mac, github):
-    """The token is in no argv, log line, record, status, metric, or environment of a VM command; the JIT configuration neither."""
+    """The token and the JIT configuration are in no argv, log line, record, status, metric or VM command's environment."""
     (job_id,) = queue(github, mac.job("quiet", steps=["env", "sleep 1"]))
     mac.environment = {"LOG_LEVEL": "DEBUG"}
     mac.start()
@@ -192,7 +192,7 @@ def test_no_secret_is_seen_anywhere(mac, github):
 
 
 def _argvs():
-    """All command lines of this machine's processes (Linux; elsewhere the emulator's log of argvs has to do)."""
+    """All command lines on this machine (Linux only; elsewhere the emulator's log of calls must suffice)."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -229,7 +229,7 @@ def test_hostile_labels_reach_no_shell(mac, github, tmp_path):
 
 
 def test_a_template_that_looks_like_an_option_is_none(mac, github):
-    """It reaches no command line."""
+    """A template named like an option is refused before any command line contains it."""
     (job_id,) = queue(github, mac.job("odd", template="--all", tag="-f"))
     mac.start()
     line = eventually(lambda: mac.log_lines(msg="the job goes back to the queue"), "it goes back", 20)[0]
@@ -240,7 +240,7 @@ def test_a_template_that_looks_like_an_option_is_none(mac, github):
 
 @both_drivers
 def test_foreign_vms_leave_no_room_and_are_left_alone(mac, github):
-    """Two VMs of somebody else fill the host: no job is claimed until one is gone."""
+    """Two VMs of another owner fill the host. No job is claimed until one of them is gone."""
     for name in ("theirs-1", "theirs-2"):
         mac.host.start_foreign(name)
     (job_id,) = queue(github, mac.job("patient"))
@@ -253,7 +253,7 @@ def test_foreign_vms_leave_no_room_and_are_left_alone(mac, github):
 
 
 def test_a_runner_that_github_gives_to_another_job_follows_that_one(new_mac, github):
-    """VMs are fungible within a label set: whoever runs what, each job runs once, and is counted once."""
+    """VMs with the same labels are interchangeable: GitHub may swap their jobs, but each job runs and counts once."""
     mac = new_mac(services=2)
     ids = queue(github, *(job(f"job {number}", pinned=False, duration=0.2) for number in range(8)))
     mac.start()
@@ -264,7 +264,7 @@ def test_a_runner_that_github_gives_to_another_job_follows_that_one(new_mac, git
 
 
 def test_workflows_can_be_left_out(new_mac, github):
-    """Two excludes leave out both workflows."""
+    """Two `exclude` entries leave out both workflows."""
     mac = new_mac()
     mac.config["services"][0]["workflows"] = {"exclude": ["Nightly", "Docs"]}
     left_out = queue(github, job("a"), workflow="Nightly") + queue(github, job("b"), workflow="Docs")
@@ -275,7 +275,7 @@ def test_workflows_can_be_left_out(new_mac, github):
 
 
 def test_a_rerun_is_a_new_job(mac, github):
-    """It keeps its run's id, and has one of its own: it is found, run, and counted."""
+    """A rerun keeps the run's id but has a new job id. It is found, run and counted."""
     (job_id,) = queue(github, job("flaky", steps=["exit 1"]))
     mac.start()
     assert finish(mac, github, [job_id]) == ["failure"]

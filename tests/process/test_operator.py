@@ -17,7 +17,7 @@ from anklet_supervisor.doctor.facts import mac_facts
 
 
 def findings(mac, code):
-    """What doctor finds, by check."""
+    """Run `doctor`; return its findings by check."""
     done = mac.command("doctor", "--json")
     assert (done.returncode, done.stderr) == (code, "")
     document = json.loads(done.stdout)
@@ -37,7 +37,7 @@ def problems(found):
 
 
 def test_a_fit_host_is_fit(new_mac):
-    """Every check that Linux allows is made, of the VM tool and of GitHub too; nothing is left behind anywhere."""
+    """On a healthy host, every check that Linux allows passes, the VM tool and GitHub included, and nothing is left behind."""
     mac = new_mac(services=2)
     found = findings(mac, 0)
     assert found["VM tool"][0]["verdict"] == "ok"
@@ -47,7 +47,7 @@ def test_a_fit_host_is_fit(new_mac):
         "Actions: read: granted", "Administration: read: granted", "Administration: read and write: granted",
     ]  # fmt: skip
     assert found["GitHub login"][0]["verdict"] == found["clock"][0]["verdict"] == "ok"
-    (rate,) = found["GitHub rate"]  # asked once for services that differ in nothing but their name
+    (rate,) = found["GitHub rate"]  # one request serves all services that differ only in name
     assert "requests left this hour" in rate["said"]
     assert rate["service"] == "RUNNER1, RUNNER2"
     assert found["launchd agent"][0]["verdict"] == "not checked"
@@ -56,7 +56,7 @@ def test_a_fit_host_is_fit(new_mac):
 
 
 def test_doctor_beside_a_running_supervisor(mac):
-    """The port is the supervisor's, its state is left alone, and it goes on."""
+    """`doctor` accepts that the supervisor holds the port, leaves its state alone, and does not disturb it."""
     mac.start()
     found = findings(mac, 0)
     assert f"pid {mac.process.pid}" in found["port"][0]["said"]
@@ -65,7 +65,7 @@ def test_doctor_beside_a_running_supervisor(mac):
 
 
 def test_a_missing_vm_tool_is_the_first_thing_told(mac):
-    """With what to do about it, and everything else all the same."""
+    """The finding says how to fix it, and all other checks still run."""
     (mac.anka.bin_dir / "anka").unlink()
     found = findings(mac, 1)
     assert problems(found) == {"VM tool"}
@@ -82,7 +82,7 @@ def test_a_missing_vm_tool_is_the_first_thing_told(mac):
     ],
 )
 def test_rights_that_are_missing_are_named(mac, github, permissions, refused):
-    """In GitHub's words, each with what it is needed for."""
+    """Each missing permission has GitHub's name for it and the reason why it is needed."""
     github.add_token("weak_token_bait", permissions=permissions)
     mac.config["services"][0]["token"] = "weak_token_bait"
     found = findings(mac, 1)
@@ -101,7 +101,7 @@ def test_rights_that_are_missing_are_named(mac, github, permissions, refused):
     ],
 )
 def test_a_login_that_fails_is_one_finding(mac, change, words):
-    """And nothing that follows from it."""
+    """A failed login is the only finding: the checks that depend on it are left out."""
     mac.config["services"][0].update(change)
     found = findings(mac, 1)
     assert problems(found) == {"GitHub login"}
@@ -112,7 +112,7 @@ def test_a_login_that_fails_is_one_finding(mac, change, words):
 
 
 def test_redis_and_registry_that_do_not_answer_are_told(mac):
-    """Redis is needed, a registry only for what is not here."""
+    """A missing Redis is a problem. A missing registry is a warning, because only missing templates need it."""
     mac.config["services"][0].update(
         registry_url="http://127.0.0.1:1", database={"enabled": True, "url": "127.0.0.1", "port": 1}
     )
@@ -123,14 +123,14 @@ def test_redis_and_registry_that_do_not_answer_are_told(mac):
 
 
 def test_a_redis_that_answers_tells_its_version(mac, redis_server):
-    """With where it is."""
+    """The finding has the address and the version."""
     mac.config["services"][0]["database"] = {"enabled": True, "url": f"127.0.0.1:{redis_server.port}"}
     (one,) = findings(mac, 0)["Redis"]
     assert re.search(rf"^Redis at 127\.0\.0\.1:{redis_server.port} \(version \d+\.\d+\S*\) answers", one["said"])
 
 
 def test_foreign_vms_and_missing_templates_are_warnings(new_mac):
-    """The host is fit all the same."""
+    """Both are warnings, and the host is still fit."""
     mac = new_mac(runner=False)
     mac.anka.start_foreign("anklet-vm-0123")
     found = findings(mac, 0)
@@ -139,7 +139,7 @@ def test_foreign_vms_and_missing_templates_are_warnings(new_mac):
 
 
 def test_what_a_mac_says_is_read(tmp_path, monkeypatch):
-    """Power, keychain and agent, by the programs that macOS has for it."""
+    """Power, keychain and agent are read with the programs that macOS provides."""
     fake = FakeLaunchctl(tmp_path / "bin")
     for name, script in {
         "pmset": "printf 'AC Power:\\n sleep                10\\n autorestart          1\\n'",
@@ -165,7 +165,7 @@ def test_what_a_mac_says_is_read(tmp_path, monkeypatch):
 
 
 def test_the_agent_is_installed_and_uninstalled(mac):
-    """By a launchctl on PATH: the file, the log's directory, the exit codes."""
+    """With a `launchctl` on PATH: checks the property list, the log rotation rule and the exit codes."""
     fake = FakeLaunchctl(mac.folder / "bin")
     mac.environment["PATH"] = f"{fake.folder}{os.pathsep}{mac.env()['PATH']}"
     assert mac.command("agent", "status").returncode == 3
@@ -184,7 +184,7 @@ def test_the_agent_is_installed_and_uninstalled(mac):
 
 
 def test_the_agents_command_line_starts_the_program(mac):
-    """Exactly the words of the property list, with its environment and nothing else."""
+    """The program starts with exactly the property list's arguments and environment."""
     mac.write_config()
     plist = plistlib.loads(mac.command("agent", "print").stdout.encode())
     environment = {**plist["EnvironmentVariables"], "HOME": str(mac.folder), **mac.anka.env()}
@@ -195,7 +195,7 @@ def test_the_agents_command_line_starts_the_program(mac):
 
 
 def test_an_agent_with_a_wrong_configuration_is_not_installed(mac):
-    """It would end at once; the configuration's errors are told instead."""
+    """The agent would exit at once, so `install` shows the configuration's errors instead."""
     fake = FakeLaunchctl(mac.folder / "bin")
     mac.environment["PATH"] = f"{fake.folder}{os.pathsep}{mac.env()['PATH']}"
     mac.config["nonsense"] = 1
@@ -206,7 +206,7 @@ def test_an_agent_with_a_wrong_configuration_is_not_installed(mac):
 
 
 def test_an_agent_that_needs_this_shells_environment_is_not_installed(mac):
-    """It would have none of it: what is missing there is told now, not in a log at night."""
+    """The agent does not get the shell's environment, so `install` names the missing variables at once."""
     fake = FakeLaunchctl(mac.folder / "bin")
     mac.environment.update(PATH=f"{fake.folder}{os.pathsep}{mac.env()['PATH']}", MY_TOKEN=TOKEN)
     mac.config["services"][0]["token"] = "${MY_TOKEN}"
@@ -223,7 +223,7 @@ def test_an_agent_that_needs_this_shells_environment_is_not_installed(mac):
 
 
 def test_init_leads_to_a_configuration_that_check_accepts(mac):
-    """The token comes by standard input; a second init changes nothing."""
+    """`init` reads the token from standard input. A second `init` changes nothing."""
     path = mac.folder / ".config" / "anklet" / "config.yml"
 
     def init():
@@ -250,7 +250,7 @@ def test_init_leads_to_a_configuration_that_check_accepts(mac):
 
 
 def test_logs_shows_a_jobs_lines(new_mac, github):
-    """By service, by job, by level; colours and escapes stay out of what is piped."""
+    """Lines are selected by service, job and level. Piped output has no colours or escapes."""
     mac = new_mac(services=2)
     ids = queue(github, job("one"), job("two"))
     mac.start()
@@ -272,7 +272,7 @@ def test_logs_shows_a_jobs_lines(new_mac, github):
 
 
 def test_logs_follows_across_a_rotation(mac):
-    """What is written after the file was moved is shown, too."""
+    """After the log file is renamed, `logs -f` also shows lines of the new file."""
     mac.write_config()
     log = mac.log_dir / "anklet.log"
     log.write_text('{"time": "2026-01-01T00:00:00Z", "level": "INFO", "msg": "first"}\n')
@@ -292,7 +292,7 @@ def test_logs_follows_across_a_rotation(mac):
 
 
 def test_logs_without_a_file_says_where_the_log_goes(mac):
-    """78, and the key to set."""
+    """The exit code is 78, and the message names the key to set."""
     del mac.config["log"]
     done = mac.command("logs")
     assert done.returncode == 78
@@ -300,7 +300,7 @@ def test_logs_without_a_file_says_where_the_log_goes(mac):
 
 
 def test_a_jobs_timeline_has_every_step(mac, github):
-    """In order, in the file, in the log and in the status; also after the supervisor has ended."""
+    """The steps are in order, in the history, the log and the status, also after the supervisor has ended."""
     ids = queue(github, job("good", steps=["sleep 0.5"]), job("bad", steps=["exit 1"]))
     mac.start()
     assert finish(mac, github, ids) == ["success", "failure"]
@@ -323,7 +323,7 @@ def test_a_jobs_timeline_has_every_step(mac, github):
 
 
 def test_a_job_that_is_not_known_is_said_so(mac):
-    """1, and where was looked."""
+    """For an unknown job the exit code is 1, and the message names the job."""
     done = mac.command("job", "show", "12345")
     assert done.returncode == 1
     assert "no job 12345" in done.stderr
@@ -336,7 +336,7 @@ def test_a_job_that_is_not_known_is_said_so(mac):
 
 
 def test_a_job_that_survives_a_restart_keeps_its_timeline(mac, github):
-    """The next process goes on with it: one attempt, not two."""
+    """The next process continues the timeline: one attempt, not two."""
     (job_id,) = queue(github, job("long", steps=["sleep 3"]))
     mac.start()
     eventually(lambda: github.job(job_id)["status"] == "in_progress", "the job runs", 20)

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a running supervisor; alerts, their tests and the dashboard are those that are shipped."""
+"""A real Prometheus scrapes a running supervisor, with the shipped alerts, alert tests and dashboard."""
 
 import json
 import re
@@ -19,12 +19,12 @@ DASHBOARD = json.loads((ROOT / "etc" / "grafana" / "dashboard.json").read_text()
 QUERIES = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
-# ---- what needs no Prometheus ----
+# ---- without Prometheus ----
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_every_alert_says_what_to_do(alert):
-    """A severity, a summary, a description, and a section of the runbooks."""
+    """Each alert has a severity, a summary, a description and a section in the runbooks."""
     assert alert["labels"]["severity"] in ("warning", "critical")
     assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
     assert alert["annotations"]["runbook_url"].endswith(f"/docs/runbooks.md#{alert['alert'].lower()}")
@@ -32,7 +32,7 @@ def test_every_alert_says_what_to_do(alert):
 
 
 def test_every_alert_is_tested_both_ways():
-    """Its unit tests let it fire once at least, and stay quiet once at least."""
+    """For each alert, at least one unit test lets it fire and at least one keeps it quiet."""
     tests = yaml.safe_load((RULES.parent / "rules.test.yml").read_text())["tests"]
     checks = [check for test in tests for check in test["alert_rule_test"]]
     for alert in ALERTS:
@@ -41,12 +41,12 @@ def test_every_alert_is_tested_both_ways():
 
 
 def metrics_in(expression):
-    """The names of metrics in an expression: words in front of a brace, or that begin as ours do."""
+    """The names of metrics in an expression: words before a brace, or words with our prefix."""
     return set(re.findall(r"\b((?:anklet|total|service|host)_[a-z_0-9]+)\b(?![\"=])", expression)) - {"service_name"}
 
 
 def test_alerts_and_dashboard_name_metrics_that_exist():
-    """Those of the documentation's table, histograms with their parts."""
+    """Alerts and dashboard use only metrics of the documentation's table, with the parts of histograms."""
     known = set(
         re.findall(
             r"^\| `([a-z_0-9]+)` \| (?:gauge|counter|untyped|histogram)",
@@ -60,7 +60,7 @@ def test_alerts_and_dashboard_name_metrics_that_exist():
 
 
 def test_the_dashboard_has_no_two_panels_of_one_id_and_none_that_overlap():
-    """And every panel has a title, a place within 24 columns, and a query."""
+    """Each panel also has a title, a query, and a place within the 24 columns."""
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     taken = set()
     for panel in DASHBOARD["panels"]:
@@ -77,7 +77,7 @@ def test_the_dashboard_has_no_two_panels_of_one_id_and_none_that_overlap():
         taken |= cells
 
 
-# ---- what does ----
+# ---- with Prometheus ----
 
 
 @NEEDS_PROMETHEUS
@@ -91,7 +91,7 @@ def test_the_dashboard_has_no_two_panels_of_one_id_and_none_that_overlap():
     ids=" ".join,
 )
 def test_promtool_accepts_rules_and_configuration(command):
-    """Syntax, lint, and the unit tests of every alert."""
+    """`promtool` accepts the syntax, finds no lint, and runs the unit tests of every alert."""
     done = subprocess.run(
         ["promtool", *command], cwd=RULES.parent, capture_output=True, text=True, timeout=60, check=False
     )
@@ -101,8 +101,10 @@ def test_promtool_accepts_rules_and_configuration(command):
 
 @NEEDS_PROMETHEUS
 def test_a_real_prometheus_scrapes_while_jobs_pass(new_mac, github, tmp_path):
-    """Asked back by PromQL: jobs by conclusion, stages, slots; every query of the dashboard answers; no alert fires but for
-    a service that is fatal."""
+    """PromQL returns jobs by conclusion, stages and slots, and every query of the dashboard has an answer.
+
+    No alert fires except the one for a FATAL service.
+    """
     mac = new_mac(services=2)
     mac.config["services"].append(mac.service("BROKEN", token="refused_bait"))
     mac.start(wait=False)
@@ -122,7 +124,7 @@ def test_a_real_prometheus_scrapes_while_jobs_pass(new_mac, github, tmp_path):
         assert prometheus.value('anklet_service_state{service_name="BROKEN", state="fatal"}') == 1
         eventually(lambda: answers_all(prometheus), "every query of the dashboard answers", 20)
         alerts = {alert["labels"]["alertname"]: alert["state"] for alert in prometheus.api("alerts")["alerts"]}
-        # The emulated Mac's disk is that of the test machine.
+        # The emulated Mac's disk is the test machine's, which may be full.
         alerts.pop("AnkletDiskFilling", None)
         assert alerts == {"AnkletServiceFatal": "pending"}
         complaints = [line for line in prometheus.output.read_text().splitlines() if "level=error" in line]
@@ -135,6 +137,6 @@ def answers_all(prometheus):
     for title, expression in QUERIES:
         filled = expression.replace("$__rate_interval", "1m").replace("$host", ".*")
         if not prometheus.query(filled):
-            print(f"no answer yet: {title}: {filled}")  # noqa: T201  which one it is that fails
+            print(f"no answer yet: {title}: {filled}")  # noqa: T201  shows which query fails
             return False
     return True

@@ -1,4 +1,4 @@
-"""A configuration that is read again while jobs run, and services that are paused: nothing is lost by either."""
+"""Reloads of the configuration while jobs run, and paused services: neither loses a job."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from test_supervision import gone, running_job
 
 
 def test_a_reload_touches_only_what_has_changed(new_mac, github):
-    """The busy service finishes its job, then begins anew; the unchanged one keeps its pid; one comes, one goes."""
+    """The busy service finishes its job and restarts, the unchanged one keeps its pid, one is removed and one is added."""
     mac = new_mac(services=3)
     (job_id,) = queue(github, job("long", steps=["sleep 3"]))
     mac.start()
@@ -48,7 +48,7 @@ def test_a_reload_touches_only_what_has_changed(new_mac, github):
 
 
 def test_a_broken_configuration_changes_nothing(mac, github):
-    """One ERROR with every problem at its place; the job goes on, and the mended file is taken."""
+    """One ERROR lists every problem with its place. The job goes on, and the corrected file is accepted."""
     job_id = running_job(mac, github)
     pid = mac.worker_pid()
     good = {**mac.config["services"][0]}
@@ -69,7 +69,7 @@ def test_a_broken_configuration_changes_nothing(mac, github):
 
 
 def test_a_broken_configuration_whose_name_is_no_text(mac):
-    """Linux has such names; the status tells what is wrong all the same."""
+    """Linux allows file names that are not UTF-8. The status still shows the problem."""
     mac.write_config()
     path = os.fsencode(mac.folder) + b"/caf\xe9.yml"
     shutil.copy(os.fsencode(mac.config_path), path)
@@ -83,7 +83,10 @@ def test_a_broken_configuration_whose_name_is_no_text(mac):
 
 
 def test_a_slow_reload_holds_nobody_up_and_the_last_file_wins(mac):
-    """While a token_command takes its time the loop turns; what it was read for is not used once another reload was asked for."""
+    """The loop runs on while a slow token_command delays a reload.
+
+    A second reload replaces the first, whose result is dropped.
+    """
     mac.start()
     go, service = mac.folder / "go", mac.config["services"][0]
     del service["token"]
@@ -100,13 +103,13 @@ def test_a_slow_reload_holds_nobody_up_and_the_last_file_wins(mac):
 
 
 def asked_and_answered(mac):
-    """How many reloads were asked for, and which one was answered last."""
+    """How many reloads were requested, and the number of the last one that was answered."""
     reload = mac.status()["reload"]
     return (0, 0) if reload is None else (reload["asked"], reload["answered"])
 
 
 def test_a_reload_mends_a_service_that_was_given_up(mac, github):
-    """A wrong token made it FATAL; with the right one it starts afresh, and takes jobs."""
+    """A wrong token made the service FATAL. With the right one it starts again and takes jobs."""
     token = mac.config["services"][0]["token"]
     mac.config["services"][0]["token"] = "wrong_bait"
     mac.start(wait=False)
@@ -120,7 +123,7 @@ def test_a_reload_mends_a_service_that_was_given_up(mac, github):
 
 
 def test_a_paused_service_takes_no_job_until_it_is_resumed(new_mac, github):
-    """Also by a mark that was made before the supervisor ran; the other service goes on, and status shows it."""
+    """A pause also works before the supervisor starts. The other service continues, and `status` shows the pause."""
     mac = new_mac(services=2)
     assert mac.command("pause", "RUNNER1").returncode == 0
     unknown = mac.command("pause", "RUNER2")
@@ -137,7 +140,11 @@ def test_a_paused_service_takes_no_job_until_it_is_resumed(new_mac, github):
 
 
 def test_a_service_that_was_removed_while_nobody_looked_keeps_its_vm(mac, github):
-    """The job goes on, its VM keeps its slot, a WARN tells; back in the configuration the service follows the job to its end."""
+    """A service that is removed while the supervisor is down keeps its VM.
+
+    The job goes on, the VM keeps its slot, and a WARN reports it. Once the service is configured again, it follows the
+    job to its end.
+    """
     job_id = running_job(mac, github)
     vm = mac.service_status()["job"]["vm"]
     worker = mac.worker_pid()

@@ -1,4 +1,4 @@
-"""What stands in the state directory after jobs with both drivers: nothing that the list does not know."""
+"""The state directory after jobs with both drivers contains only paths that `Place` lists."""
 
 import signal
 from fnmatch import fnmatchcase
@@ -12,7 +12,7 @@ from anklet_worker.state_layout import Kind, Place
 
 
 def place_of(path):
-    """The place that a path (relative to the state directory) belongs to, or None."""
+    """The `Place` of a path (relative to the state directory), or None."""
     parts = path.parts
     for place in Place:
         pattern = place.pattern.split("/")
@@ -22,7 +22,7 @@ def place_of(path):
 
 
 def places(mac):
-    """Each path in the state directory with its place, but for guests' files and what is just being written."""
+    """Each path in the state directory with its place, except guests' files and unfinished writes."""
     paths = {path.relative_to(mac.state_dir): path for path in mac.state_dir.rglob("*")}
     return {
         path: place_of(short)
@@ -33,14 +33,14 @@ def places(mac):
 
 
 def seen(mac):
-    """The places that are in use; fails on a path that no place explains."""
+    """The places in use. Fails on a path without a place."""
     found = places(mac)
     assert [str(path) for path, place in found.items() if place is None] == []
     return set(found.values())
 
 
 def test_the_list_explains_every_path_of_a_host_with_both_drivers(new_mac, github, tmp_path):
-    """While jobs run, across a restart with a paused service, at the end, and after damage to a record and the history."""
+    """Every path has a place while jobs run, across a restart with a paused service, at the end, and after damage to files."""
     mac = new_mac(services=2, driver="anka+tart")
     del mac.config["pid_file_dir"]
     gate = tmp_path / "gate"
@@ -72,7 +72,7 @@ def test_the_list_explains_every_path_of_a_host_with_both_drivers(new_mac, githu
 
 @pytest.mark.parametrize("driver", ["anka", "tart"])
 def test_every_path_has_the_kind_and_mode_that_the_list_says(mac, github):
-    """After a job: the next start has nothing to remove, and a path that others could write gives one WARN."""
+    """The next start finds nothing to tidy up, except for one WARN about a path that others could write."""
     ids = queue(github, mac.job())
     mac.start()
     assert finish(mac, github, ids) == ["success"]

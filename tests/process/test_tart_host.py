@@ -1,4 +1,4 @@
-"""Hosts with Tart, and with Tart beside Anka: one limit for all VMs, a change of drivers, and what a host may lack."""
+"""Hosts with Tart, and with Tart beside Anka: one limit for all VMs, a change of driver, and missing prerequisites."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ REMOTE = "ghcr.io/acme/macos:15"
 
 
 def went_back(mac, job_id):
-    """The reason why a job went back to the queue, once it did."""
+    """Wait until the job goes back to the queue; return the reason."""
     lines = eventually(
         lambda: mac.log_lines(msg="the job goes back to the queue", workflowJobId=job_id), "the job goes back", 30
     )
@@ -23,7 +23,7 @@ def went_back(mac, job_id):
 
 
 def test_two_drivers_share_one_limit(new_mac, github):
-    """Two services with Anka and two with Tart: each job runs once, by the driver that its labels ask for, never three at once."""
+    """With two services per driver, each job runs once, with the driver that its labels request, and at most two run at once."""
     mac = new_mac(services=4, driver="anka+tart")
     jobs = [mac.job(f"{name} {n}", driver=name, duration=0.2) for n in range(3) for name in mac.drivers]
     ids = queue(github, *jobs)
@@ -43,7 +43,7 @@ def test_two_drivers_share_one_limit(new_mac, github):
 
 
 def test_foreign_vms_of_either_driver_count_for_both(new_mac, github):
-    """Somebody's Anka VM and somebody's Tart VM fill the host for either service, once each."""
+    """One foreign Anka VM and one foreign Tart VM fill the host for both services, and each counts once."""
     mac = new_mac(services=2, driver="anka+tart")
     for host in mac.hosts:
         host.start_foreign("theirs")
@@ -58,7 +58,7 @@ def test_foreign_vms_of_either_driver_count_for_both(new_mac, github):
 
 
 def test_a_service_that_changes_its_driver_loses_no_job(new_mac, github):
-    """The VM that it made with Anka is followed to its end, and removed, by the service that now has Tart."""
+    """After its service changed to Tart, the job's Anka VM is followed to its end and removed."""
     mac = new_mac(driver="anka+tart")
     (job_id,) = queue(github, mac.job("long", steps=["sleep 3"]))
     mac.start()
@@ -74,7 +74,7 @@ def test_a_service_that_changes_its_driver_loses_no_job(new_mac, github):
 
 
 def test_a_host_without_tart_still_serves_anka(new_mac, github):
-    """The service with Tart is FATAL, in one line that says what is missing; the other goes on."""
+    """The service with Tart is FATAL, with one ERROR that says what is missing. The other service continues."""
     mac = new_mac(services=2, driver="anka+tart")
     for program in mac.tart.bin_dir.iterdir():
         program.unlink()
@@ -88,11 +88,11 @@ def test_a_host_without_tart_still_serves_anka(new_mac, github):
     assert line["serviceName"] == "RUNNER2"
 
 
-# ---- what a host or an image may lack ----
+# ---- missing prerequisites ----
 
 
 def test_tart_that_is_too_old_serves_nobody(new_mac):
-    """69: no service can run for want of its tool; the line says which version is needed."""
+    """The exit code is 69, because no service has a usable tool. The ERROR names the required version."""
     mac = new_mac(driver="tart")
     mac.tart.set(version="2.20.0")
     mac.start(wait=False)
@@ -102,7 +102,7 @@ def test_tart_that_is_too_old_serves_nobody(new_mac):
 
 
 def test_an_image_that_is_only_in_the_registry_is_pulled(new_mac, github):
-    """The service says that it pulls; the image may be the service's own."""
+    """The service's status is `pulling` meanwhile. The image may come from the service's configuration."""
     mac = new_mac(driver="tart")
     digest = mac.tart.add_registry_image(REMOTE, home_files=mac.home_with_runner())
     mac.tart.set(delays={"pull": 0.5})
@@ -126,7 +126,7 @@ def test_an_image_that_is_only_in_the_registry_is_pulled(new_mac, github):
     ],
 )
 def test_an_image_that_is_of_no_use_costs_nothing(new_mac, github, image, said):
-    """The job goes back with the reason, nothing is left, and it stays queued."""
+    """The job goes back to the queue with the reason and stays there, and nothing is left."""
     mac = new_mac(driver="tart")
     mac.tart.add_image("mute", agent=False, sshd=False)
     mac.config["services"][0]["deadlines"] = {"vm_start": 1.5}
@@ -141,7 +141,7 @@ def test_an_image_that_is_of_no_use_costs_nothing(new_mac, github, image, said):
 
 
 def test_a_locked_keychain_makes_the_service_fatal(new_mac, github):
-    """No VM would start until somebody unlocks it: the job goes back at once, and one line says what to do."""
+    """No VM can start until a user unlocks the keychain. The job goes back at once, and one ERROR says what to do."""
     mac = new_mac(driver="tart")
     mac.tart.set(keychain_locked=True)
     (job_id,) = queue(github, mac.job("patient"))
@@ -154,7 +154,7 @@ def test_a_locked_keychain_makes_the_service_fatal(new_mac, github):
 
 
 def test_an_image_without_an_agent_does_its_jobs_by_ssh(new_mac, github):
-    """Also when the worker dies in the middle: its successor knows the way."""
+    """After the worker dies in the middle of a job, its successor also reaches the guest by ssh."""
     mac = new_mac(driver="tart")
     mac.tart.add_image("plain", agent=False, home_files=mac.home_with_runner())
     (job_id,) = queue(github, mac.job("by ssh", template="plain", steps=["sleep 2"]))
@@ -168,7 +168,7 @@ def test_an_image_without_an_agent_does_its_jobs_by_ssh(new_mac, github):
 
 
 def test_a_vm_that_dies_under_its_job_is_cleaned_up(new_mac, github):
-    """SIGKILL of `tart run`: the job is GitHub's to judge, VM, runner and slot are given back."""
+    """After SIGKILL of `tart run`, GitHub decides how the job ended; the VM, the runner and the slot are removed."""
     github.set(offline_after=0.2, lost_after=0.5)
     mac = new_mac(driver="tart")
     (job_id,) = queue(github, mac.job("doomed", steps=["sleep 60"]))

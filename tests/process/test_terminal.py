@@ -1,4 +1,4 @@
-"""The commands in a real terminal: as a new user meets them by the README, wide and narrow, with and without colours."""
+"""The commands in a real terminal: the README's first steps, narrow and wide terminals, with and without colours."""
 
 import os
 import plistlib
@@ -16,12 +16,12 @@ from test_job_life import finish, queue
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[()][A-Z0-9]|\x1b[=>78]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-#: A colour proper; bold and dim are none (https://no-color.org).
+#: An actual colour: bold and dim do not count (https://no-color.org).
 HUE = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|9[0-7])[0-9;]*m")
 
 
 class Terminal:
-    """A terminal of some width on a host. Commands are given to bash, as a user types them."""
+    """A terminal of a given width on a host. It passes commands to bash, as if a user typed them."""
 
     def __init__(self, mac, columns=120, **more):
         self._mac = mac
@@ -44,7 +44,7 @@ class Terminal:
         )  # fmt: skip
 
     def whole(self, line):
-        """Run a command to its end: its exit code and what stood on the screen."""
+        """Run a command to its end; return its exit code and the screen."""
         child = self.run(line)
         child.expect(pexpect.EOF)
         child.close()
@@ -52,12 +52,12 @@ class Terminal:
 
 
 def plain(text):
-    """What stands on the screen, without orders to the terminal."""
+    """The text on the screen, without escape sequences."""
     return ESCAPE.sub("", text).replace("\r", "")
 
 
 def end(child):
-    """Ctrl-C, and the exit code; nothing that frightens is left on the screen."""
+    """Send Ctrl-C; return the exit code. No traceback may be on the screen."""
     child.sendintr()
     child.expect(pexpect.EOF)
     child.close()
@@ -69,13 +69,13 @@ def end(child):
 
 
 def steps():
-    """The commands of the README's set-up, in order."""
+    """The commands in the README's section "Set it up", in order."""
     section = README[README.index("## Set it up") : README.index("## Day to day")]
     return re.findall(r"^ *\$ (.*)$", section, re.MULTILINE)
 
 
 def answer(child):
-    """What `init` asks."""
+    """Answer the questions of `init`."""
     for question, said in (("User or organization", OWNER), ("Repository", REPO), ("Access token", TOKEN)):
         child.expect(question)
         child.sendline(said)
@@ -85,7 +85,7 @@ def answer(child):
 
 
 def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
-    """Each command as it is printed there, from init to the metrics; launchd is played by this test."""
+    """Runs each command as the README prints it, from `init` to the metrics. This test plays launchd."""
     launchctl = FakeLaunchctl(mac.folder / "launchctl")
     overrides = {
         f"RUNNER{number}_{key}": value
@@ -96,7 +96,7 @@ def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
     terminal = Terminal(mac)
     terminal.env["PATH"] = f"{launchctl.folder}{os.pathsep}{terminal.env['PATH']}"
     install, init, doctor, once, agent, status, logs, curl = steps()
-    assert install.startswith("pipx install ")  # .ci/package does that
+    assert install.startswith("pipx install ")  # .ci/package tests the installation
 
     answer(terminal.run(init))
     assert terminal.whole("anklet-supervisor check")[0] == 0
@@ -139,7 +139,7 @@ def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
     assert 'anklet_jobs_total{conclusion="success"' in screen
     show = f"anklet-supervisor job show {ids[0]}"
     eventually(lambda: "cleaned" in terminal.whole(show)[1], "the whole timeline is shown")
-    # launchd's process is not this one: whoever installs beside a supervisor of his own is told.
+    # This test started the program, not launchd: `install` must report that another supervisor is running.
     code, screen = terminal.whole(agent)
     assert f"is running (pid {mac.process.pid})" in plain(screen).replace("\n", "")
     assert terminal.whole("anklet-supervisor drain --wait 30")[0] == 0
@@ -151,7 +151,7 @@ def test_a_new_user_gets_to_the_first_job_by_the_readme(mac, github):
 
 @pytest.fixture
 def worked(new_mac, github):
-    """A host that runs, with a job behind it that failed, one in hand, and a rate that is known."""
+    """A running host with a failed job in its history, a job in progress, and a known rate limit."""
     mac = new_mac()
     ids = queue(github, job("bad-tests", steps=["exit 1"]))
     mac.start()
@@ -162,8 +162,10 @@ def worked(new_mac, github):
 
 
 def test_every_view_fits_every_terminal(worked):
-    """Narrow and wide: no line is wider than the screen, and the facts are there; colours where the terminal has them, none
-    for NO_COLOR, no order at all for a dumb terminal and for a pipe."""
+    """At every width no line is wider than the screen, and no fact is missing.
+
+    A terminal with colours shows them, NO_COLOR removes them, and a dumb terminal or a pipe gets no escape sequences.
+    """
     config = f"--config {worked.config_path}"
     (failed,) = [one["id"] for one in worked.status()["failures"]]
     views = {
@@ -193,18 +195,18 @@ def test_every_view_fits_every_terminal(worked):
             for word in words:
                 assert word.replace(" ", "") in flat, (line, columns, word)
             assert not forbidden.search(screen) if forbidden else HUE.search(screen), (line, more)
-    # Whoever reads a pipe may have seen enough, and sees no orders to a terminal.
+    # `head` closes the pipe early, and a pipe gets no escape sequences.
     code, screen = Terminal(worked, 40).whole(f"anklet-supervisor logs -n 1000 {config} | head -1 | grep -c $'\\x1b'")
     assert screen.split() == ["0"], screen
 
 
 def test_the_live_view_lives_on_every_terminal(worked):
-    """What has changed stands below what was; it ends by Ctrl-C, and by the supervisor's end."""
+    """Changes appear below the earlier lines. The view ends at Ctrl-C and when the supervisor ends."""
     config = f"--config {worked.config_path}"
     dumb = Terminal(worked, 100, TERM="dumb").run(f"anklet-supervisor status --watch {config}")
     live = Terminal(worked, 60, NO_COLOR="1").run(f"anklet-supervisor status --watch {config}")
     live.expect("RUNNER1: ready")
-    dumb.expect("RUNNER1: ready")  # 80 columns, whatever its size: so rich takes it
+    dumb.expect("RUNNER1: ready")  # rich assumes 80 columns for a dumb terminal
     assert end(dumb) == 0
     worked.stop()
     live.expect(pexpect.EOF)
@@ -214,7 +216,7 @@ def test_the_live_view_lives_on_every_terminal(worked):
 
 
 def test_init_takes_a_person_who_gives_up(new_mac):
-    """Ctrl-C or Ctrl-D at a question: nothing is written, and no traceback."""
+    """After Ctrl-C or Ctrl-D at a question, nothing is written and no traceback appears."""
     mac = new_mac(runner=False)
     for key in ("\x03", "\x04"):
         child = Terminal(mac).run("anklet-supervisor init")
@@ -230,7 +232,7 @@ def test_init_takes_a_person_who_gives_up(new_mac):
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("to_file", [True, False])
 def test_a_supervisor_whose_caller_has_closed_its_streams(mac, github, closed, to_file):
-    """Their numbers must go to no file of ours: the log would be written into the lock, and no worker would start."""
+    """The program must not reuse descriptors 0 to 2 for its files: the log would go into the lock, and no worker would start."""
     if not to_file:
         del mac.config["log"]
     mac.write_config()
@@ -246,7 +248,7 @@ def test_a_supervisor_whose_caller_has_closed_its_streams(mac, github, closed, t
 
 
 def test_commands_whose_output_is_closed_answer_by_their_exit_code(mac):
-    """As when it goes to /dev/null."""
+    """A command with a closed standard output still exits with the right code, as with /dev/null."""
     mac.write_config()
     for words, code in (("job list", 0), ("check", 0), ("status", 3), ("agent print", 0)):
         line = f'exec "{sys.executable}" -m anklet_supervisor {words} --config "{mac.config_path}" >&-'

@@ -13,7 +13,7 @@ from anklet_worker.link.slots import SlotState
 
 SERVICES = ["alpha", "beta", "gamma"]
 name_of = st.sampled_from([*SERVICES, "delta"])
-#: The more telling ones are drawn more often.
+#: Some codes are listed more often, so that they are drawn more often.
 EXIT_CODES = [0, 64, 69, 70, 75, 77, 78, -9, -9, -9, -9, -15, -15]
 ORDERS = [events.DrainAsked(), events.Terminated(), events.InterruptedBy(), events.RestartAsked()]
 HOLDING = (SlotState.OCCUPIED, SlotState.ORPHANED)
@@ -82,7 +82,7 @@ class Host:
         return []
 
     def tell(self, name, command):
-        """A command reaches a worker."""
+        """Deliver a command to a worker."""
         if isinstance(command, m.Stop):
             assert self.model.mode is Mode.STOPPING, "a job was interrupted"
         if isinstance(command, m.GrantSlot):
@@ -158,7 +158,7 @@ class Supervision(RuleBasedStateMachine):
         return hasattr(self, "host") and self.host.finished is None
 
     def say(self, name, fact):
-        """A live worker says something, which may be repeated later."""
+        """A live worker reports something, which may be repeated later."""
         self.said.append((name, fact))
         self.host.say(name, fact)
 
@@ -246,7 +246,7 @@ class Supervision(RuleBasedStateMachine):
 
     @rule(event=st.sampled_from([*ORDERS, *[None] * 12]))
     def ordered(self, event):
-        """A signal arrives, now and then."""
+        """A signal arrives occasionally."""
         if self.running and event is not None:
             self.host.feed(event)
 
@@ -265,7 +265,7 @@ class Supervision(RuleBasedStateMachine):
         broken=st.sampled_from([False, False, False, True]),
     )
     def config_arrives(self, is_asked_first, names, changed, limit, broken):
-        """A reading is done."""
+        """The supervisor has finished reading a configuration."""
         if is_asked_first:
             self.reload_asked(1)
         if not self.running or not self.host.reading:
@@ -307,7 +307,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def the_configured_services_are_there(self):
-        """All of them, and no others except those that leave."""
+        """The model has all configured services, and no others except those that are leaving."""
         if not self.running:
             return
         services = self.host.model.services
@@ -316,7 +316,7 @@ class Supervision(RuleBasedStateMachine):
 
     @invariant()
     def a_worker_keeps_its_settings(self):
-        """A worker keeps the settings of its start; one that stays has the newest."""
+        """A worker keeps the settings of its start. An unchanged one already has the newest."""
         if not self.running:
             return
         for name, worker in self.host.alive.items():

@@ -1,4 +1,4 @@
-"""For any record and any secret: one JSON object a line, no key twice, no secret in any text of it."""
+"""For any record and any secret, the log has one JSON object per line, no duplicate key, and no secret."""
 
 import json
 import logging
@@ -19,14 +19,14 @@ VALUES = st.recursive(
 
 
 def without_doubles(pairs):
-    """A dict of pairs whose keys are all different."""
+    """A dict of the pairs; fails on a duplicate key."""
     found = dict(pairs)
     assert len(found) == len(pairs)
     return found
 
 
 def texts(value):
-    """Every text of a decoded record, keys and numbers as they are written included."""
+    """Every text in a decoded record, including keys and the written form of numbers."""
     match value:
         case dict():
             for key, inner in value.items():
@@ -42,13 +42,13 @@ def texts(value):
 
 
 def refuse(constant):
-    """NaN and Infinity are no JSON."""
+    """Refuse NaN and Infinity, which are not JSON."""
     raise AssertionError(constant)
 
 
 @st.composite
 def records(draw):
-    """Secrets, and a record in which they occur at drawn places."""
+    """Secrets, and a record that contains them at random places."""
     secrets = draw(SECRETS)
     with_secret = st.sampled_from(secrets) if secrets else st.nothing()
     wrapped = st.builds(
@@ -63,7 +63,7 @@ def records(draw):
 
 @given(records())
 def test_no_line_shows_a_secret_and_every_line_is_one_object(drawn):
-    """Whatever is logged: one line, one object, each key once, and no secret in any text of it."""
+    """Any record becomes one line with one object, each key once, and no secret in any text."""
     secrets, message, fields, error = drawn
     record = logging.LogRecord("anklet", logging.INFO, __file__, 1, message, None, None)
     record.anklet = fields
@@ -72,7 +72,7 @@ def test_no_line_shows_a_secret_and_every_line_is_one_object(drawn):
     line = LineFormatter(Redactor(secrets), tracebacks=True).format(record)
     assert "\n" not in line
     decoded = json.loads(line, object_pairs_hook=without_doubles, parse_constant=refuse)
-    # What we write ourselves in every line may contain what somebody chose for a password.
+    # The fields that we write in every line may contain the password that a user chose, so they do not count.
     said = {key: value for key, value in decoded.items() if key not in ("time", "level")}
     ours = ("msg", "err", "where", "traceback", "Traceback (most recent call last):", "ValueError: ", "***")
     for text in texts(said):

@@ -1,4 +1,4 @@
-"""The launchd agent: what its property list says, and what is asked of launchctl."""
+"""The launchd agent: the content of its property list, and the calls to launchctl."""
 
 import os
 import plistlib
@@ -41,7 +41,7 @@ NEEDS_PLISTUTIL = pytest.mark.skipif(
 
 @pytest.fixture
 def launchctl(tmp_path, monkeypatch):
-    """A launchctl on PATH."""
+    """A fake launchctl on PATH."""
     fake = FakeLaunchctl(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{fake.folder}{os.pathsep}{os.environ['PATH']}")
     return fake
@@ -49,7 +49,7 @@ def launchctl(tmp_path, monkeypatch):
 
 @pytest.fixture
 def agent(tmp_path):
-    """The agent of user 501, asked by the launchctl that PATH has then."""
+    """The agent of user 501, with the fake launchctl on PATH."""
     return Agent(list_path(tmp_path), lambda words: commands().run(["launchctl", *words], timeout=20), uid=501)
 
 
@@ -57,7 +57,7 @@ def agent(tmp_path):
 
 
 def test_the_property_list_keeps_launchds_rules():
-    """Foreground, absolute paths, started again unless it ended by intention, not throttled, time for a drain."""
+    """It runs in the foreground with absolute paths, restarts only after a failure, is not throttled, and has time to drain."""
     plist = plistlib.loads(CONTENT)
     assert plist["Label"] == LABEL
     program, *words = plist["ProgramArguments"]
@@ -75,7 +75,7 @@ def test_the_property_list_keeps_launchds_rules():
 
 
 def test_the_environment_holds_a_path_and_nothing_else():
-    """VM tools are found; no secret stands where everybody can read it."""
+    """The PATH leads to the VM tools. The file holds no secret, because every user can read it."""
     environment = plistlib.loads(CONTENT)["EnvironmentVariables"]
     assert list(environment) == ["PATH"]
     assert {"/usr/local/bin", "/opt/homebrew/bin", "/usr/sbin"} <= set(environment["PATH"].split(":"))
@@ -83,14 +83,14 @@ def test_the_environment_holds_a_path_and_nothing_else():
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(None, 86_400), (60.0, 660), (172_800.5, 173_400)])
 def test_launchd_waits_longer_than_a_drain_lasts(timeout, seconds):
-    """SIGTERM is a drain; SIGKILL must not come in its middle."""
+    """SIGTERM from launchd starts a drain, and SIGKILL must come only after the drain's deadline."""
     found = plistlib.loads(property_list(Installation(python=ME.python, home=ME.home, config=None, log_dir=ME.log_dir,
                                                       drain_timeout=timeout)))  # fmt: skip
     assert found["ExitTimeOut"] == seconds
 
 
 def test_the_agent_of_a_configuration():
-    """Another file than the usual one is named; the log's directory takes what the log does not."""
+    """The command line names an unusual configuration file, and stray output goes to the log directory."""
     home = Path("/Users/me")
     config = SupervisorConfig(
         state_dir=home,
@@ -113,13 +113,13 @@ def test_the_agent_of_a_configuration():
 
 
 def test_the_examples_in_etc_are_those_of_the_program():
-    """`make docs` writes them anew."""
+    """The examples in etc/ are up to date; `make docs` writes them."""
     for name, content in examples().items():
         assert (ROOT / "etc" / name).read_bytes() == content, name
 
 
 def examples():
-    """The files in etc/ that the program makes, for a user called me."""
+    """The generated files in etc/, for a user called `me`."""
     return {
         "com.anklet.supervisor.plist": CONTENT,
         "newsyslog.d/anklet.conf": newsyslog_rule(ME.log_dir, "me").encode(),
@@ -128,7 +128,7 @@ def examples():
 
 @NEEDS_PLISTUTIL
 def test_a_parser_that_is_not_ours_reads_the_property_list(tmp_path):
-    """libplist's: through its binary form and back it means the same."""
+    """A round trip through libplist's binary form changes nothing."""
     source, binary, back = (tmp_path / name for name in ("a.plist", "a.bin", "b.plist"))
     source.write_bytes(CONTENT)
     for one, two, form in ((source, binary, "bin"), (binary, back, "xml")):
@@ -138,7 +138,10 @@ def test_a_parser_that_is_not_ours_reads_the_property_list(tmp_path):
 
 
 def test_the_newsyslog_rule_has_its_fields():
-    """newsyslog.conf(5): path, owner, mode, count, size in KiB, when, flags; N: nobody is signalled."""
+    """newsyslog.conf(5): path, owner, mode, count, size in KiB, when, flags.
+
+    The flag N means that no process is signalled.
+    """
     (line,) = [line for line in newsyslog_rule(Path("/L"), "me").splitlines() if not line.startswith("#")]
     path, owner, mode, count, size, when, flags = line.split()
     assert (path, owner, mode, when) == ("/L/anklet.log", "me:staff", "640", "*")
@@ -150,7 +153,7 @@ def test_the_newsyslog_rule_has_its_fields():
 
 
 def test_install_writes_and_loads(agent, launchctl):
-    """The file is readable by launchd, and the very content is loaded."""
+    """The property list is readable by launchd, and launchd loads exactly this content."""
     assert "is loaded from" in agent.install(CONTENT)
     assert launchctl.loaded == agent.path.read_bytes() == CONTENT
     assert stat.S_IMODE(agent.path.stat().st_mode) == 0o644
@@ -159,14 +162,14 @@ def test_install_writes_and_loads(agent, launchctl):
 
 
 def test_install_again_leaves_a_running_supervisor_alone(agent, launchctl):
-    """Nobody is drained for nothing."""
+    """Installing the same content again does not drain the running supervisor."""
     agent.install(CONTENT)
     assert "up to date" in agent.install(CONTENT)
     assert [call[0] for call in launchctl.calls()].count("bootout") == 0
 
 
 def test_install_starts_what_has_drained(agent, launchctl):
-    """A drain ends the program for good; who installs wants it to run."""
+    """After a drain the program stays down. `install` starts it again, because the operator wants it to run."""
     agent.install(CONTENT)
     launchctl.end()
     assert f"started {LABEL}" in agent.install(CONTENT)
@@ -179,7 +182,7 @@ def test_install_starts_what_has_drained(agent, launchctl):
 
 
 def test_install_replaces_another_list(agent, launchctl):
-    """Unloaded first: launchd takes no second one of the same label."""
+    """The old list is unloaded first: launchd accepts only one per label."""
     agent.install(CONTENT)
     agent.install(CONTENT.replace(b"86400", b"1000"))
     assert b"<integer>1000</integer>" in launchctl.loaded
@@ -187,14 +190,14 @@ def test_install_replaces_another_list(agent, launchctl):
 
 
 def test_a_refusal_is_told_in_launchds_words(agent, launchctl):
-    """With what is mostly the reason."""
+    """The error quotes launchd and adds the most likely reason."""
     launchctl.fail("bootstrap", 125, "Bootstrap failed: 125: Domain does not support specified action")
     with pytest.raises(ConfigError, match="Domain does not support specified action; are you logged in"):
         agent.install(CONTENT)
 
 
 def test_uninstall_unloads_and_removes(agent, launchctl):
-    """And again: nothing to do."""
+    """A second `uninstall` finds nothing to do and succeeds."""
     agent.install(CONTENT)
     assert "unloaded and removed" in agent.uninstall()
     assert launchctl.loaded is None
@@ -204,7 +207,7 @@ def test_uninstall_unloads_and_removes(agent, launchctl):
 
 @pytest.mark.parametrize("action", ["install", "uninstall"])
 def test_while_it_drains_nothing_is_removed(agent, launchctl, action):
-    """Its jobs finish first; the file stays, so that the next try finds everything."""
+    """The supervisor finishes its jobs first. The file stays in place, so that a second try can complete the change."""
     agent.install(CONTENT)
     launchctl.fail("bootout", 36, "Boot-out failed: 36: Operation now in progress")
     with pytest.raises(TemporaryError, match="its jobs finish first"):
@@ -213,7 +216,7 @@ def test_while_it_drains_nothing_is_removed(agent, launchctl, action):
 
 
 def test_another_failure_to_unload_is_told(agent, launchctl):
-    """In launchd's words."""
+    """The error quotes launchd."""
     agent.install(CONTENT)
     launchctl.fail("bootout", 1, "Operation not permitted")
     with pytest.raises(TemporaryError, match="Operation not permitted"):
@@ -221,7 +224,7 @@ def test_another_failure_to_unload_is_told(agent, launchctl):
 
 
 def test_status_tells_what_launchd_says(agent, launchctl):
-    """Loaded or not (exit code 3), with the facts of the outermost level."""
+    """The exit code is 3 if the agent is not loaded; otherwise the answer has the facts of launchctl's top level."""
     assert agent.status() == (3, f"{LABEL} is not loaded")
     agent.install(CONTENT)
     assert agent.status() == (0, f"{LABEL} is loaded: state running, pid 4711, runs 2, last exit code 0")
@@ -235,7 +238,7 @@ def test_status_tells_what_launchd_says(agent, launchctl):
 
 
 def test_an_agent_of_an_older_configuration_is_noticed(tmp_path):
-    """By its file, which is then another than `agent install` would write."""
+    """The agent is outdated when its file differs from what `agent install` would write."""
     config = SupervisorConfig(state_dir=tmp_path, plugins_path=tmp_path, pid_file_dir=tmp_path)
     path = tmp_path / "c.yml"
     assert not agent_is_current(path, config, tmp_path)
@@ -246,14 +249,14 @@ def test_an_agent_of_an_older_configuration_is_noticed(tmp_path):
 
 
 def test_without_launchctl_it_says_that_only_a_mac_has_it(agent, monkeypatch, tmp_path):
-    """No traceback on Linux."""
+    """On Linux the message says that launchd needs macOS."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CliUnavailable, match="launchd needs macOS"):
         agent.status()
 
 
 def test_the_agents_name_for_launchctl():
-    """That of the login session: VMs run in no other."""
+    """The target is the user's login session, the only one in which VMs run."""
     assert target(501) == "gui/501/com.anklet.supervisor"
 
 

@@ -74,7 +74,7 @@ def test_last_envelope_counts(stdout, expected):
     ],
 )
 def test_what_is_no_envelope(stdout):
-    """Anything else is not an envelope, and raises nothing."""
+    """Any other text is not an envelope, and raises nothing."""
     assert parse_envelope(stdout) is None
 
 
@@ -235,7 +235,7 @@ def test_what_is_no_listing(body):
     ],
 )
 def test_whether_all_of_a_template_is_here(body, message, local):
-    """Nothing is pulled when the size check finds nothing missing; an unknown answer leads to a pull."""
+    """Nothing is pulled when the size check finds nothing missing. An unknown answer leads to a pull."""
     assert is_local(Envelope(ok=True, body=body, message=message)) is local
 
 

@@ -1,4 +1,4 @@
-"""The direction of imports: supervisor -> worker, plugins -> worker, and who alone may import what."""
+"""The direction of imports: which package, folder and file may import what."""
 
 import ast
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = [*(ROOT / "src").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
 
-#: package -> packages of ours that it may import.
+#: package -> our packages that it may import.
 ALLOWED = {
     "anklet_worker": {"anklet_worker"},
     "anklet_supervisor": {"anklet_supervisor", "anklet_worker"},
     "anklet_github": {"anklet_github", "anklet_worker"},
 }
-#: module of others -> the only files that may import it.
+#: external module -> the only files that may import it.
 ONLY_IN = {
     "subprocess": {"process/command.py", "daemon/process.py"},
     "redis": {"redis_store.py"},
@@ -25,7 +25,7 @@ ONLY_IN = {
     "rich": {"console/drawing.py", "status_view.py", "doctor/view.py", "log_view.py", "job_view.py"},
     "plistlib": {"launchd/agent.py", "doctor/facts.py"},
 }
-#: files that decide and must not act -> modules that would let them.
+#: Files that decide and must not act.
 PURE = {
     "machine/step.py",
     "machine/orders.py",
@@ -73,7 +73,7 @@ def imports(path):
 
 
 def package(path):
-    """The package of ours that a file belongs to."""
+    """Our package that contains the file."""
     return next(part for part in path.parts if part in ALLOWED)
 
 
@@ -102,7 +102,8 @@ def test_deciding_modules_cannot_act(path):
     assert not {name.split(".")[0] for name in imports(path)} & IMPURE
 
 
-#: The rooms of each package, lowest first: a room imports only rooms before it. Modules at the top of a package are rooms, too.
+#: The rooms of each package, lowest first. A room imports only rooms before it. A module at the top of a package is a
+#: room too.
 ROOMS = {
     "anklet_worker": (
         "__init__",
@@ -141,7 +142,7 @@ ROOMS = {
 
 
 def room(module):
-    """The room of a module of ours, by its dotted name."""
+    """The room of one of our modules, by its dotted name."""
     _, _, inside = module.partition(".")
     return inside.split(".")[0] or "__init__"
 
@@ -150,7 +151,7 @@ def modules_imported(path):
     """Dotted names of the modules of its own package that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package(path):
-            # `from package import room` names a room, unless what it names is no module.
+            # `from package import name` imports a room, unless `name` is not a module.
             bare = "." not in node.module
             for name in node.names:
                 exists = (ROOT / "src" / node.module / name.name).is_dir() or (
@@ -161,7 +162,7 @@ def modules_imported(path):
 
 @pytest.mark.parametrize("path", files(lambda path: package(path) in ROOMS))
 def test_a_room_imports_only_rooms_below_it(path):
-    """No circles among folders, and no way up."""
+    """Folders never import each other in a circle."""
     order = ROOMS[package(path)]
     mine = path.relative_to(ROOT / "src" / package(path)).with_suffix("").parts[0]
     for module in modules_imported(path):
@@ -171,13 +172,13 @@ def test_a_room_imports_only_rooms_below_it(path):
 
 @pytest.mark.parametrize("path", files(lambda path: package(path) not in ROOMS))
 def test_a_plugin_imports_the_contract_alone(path):
-    """It uses nothing that a stranger's plugin could not."""
+    """A plugin uses nothing that a third-party plugin could not use."""
     ours = {name for name in imports(path) if name.split(".")[0] in ROOMS}
     assert all(name.startswith("anklet_worker.contract") for name in ours)
 
 
 def test_the_example_plugin_imports_the_contract_alone():
-    """It is what a stranger copies."""
+    """Authors of plugins copy the example."""
     ours = {name for name in imports(ROOT / "docs/examples/spool/plugin.py") if name.startswith("anklet")}
     assert ours
     assert all(name.startswith("anklet_worker.contract") for name in ours)

@@ -18,7 +18,7 @@ def test_each_attempt_has_a_private_folder_of_its_own(tmp_path):
 
 
 def test_a_name_that_is_none_of_ours_cannot_leave_the_folder(tmp_path):
-    """A name that is no VM name still leads to a folder inside the archive."""
+    """A malformed VM name still leads to a folder inside the archive."""
     assert Archive(tmp_path).folder("anklet-vm-x").parent == tmp_path / "jobs" / "anklet-vm-x"
 
 

@@ -1,4 +1,4 @@
-"""The board: turns, notes and counters of services, and its silence while the store is away."""
+"""The board: turns, notes and counters that services share, and its behaviour during a store outage."""
 
 from anklet_worker.contract.errors import StoreUnavailable
 from anklet_worker.store.board import StoreBoard
@@ -8,7 +8,7 @@ KEY = "anklet:{octo/app}:queue:turn"
 
 
 def test_services_take_turns():
-    """One service has the turn until it passes it on; the others see which one."""
+    """One service has the turn until it passes it on, and the others see which one."""
     store = MemoryStore()
     one, other = StoreBoard(store, "one"), StoreBoard(store, "other")
     assert one.turn(KEY, 60)
@@ -22,7 +22,7 @@ def test_services_take_turns():
 
 
 def test_notes_and_counters_are_shared():
-    """Each service reads the notes and counts of the others."""
+    """Each service reads the others' notes and counters."""
     store = MemoryStore()
     one, other = StoreBoard(store, "one"), StoreBoard(store, "other")
     one.post("note", "text", 60)
@@ -31,12 +31,12 @@ def test_notes_and_counters_are_shared():
 
 
 def refuse(operation):
-    """Play an outage."""
+    """Simulate an outage."""
     raise StoreUnavailable("away")
 
 
 def test_a_store_that_is_away_is_an_empty_board():
-    """Every service has the turn then, and finds things out for itself."""
+    """Without a store, every service has the turn and finds things out for itself."""
     store = MemoryStore()
     store.shelf.before = refuse
     board = StoreBoard(store, "one")

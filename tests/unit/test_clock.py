@@ -9,7 +9,7 @@ from anklet_supervisor.machine.step import initial, step
 
 
 class Source:
-    """A clock that tests set."""
+    """A clock that a test sets."""
 
     now = 500.0
 
@@ -18,7 +18,7 @@ class Source:
 
 
 def test_it_runs_like_its_source_while_the_loop_turns():
-    """Second by second."""
+    """While the loop turns, the clock counts every second of its source."""
     source = Source()
     clock = AwakeClock(source, 10.0)
     begin = clock()
@@ -30,7 +30,10 @@ def test_it_runs_like_its_source_while_the_loop_turns():
 
 @pytest.mark.parametrize(("jump", "counts"), [(3600.0, 10.0), (86_400.0, 10.0), (-86_400.0, 0.0)])
 def test_a_gap_counts_little_and_it_never_goes_back(jump, counts):
-    """An hour of SIGSTOP, a night's sleep, a clock that is not as monotonic as it should be."""
+    """After an hour of SIGSTOP or a night's sleep the clock advances by its maximum step.
+
+    It never goes back, even if its source does.
+    """
     source = Source()
     clock = AwakeClock(source, 10.0)
     begin = clock()

@@ -1,4 +1,4 @@
-"""What counts as a fit host: judgements over facts, how facts are read, and how findings are drawn."""
+"""What counts as a fit host: how facts are read, how they are judged, and how findings are shown."""
 
 import io
 import json
@@ -63,12 +63,12 @@ FIT = Facts(
 
 
 def with_mac(**changes):
-    """A fit Mac, but for these."""
+    """A fit Mac, except for these facts about it."""
     return msgspec.structs.replace(FIT, mac=msgspec.structs.replace(FIT.mac, **changes))
 
 
 def with_driver(**changes):
-    """A fit Mac whose VM tool says something else."""
+    """A fit Mac, except for these facts about its VM tool."""
     return msgspec.structs.replace(FIT, drivers=(msgspec.structs.replace(ANKA, **changes),))
 
 
@@ -79,17 +79,17 @@ def with_image(*, here, can_be_pulled=True):
 
 
 def changed(**changes):
-    """A fit Mac, but for these facts."""
+    """A fit Mac, except for these facts."""
     return msgspec.structs.replace(FIT, **changes)
 
 
 def path(mode, **more):
-    """One path of that mode."""
+    """One path with that mode."""
     return (PathFacts(path=Path("/p"), what="something", mode=mode, **more),)
 
 
 def test_a_fit_host_has_nothing_but_ok():
-    """Every check says so, each once or more, in the documented order."""
+    """On a fit host each check gives `ok`, at least once and in the documented order."""
     findings = judge(FIT)
     assert {finding.verdict for finding in findings} == {Verdict.OK}
     assert fit(findings)
@@ -146,7 +146,7 @@ HINT = Problem("/c.yml", 3, 1, "others can read this", Severity.WARN)
     ],
 )  # fmt: skip
 def test_each_fault_is_told(facts, check, verdict, words):
-    """What is not as it should be is named, with a remedy; only problems make a host unfit."""
+    """Each problem and each warning has a remedy. Only problems make a host unfit."""
     findings = judge(facts)
     (found,) = [one for one in findings if one.check == check and words in one.said]
     assert found.verdict.value == verdict
@@ -155,13 +155,13 @@ def test_each_fault_is_told(facts, check, verdict, words):
 
 
 def test_what_is_not_there_yet_is_no_fault_of_its_mode():
-    """A state directory is made by the first start."""
+    """A missing state directory is no problem: the first start creates it."""
     findings = judge(changed(paths=path(None)))
     assert [one.verdict for one in findings if one.check == "file modes"] == [Verdict.OK]
 
 
 def test_elsewhere_than_on_a_mac_nothing_is_guessed():
-    """Each check that needs a Mac says that it was not made."""
+    """On other systems, each check that needs a Mac reports `not checked`."""
     findings = judge(changed(mac=None))
     unchecked = {one.check for one in findings if one.verdict is Verdict.NOT_CHECKED}
     assert unchecked == {
@@ -173,7 +173,7 @@ def test_elsewhere_than_on_a_mac_nothing_is_guessed():
 
 
 def test_the_core_names_no_plugin():
-    """What is said of where jobs come from is the plugins'."""
+    """Only plugins write about the place that jobs come from."""
     source = Path(doctor.__file__).read_text() + Path(doctor.__file__).with_name("facts.py").read_text()
     assert "github" not in source.lower()
 
@@ -190,7 +190,7 @@ AC Power:
 
 
 def test_the_settings_on_the_mains_are_read():
-    """Of a laptop, not those of its battery; of other Macs the only ones."""
+    """On a laptop, the mains settings count, not the battery's. Other Macs have only one group of settings."""
     assert power_on_mains(PMSET) == {"Sleep": "On", "autorestart": "0", "sleep": "0", "displaysleep": "10"}
     assert power_on_mains("AC Power:\n sleep 15\n") == {"sleep": "15"}
     assert power_on_mains(" sleep 15\n") == {"sleep": "15"}
@@ -198,7 +198,7 @@ def test_the_settings_on_the_mains_are_read():
 
 
 def test_the_facts_of_a_host_with_tart(tmp_path):
-    """The tool and its version, what can be cloned, and which of the configured images are here."""
+    """The facts include the tool's version, the local images, and which configured images are present."""
     host = TartHost(tmp_path / "tart")
     host.add_image("local")
     host.add_image("ghcr.io/acme/macos:latest")
@@ -228,7 +228,7 @@ def test_the_facts_of_a_host_with_tart(tmp_path):
 
 
 def test_without_a_configuration_the_rest_is_examined(tmp_path):
-    """The first thing that is missing does not hide the others."""
+    """A missing configuration does not hide other findings."""
     facts = gather(tmp_path / "none.yml", tmp_path)
     findings = judge(facts)
     assert not fit(findings)
@@ -240,7 +240,7 @@ def test_without_a_configuration_the_rest_is_examined(tmp_path):
 
 
 def test_json_is_stable():
-    """The keys, in order."""
+    """The JSON document has the documented keys in their order."""
     document = json.loads(as_json(judge(with_mac(console_ours=False))))
     assert list(document) == ["fit", "findings"]
     assert document["fit"] is False
@@ -250,7 +250,7 @@ def test_json_is_stable():
 
 @pytest.mark.parametrize("width", [50, 80, 200])
 def test_findings_are_drawn_with_their_remedies(width):
-    """Whatever the width, nothing is lost; the end says whether the host is fit."""
+    """At every width the output is complete, and its end says whether the host is fit."""
     console = Console(width=width, file=io.StringIO(), highlight=False)
     doctor_view.show(judge(with_mac(console_ours=False, power={"sleep": "10"})), console)
     text = console.file.getvalue()
@@ -261,7 +261,7 @@ def test_findings_are_drawn_with_their_remedies(width):
 
 
 def test_what_is_piped_has_whole_lines_and_nothing_behind_them(capsys):
-    """`doctor | grep FAIL` sees each finding on one line."""
+    """Piped output has one line per finding, so that `doctor | grep FAIL` works."""
     doctor_view.show(judge(with_mac(console_ours=False)))
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("FAIL") for line in lines) == 1
@@ -280,6 +280,6 @@ def test_what_is_piped_has_whole_lines_and_nothing_behind_them(capsys):
     ],
 )
 def test_the_last_line_sums_up(capsys, facts, summary):
-    """Ready, with the number of warnings; or the number of problems to fix."""
+    """The last line has the number of warnings, or the number of problems to fix."""
     doctor_view.show(judge(facts))
     assert capsys.readouterr().out.splitlines()[-1] == summary

@@ -1,4 +1,4 @@
-"""Which VM drivers a host has to look at: those of its services, and those by which records of VMs were made."""
+"""The VM drivers that records mention, because a host must also check those that are no longer configured."""
 
 import json
 
@@ -6,7 +6,7 @@ from anklet_worker.life.records import drivers_on_record
 
 
 def test_records_of_any_service_tell_their_drivers(tmp_path):
-    """Also of a service that is configured no more, and whatever else is in a record; what is none tells nothing."""
+    """Records of removed services count, and so do records with unknown fields. Damaged records are ignored."""
     for service, name, content in (
         ("A", "one.json", json.dumps({"driver": "anka", "version": 99})),
         ("gone", "two.json", json.dumps({"driver": "tart"})),
@@ -21,5 +21,5 @@ def test_records_of_any_service_tell_their_drivers(tmp_path):
 
 
 def test_a_host_without_records_has_none(tmp_path):
-    """At its first start."""
+    """At the first start there are no records."""
     assert drivers_on_record(tmp_path / "none") == set()

@@ -1,4 +1,4 @@
-"""The tree of errors: what each failure on our side says about the next try."""
+"""The tree of errors: each class says who should try again."""
 
 import pkgutil
 
@@ -40,7 +40,7 @@ def kinds(kind=InfrastructureError):
 
 
 def test_every_failure_chooses_its_retry():
-    """A new class must be entered here, and say for itself who should try again."""
+    """A new class must be entered here and choose for itself who should try again."""
     ours = [kind for kind in kinds() if kind.__module__ == errors.__name__]
     assert {kind.__name__: kind.retry for kind in ours} == RETRIES
     assert all("retry" in vars(kind) for kind in ours)
@@ -48,7 +48,7 @@ def test_every_failure_chooses_its_retry():
 
 @pytest.mark.parametrize("package", [anklet_worker, anklet_github], ids=lambda package: package.__name__)
 def test_other_modules_inherit_a_chosen_retry(package):
-    """A class elsewhere stands below one that has chosen, and not at the root."""
+    """A class in another module inherits from a class that has chosen, not from the root."""
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         pkgutil.resolve_name(module.name)
     others = [kind for kind in kinds() if kind.__module__.split(".")[0] == package.__name__]

@@ -1,4 +1,4 @@
-"""Atomic, private files and directories, safe against links of other users."""
+"""Atomic, private files and directories that are safe against other users' links."""
 
 import os
 import resource
@@ -18,7 +18,7 @@ def names(folder):
 
 @pytest.fixture
 def small_files():
-    """Limit every file of this process to 1000 bytes, to play a full disk."""
+    """Limit every file of this process to 1000 bytes, to simulate a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))

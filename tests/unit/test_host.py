@@ -76,7 +76,7 @@ def test_a_second_supervisor_is_refused_with_the_pid_of_the_first(tmp_path, hold
 
 
 def test_a_killed_supervisor_holds_nothing(tmp_path, holder):
-    """The kernel releases the lock; the pid left in the file does not count."""
+    """The kernel releases the lock of a killed process; the pid that stays in the file does not count."""
     assert running_supervisor(tmp_path) == holder.pid
     holder.kill()
     holder.wait()
@@ -90,19 +90,19 @@ def test_a_killed_supervisor_holds_nothing(tmp_path, holder):
 
 
 def test_a_pid_without_the_lock_means_nothing(tmp_path):
-    """A lock file with the pid of a live process, and no holder."""
+    """A pid in the lock file means nothing, even a live one, unless a process holds the lock."""
     (tmp_path / "lock").write_text(f"{os.getpid()}\n")
     assert running_supervisor(tmp_path) is None
 
 
 def test_no_state_directory_no_supervisor(tmp_path):
-    """The question creates nothing."""
+    """Asking for the running supervisor creates nothing."""
     assert running_supervisor(tmp_path / "missing") is None
     assert not (tmp_path / "missing").exists()
 
 
 def test_a_command_that_looks_does_not_keep_a_supervisor_from_starting(tmp_path):
-    """A shared lock for an instant delays the start by an instant."""
+    """A shared lock delays a start only for as long as it is held."""
     with (tmp_path / "lock").open("w+") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         threading.Timer(0.05, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
@@ -112,7 +112,7 @@ def test_a_command_that_looks_does_not_keep_a_supervisor_from_starting(tmp_path)
 
 
 def test_a_held_lock_without_a_pid_is_an_error(tmp_path):
-    """Half a pid in the file means neither that no supervisor runs, nor that pid."""
+    """An incomplete pid in the file is an error: a supervisor runs, but its pid is unknown."""
     with (tmp_path / "lock").open("w+") as held:
         held.write("12")
         held.flush()
@@ -122,7 +122,7 @@ def test_a_held_lock_without_a_pid_is_an_error(tmp_path):
 
 
 def test_a_child_program_does_not_inherit_the_lock(tmp_path):
-    """A program that outlives its supervisor must not keep the next one out."""
+    """A program that outlives its supervisor must not block the next one."""
     lock = InstanceLock(tmp_path)
     lock.acquire()
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as child:
@@ -132,7 +132,7 @@ def test_a_child_program_does_not_inherit_the_lock(tmp_path):
 
 
 def hold_and_wait(state_dir, ready):
-    """Target of the spawned process below."""
+    """Hold the lock and wait; the target of the spawned process below."""
     ready.send(running_supervisor(Path(state_dir)))
 
 
@@ -171,7 +171,7 @@ def test_the_lock_is_private(tmp_path):
 
 
 def test_the_pid_file_points_at_us_and_goes_with_us(tmp_path):
-    """Written whole, readable by all, removed at the end."""
+    """The pid file is written atomically, readable by all, and removed at the end."""
     pid_file = PidFile(tmp_path)
     pid_file.write()
     path = tmp_path / "anklet.pid"
@@ -184,7 +184,7 @@ def test_the_pid_file_points_at_us_and_goes_with_us(tmp_path):
 
 @pytest.mark.parametrize("content", [b"1\n", b"\xff\xfe"])
 def test_a_pid_file_of_somebody_else_stays(tmp_path, content):
-    """Another supervisor has written it meanwhile."""
+    """A pid file that another supervisor has written in the meantime is not removed."""
     pid_file = PidFile(tmp_path)
     pid_file.write()
     (tmp_path / "anklet.pid").write_bytes(content)
@@ -202,7 +202,7 @@ def test_a_pid_file_that_cannot_be_written_is_reported(tmp_path):
 
 
 def test_the_install_id_is_made_once(tmp_path):
-    """Eight hex digits, the same at each start, private."""
+    """The id has eight hex digits, is private, and is the same at each start."""
     first, second = identify(tmp_path), identify(tmp_path)
     assert first == second
     assert re.fullmatch(r"[0-9a-f]{8}", first.install_id)
@@ -239,7 +239,7 @@ def test_a_host_without_an_id_keeps_the_install_id(tmp_path, first, second):
     "content", [b"", b"12345678", b"xyz\n", b"12345678 \xff\n", b"1234567890 " + b"a" * 16 + b"\n"]
 )
 def test_a_file_without_an_install_id_is_an_error_for_people(tmp_path, content):
-    """It is not replaced: VMs may have the old id in their names."""
+    """The file is not replaced, because VMs may have the old id in their names."""
     (tmp_path / "install-id").write_bytes(content)
     with pytest.raises(ConfigError, match="holds no install id"):
         identify(tmp_path)
@@ -262,7 +262,7 @@ def test_this_host_has_an_id_that_does_not_show_the_machine_id():
 
 
 def test_the_boot_id_is_the_kernels(tmp_path):
-    """The same in each process of this boot, without a file."""
+    """The id is the same in each process of this boot, and no file stores it."""
     program = "import pathlib, sys; from anklet_supervisor.daemon.host import boot_id; print(boot_id(pathlib.Path(sys.argv[1])))"
     other = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == boot_id(tmp_path) != ""
@@ -298,7 +298,7 @@ def caffeinate(tmp_path, monkeypatch):
 
 
 def test_a_mac_is_kept_awake_by_a_program_that_ends_with_us(caffeinate):
-    """Caffeinate -i -s -w <pid>, in its own process group, with no secret of our environment."""
+    """`caffeinate -i -s -w PID` runs in its own process group, without the secrets of our environment."""
     pid = keep_awake(macos=True)
     os.waitpid(pid, 0)
     arguments, group, *rest = Path(f"{caffeinate}.said").read_text().splitlines()
@@ -308,7 +308,7 @@ def test_a_mac_is_kept_awake_by_a_program_that_ends_with_us(caffeinate):
 
 
 def test_other_systems_and_macs_without_the_program_are_left_alone(caffeinate, monkeypatch):
-    """Nothing is started."""
+    """On other systems, and on Macs without the program, nothing is started."""
     assert keep_awake(macos=False) is None
     caffeinate.write_text("no program")
     caffeinate.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The host's figures: right for every thread that asks, and none where the system refuses."""
+"""The host's figures: correct for every thread that asks, and absent when the system refuses."""
 
 import threading
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class Cpu:
 
 
 def test_the_cpu_percentage_is_what_was_not_idle():
-    """Waiting for a disk is idle; guests are part of user time and count once."""
+    """Waiting for a disk counts as idle. Guests are part of user time and count once."""
     cpu = Cpu()
     sampler = cpu.sampler()
     cpu.pass_time(10, user=3.0, system=1.0, idle=5.0, iowait=1.0, guest=2.0)
@@ -45,7 +45,7 @@ def test_the_cpu_percentage_is_what_was_not_idle():
 
 
 def test_every_thread_sees_the_same_percentage():
-    """Each scrape has a thread of its own; the first question of a thread is not answered by 0."""
+    """Each scrape has its own thread, and a thread's first call must not return 0."""
     cpu = Cpu()
     sampler = cpu.sampler()
     cpu.pass_time(10, user=5.0, idle=5.0)
@@ -59,7 +59,7 @@ def test_every_thread_sees_the_same_percentage():
 
 
 def test_the_first_second_is_answered_by_the_mean_since_boot():
-    """There is a figure from the first scrape on."""
+    """The first scrape already has a figure."""
     cpu = Cpu()
     cpu.pass_time(100, user=25.0, idle=75.0)
     sampler = cpu.sampler()
@@ -71,7 +71,7 @@ def test_the_first_second_is_answered_by_the_mean_since_boot():
 
 
 def test_two_questions_at_once_have_one_answer():
-    """A mean over a few milliseconds says nothing; the last one stands for a second."""
+    """A mean over a few milliseconds is useless, so a figure stays valid for one second."""
     cpu = Cpu()
     sampler = cpu.sampler()
     cpu.pass_time(10, user=5.0, idle=5.0)
@@ -83,7 +83,7 @@ def test_two_questions_at_once_have_one_answer():
 
 
 def test_counters_that_run_back_a_little_do_no_harm():
-    """Systems correct them; a percentage stays between 0 and 100."""
+    """Systems correct their counters; the percentage stays between 0 and 100."""
     cpu = Cpu()
     sampler = cpu.sampler()
     cpu.pass_time(10, user=1.0, idle=-0.5)
@@ -93,7 +93,7 @@ def test_counters_that_run_back_a_little_do_no_harm():
 
 
 def test_the_used_cores_are_cut_to_whole_ones():
-    """As the original showed them: int(cores * percentage / 100)."""
+    """The formula is the original's: int(cores * percentage / 100)."""
     assert HostFigures(cpu_count=8, cpu_percent=24.9).cpu_used == 1
     assert HostFigures(cpu_count=8).cpu_used is None
     assert HostFigures(cpu_percent=10.0).cpu_used is None
@@ -101,7 +101,7 @@ def test_the_used_cores_are_cut_to_whole_ones():
 
 @pytest.mark.parametrize("error", [psutil.AccessDenied(), OSError("refused"), RuntimeError("no such file")])
 def test_a_refusal_hides_only_its_own_figure(monkeypatch, error):
-    """What the system does not tell is None; the rest is told."""
+    """A figure that the system refuses is None; the others are still there."""
 
     def refuse(*_args, **_more):
         raise error
@@ -115,7 +115,7 @@ def test_a_refusal_hides_only_its_own_figure(monkeypatch, error):
 
 
 def test_real_figures_are_plausible():
-    """Totals are positive, parts are not more than the whole."""
+    """Totals are positive, and no part exceeds its total."""
     figures = HostSampler().read()
     assert figures.cpu_count >= 1
     for total, used, available, percent in (figures.memory, figures.disk):

@@ -1,4 +1,4 @@
-"""A host that refuses a VM although a slot is free: what is learned, when it is tried again, and when it has recovered."""
+"""A host that refuses a VM although a slot is free: what the supervisor learns, when it retries, and when the host recovers."""
 
 import pytest
 
@@ -14,12 +14,12 @@ RECOVERED = Report("INFO", "the host runs as many VMs as it has slots again")
 
 
 def test_a_host_that_is_full_is_right():
-    """Such a refusal teaches nothing."""
+    """A refusal while other VMs fill the host teaches nothing."""
     assert refused(HostLimit(), 2, 2, 0.0) == HostLimit()
 
 
 def test_the_first_refusal_is_a_short_wait():
-    """A Mac frees a place a moment after its VM is gone."""
+    """A Mac needs a moment to free a place after its VM is gone, so the first pause is short."""
     limit = refused(HostLimit(), 0, 2, 100.0)
     assert not limit.degraded
     assert [allowed(limit, 2, now) for now in (100.0, 101.9, 102.0)] == [0, 0, 1]
@@ -38,7 +38,7 @@ def test_the_pauses_double_up_to_ten_minutes():
 
 
 def test_a_host_may_refuse_for_months():
-    """Without a reboot it is tried every ten minutes."""
+    """Without a reboot, the host is tried every ten minutes."""
     limit, now = HostLimit(), 0.0
     for _ in range(1100):
         limit = refused(limit, 0, 2, now)
@@ -48,13 +48,13 @@ def test_a_host_may_refuse_for_months():
 
 
 def test_refusals_of_starts_that_were_under_way_are_one():
-    """Two services start at once and are refused: that counts once, with the lower ceiling."""
+    """Two services start at once and both are refused: that counts as one refusal, with the lower ceiling."""
     limit = refused(refused(HostLimit(), 1, 2, 0.0), 0, 2, 0.5)
     assert limit == HostLimit(ceiling=0, refusals=1, retry_at=2.0)
 
 
 def test_a_start_below_the_ceiling_proves_nothing():
-    """A start beyond the ceiling clears it."""
+    """Only a successful start beyond the ceiling clears it."""
     limit = HostLimit(ceiling=1, refusals=3, retry_at=9.0)
     assert started(limit, 1) == limit
     assert started(limit, 2) == HostLimit()
@@ -64,12 +64,12 @@ def test_a_start_below_the_ceiling_proves_nothing():
     ("ceiling", "now", "may"), [(None, 0.0, 2), (0, 0.0, 0), (1, 0.0, 1), (0, 9.0, 1), (2, 9.0, 2)]
 )
 def test_never_more_than_the_slots(ceiling, now, may):
-    """Whatever the ceiling is."""
+    """The limit never exceeds the number of slots, whatever the ceiling is."""
     assert allowed(HostLimit(ceiling=ceiling, refusals=1, retry_at=9.0), 2, now) == may
 
 
 class Supervisor:
-    """The machine, and its effects."""
+    """The machine and the effects it returned."""
 
     def __init__(self, *services):
         self.model = initial(list(services), allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None)
@@ -90,7 +90,7 @@ class Supervisor:
         )
 
     def start(self, service, vm, *, refuse):
-        """The service makes a VM in a slot. The host starts or refuses it; a refused one is removed."""
+        """The service makes a VM in a slot. The host starts or refuses it; a refused VM is removed."""
         slot = self.grant_to(service)
         self.see(WorkerSaid(service, m.SlotOccupied(slot=slot, vm=vm)))
         if not refuse:
@@ -100,7 +100,7 @@ class Supervisor:
         return effects
 
     def tick_to(self, now):
-        """Time passes."""
+        """Let time pass."""
         assert next_deadline(self.model) <= now
         self.now = now
         return self.see(Tick())
@@ -112,7 +112,7 @@ class Supervisor:
 
 
 def test_a_degraded_host_takes_no_job_and_recovers_by_itself():
-    """For all services together: one ERROR, one try at a time, recovered when a start succeeds."""
+    """The limit holds for all services together: one ERROR, one try at a time, and recovery when a start succeeds."""
     host = Supervisor("A", "B")
     assert ERROR not in host.start("A", "vm-1", refuse=True)
     assert host.available == 0
@@ -133,7 +133,7 @@ def test_a_degraded_host_takes_no_job_and_recovers_by_itself():
 
 
 def test_what_the_host_does_run_it_goes_on_running():
-    """With one of two places lost, the other one runs job after job, and tries for a second go on beside it."""
+    """With one of two places lost, the other still runs job after job, and tries for a second VM continue."""
     host = Supervisor("A", "B")
     host.start("A", "vm-1", refuse=False)
     for now in (0.0, 2.0):
@@ -153,7 +153,7 @@ def test_what_the_host_does_run_it_goes_on_running():
 
 
 def test_others_vms_are_no_fault_of_the_host():
-    """The worker lists VMs before it reports the refusal."""
+    """The worker lists all VMs before it reports a refusal. Others' VMs explain it, so the host is not degraded."""
     host = Supervisor("A")
     slot = host.grant_to("A")
     host.see(WorkerSaid("A", m.SlotOccupied(slot=slot, vm="vm-1")))

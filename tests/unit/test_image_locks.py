@@ -1,4 +1,4 @@
-"""Locks for pulls and clones between the processes of one host, and a pull that has lost its worker."""
+"""Locks for pulls and clones between the processes of one host, and pulls that outlive their worker."""
 
 import contextlib
 import errno
@@ -189,7 +189,7 @@ def test_what_a_pull_leaves_behind_holds_no_lock(one, other):
 
 @pytest.mark.parametrize(("age", "ends"), [(60.0, False), (4 * 3600.0, True)])
 def test_pull_that_nobody_watches_is_ended_when_overdue(one, tmp_path, age, ends):
-    """The pull of a dead worker goes on, unless it has run for hours: then it is ended, and its locks are free."""
+    """The pull of a dead worker continues for hours at most: then it is ended, and its locks are free."""
     process = detach_from_pull(one, ["sleep", "300"])
     other = ImageLocks(tmp_path / "locks", lambda: time.time() + age)
     try:

@@ -1,4 +1,4 @@
-"""`init`: what it asks, what it writes, and that it replaces nothing."""
+"""`init`: its questions, the files that it writes, and that it replaces nothing."""
 
 import stat
 from pathlib import Path
@@ -17,7 +17,7 @@ ANSWERS = Answers(owner="acme", repo="app", token=TOKEN, plugin="github")
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """A home of its own."""
+    """A separate home for each test."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RUNNER1_OWNER", "LOG_LEVEL"):
         monkeypatch.delenv(name, raising=False)
@@ -26,17 +26,17 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def path(home):
-    """The usual place, in a folder that does not exist yet."""
+    """The usual path, in a folder that does not exist yet."""
     return home / ".config" / "anklet" / "config.yml"
 
 
 def never(*_):
-    """Nobody may be asked."""
+    """Fail, because the test allows no question."""
     raise AssertionError("asked")
 
 
 def person(**said):
-    """Somebody at a terminal, who says this when asked for a word of it."""
+    """A user at a terminal. Each answer is named after a word in its question."""
     asked = []
 
     def answer(question):
@@ -47,7 +47,7 @@ def person(**said):
 
 
 def test_what_is_written_loads_without_a_warning(path):
-    """Two services with the token from its file, private both."""
+    """The configuration has two services with the token from its file, and both files are private."""
     done = write(path, ANSWERS)
     config, warnings = load(path, {}, home=Path.home(), platform="linux")
     assert warnings == ()
@@ -81,7 +81,7 @@ def test_the_file_explains_itself():
     ],
 )
 def test_every_answer_is_in_the_configuration(path, changes):
-    """As it was given."""
+    """Each answer appears in the configuration unchanged."""
     write(path, msgspec.structs.replace(ANSWERS, **changes))
     config, _ = load(path, {}, home=Path.home(), platform="linux")
     for key, value in changes.items():
@@ -94,17 +94,17 @@ def test_every_answer_is_in_the_configuration(path, changes):
     [("darwin", "Library/Logs"), ("linux", ".local/state/anklet-supervisor/log")],
 )
 def test_the_log_goes_where_a_user_looks_for_it(path, home, monkeypatch, platform, place):
-    """Into a directory that is made if it is not there: `logs` works from the first start."""
+    """The log directory is created, so that `logs` works from the first start."""
     monkeypatch.setattr("sys.platform", platform)
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     write(path, ANSWERS)
     assert load(path, {}, home=home, platform=platform)[0].log.file_dir == home / place
     assert (home / place).is_dir()
-    assert stat.S_IMODE((home / place).parent.stat().st_mode) == 0o700  # state_dir, on Linux
+    assert stat.S_IMODE((home / place).parent.stat().st_mode) == 0o700  # on Linux this is state_dir
 
 
 def test_a_log_directory_that_was_named_is_used_and_made(path, home):
-    """One that cannot be made is told, and nothing is written."""
+    """If the log directory cannot be created, the error says so, and nothing is written."""
     write(path, msgspec.structs.replace(ANSWERS, log_dir=home / "logs"))
     assert load(path, {}, home=home, platform="linux")[0].log.file_dir == home / "logs"
     assert (home / "logs").is_dir()
@@ -115,20 +115,20 @@ def test_a_log_directory_that_was_named_is_used_and_made(path, home):
 
 
 def test_an_enterprise_servers_two_addresses_go_together(path):
-    """The second follows from the first; github.com's are the defaults."""
+    """server_url follows from api_url; github.com's addresses are the defaults."""
     write(path, msgspec.structs.replace(ANSWERS, api_url="https://ghe.example.com/api/v3"))
     assert load(path, {}, home=Path.home(), platform="linux")[0].services[0].server_url == "https://ghe.example.com"
     assert "server_url" not in render(ANSWERS, "token")
 
 
 def test_a_configuration_elsewhere_is_named_in_what_comes_next(home):
-    """So that the line can be copied as it is."""
+    """The line with the next command can be copied as it is."""
     place = home / "my configs" / "a.yml"
     assert write(place, ANSWERS)[-1] == f"next: anklet-supervisor doctor --config '{place}'"
 
 
 def test_a_token_that_has_a_file_stays_there(path, home):
-    """Nothing is copied; the file is named."""
+    """The configuration names the existing token file instead of a copy."""
     (home / "secret").write_text(TOKEN + "\n")
     (home / "secret").chmod(0o600)
     write(path, msgspec.structs.replace(ANSWERS, token="", token_file=home / "secret"))
@@ -138,7 +138,7 @@ def test_a_token_that_has_a_file_stays_there(path, home):
 
 @pytest.mark.parametrize("which", ["config.yml", "token"])
 def test_nothing_is_ever_replaced(path, which):
-    """Whichever of the two is there, both stay as they are."""
+    """If either file exists, both stay as they are."""
     path.parent.mkdir(parents=True)
     (path.parent / which).write_text("mine")
     with pytest.raises(ConfigError, match="overwrites nothing"):
@@ -147,7 +147,7 @@ def test_nothing_is_ever_replaced(path, which):
 
 
 def test_a_dangling_link_is_not_written_through(path, home):
-    """A link is somebody's arrangement."""
+    """A user made the link on purpose, so it is not replaced."""
     path.parent.mkdir(parents=True)
     path.symlink_to(home / "elsewhere")
     with pytest.raises(ConfigError, match="overwrites nothing"):
@@ -157,7 +157,7 @@ def test_a_dangling_link_is_not_written_through(path, home):
 
 @pytest.mark.parametrize("changes", [{"owner": "no good"}, {"registry_url": "nonsense"}, {"plugin": "nosuch"}])
 def test_answers_that_make_no_configuration_leave_nothing(path, changes):
-    """The error names the key, and no file of ours."""
+    """The error names the key but none of our temporary files."""
     with pytest.raises(ConfigError, match="these answers:") as error:
         write(path, msgspec.structs.replace(ANSWERS, **changes))
     assert next(iter(changes)) in str(error.value)
@@ -167,20 +167,20 @@ def test_answers_that_make_no_configuration_leave_nothing(path, changes):
 
 @pytest.mark.parametrize("changes", [{"token": "\udcff\udcfe"}, {"owner": "caf\udce9"}])
 def test_answers_that_are_no_text_leave_nothing(path, changes):
-    """As a token that an editor has saved as UTF-16."""
+    """An example is a token that an editor saved as UTF-16."""
     with pytest.raises(ConfigError, match="not valid UTF-8"):
         write(path, msgspec.structs.replace(ANSWERS, **changes))
     assert list(path.parent.iterdir()) == []
 
 
 def test_a_dollar_brace_is_text(path):
-    """Not a variable of the environment."""
+    """`${...}` in an answer does not name an environment variable."""
     text = render(msgspec.structs.replace(ANSWERS, log_dir=Path("/a${HOME}b")), "token")
     assert '"/a$${HOME}b"' in text
 
 
 def test_a_folder_that_cannot_be_written_is_told(home):
-    """In a line, with the reason."""
+    """The error is one line with the reason."""
     (home / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot create .*file: File exists"):
         write(home / "file" / "config.yml", ANSWERS)
@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_told(home):
 
 
 def test_a_person_is_asked_for_what_is_missing(path):
-    """The token unseen; nothing that was said already, nor the plugin where there is only one."""
+    """The token is typed unseen. There is no question for a given value, nor for the plugin if there is only one."""
     terminal, asked = person(Repository="app", token=TOKEN)
     answers = ask_for_missing(Answers(owner="given"), path, terminal)
     assert (answers.owner, answers.repo, answers.token, answers.plugin) == ("given", "app", TOKEN, "github")
@@ -198,27 +198,27 @@ def test_a_person_is_asked_for_what_is_missing(path):
 
 
 def test_standard_input_gives_the_token_where_nobody_is(path):
-    """Only its first line."""
+    """Without a terminal, the token is the first line of standard input."""
     terminal = Terminal(never, never, lambda: f"{TOKEN}\nmore\n", interactive=False)
     assert ask_for_missing(Answers(owner="o", repo="r"), path, terminal).token == TOKEN
 
 
 @pytest.mark.parametrize(("answers", "option"), [(Answers(), "--owner"), (Answers(owner="o"), "--repo")])
 def test_what_nobody_can_be_asked_for_is_named(path, answers, option):
-    """As the option that would have said it."""
+    """The error names the option that would supply the value."""
     with pytest.raises(UsageError, match=f"{option} is missing, and init can only ask at a terminal"):
         ask_for_missing(answers, path, Terminal(never, never, never, interactive=False))
 
 
 def test_an_empty_token_is_none(path):
-    """Neither from a person nor from standard input."""
+    """An empty token is refused, from a user and from standard input."""
     for terminal in (person(token=" ")[0], Terminal(never, never, lambda: "\n", interactive=False)):
         with pytest.raises(UsageError, match="a token is missing"):
             ask_for_missing(Answers(owner="o", repo="r"), path, terminal)
 
 
 def test_a_person_who_leaves_is_not_written_for(path):
-    """Ctrl-D is no answer."""
+    """Ctrl-D is not an answer."""
 
     def gone(_):
         raise EOFError
@@ -228,7 +228,7 @@ def test_a_person_who_leaves_is_not_written_for(path):
 
 
 def test_nobody_is_asked_for_what_cannot_be_written(path):
-    """That a configuration exists is told first."""
+    """If a configuration exists, `init` reports it before the first question."""
     path.parent.mkdir(parents=True)
     path.touch()
     with pytest.raises(ConfigError, match="exists"):

@@ -58,7 +58,7 @@ class Watched(MemoryStore):
         return {key: entry.value for key, entry in dict(self.shelf.leases).items()}
 
     def give_to(self, key, owner):
-        """Hand a lease to another owner, whoever holds it."""
+        """Give a lease to another owner, regardless of its holder."""
         del self.shelf.leases[key]
         self.claim(key, owner, TTL)
 
@@ -69,7 +69,7 @@ class Watched(MemoryStore):
 
 @pytest.fixture
 def store():
-    """A store that records what it is asked."""
+    """A store that records its calls."""
     return Watched()
 
 

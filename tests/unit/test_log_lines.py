@@ -38,7 +38,7 @@ class Book:
 
 
 def without_doubles(pairs):
-    """A dict of pairs whose keys are all different."""
+    """A dict of the pairs; fails on a duplicate key."""
     found = dict(pairs)
     assert len(found) == len(pairs), f"a key twice in {pairs}"
     return found
@@ -92,7 +92,7 @@ def test_levels_have_the_documented_words(opened, book, method, word):
 
 @pytest.mark.parametrize(("level", "heard"), [("DEBUG", "DIWE"), ("INFO", "IWE"), ("ERROR", "E"), ("dev", "DIWE")])
 def test_a_level_keeps_what_is_below_it_out(opened, book, level, heard):
-    """INFO hides DEBUG; ERROR hides everything else."""
+    """INFO hides DEBUG, and ERROR hides every other level."""
     log = opened(level)
     for say in (log.debug, log.info, log.warning, log.error):
         say("said")
@@ -108,7 +108,7 @@ def test_a_message_with_line_breaks_is_one_line(opened, book):
 
 
 def test_bind_leaves_the_log_it_came_from_alone(opened, book):
-    """Fields of one job do not appear in lines of the service or the next job."""
+    """A job's fields do not appear in lines of the service or of the next job."""
     log = opened()
     first = log.bind(workflowJobId=1, vmName="a")
     second = first.bind(workflowJobId=2)
@@ -144,7 +144,7 @@ def fail_with(error):
 
 
 def test_an_error_is_one_line_and_where_it_came_from(opened, book):
-    """At INFO: the error, its innermost frames, no traceback."""
+    """At INFO the line has the error and its innermost frames, but no traceback."""
     log = opened()
     try:
         fail_with(KeyError("a\nb"))
@@ -212,7 +212,7 @@ def test_a_secret_is_found_inside_a_basic_authorization(user):
     header = base64.b64encode(f"{user}:{secret}".encode()).decode()
     left = Redactor([secret])(f"Authorization: Basic {header}").removeprefix("Authorization: Basic ")
     assert "***" in left
-    # What is left around the mask is too little to read a word of the secret from.
+    # The text left around the mask is too short to reveal a word of the secret.
     assert len(left) - 3 <= len(base64.b64encode(f"{user}:".encode())) + 4
 
 
@@ -227,7 +227,7 @@ def test_each_line_of_a_pem_key_is_a_secret():
 
 @pytest.mark.parametrize("token", ["ghs_123456_" + "x" * 500 + ".y-z", "ghp_" + "a" * 36, "github_pat_" + "1" * 40])
 def test_tokens_of_github_are_hidden_untold(token):
-    """A token that is in no configuration is redacted by its format."""
+    """A token that is not in the configuration is redacted by its format."""
     assert Redactor(())(f"got {token}, go on") == "got ***, go on"
 
 
@@ -271,7 +271,7 @@ def test_values_of_any_kind_make_a_valid_line(opened, book):
 
 
 def test_arguments_that_do_not_fit_their_message_lose_no_line(opened, book):
-    """A line with a wrong format is written all the same, redacted."""
+    """A line whose arguments do not match its format is still written, redacted."""
     opened().info("%d jobs", TOKEN)
     assert book.last["msg"].startswith("%d jobs (with wrong arguments ")
     assert "bait" not in book.last["msg"]
@@ -300,14 +300,14 @@ def test_libraries_are_heard_from_warning_on_and_never_above(opened, book):
 
 
 def test_at_level_error_libraries_are_silent(opened, book):
-    """LOG_LEVEL=ERROR hides errors of libraries."""
+    """LOG_LEVEL=ERROR also hides errors of libraries."""
     opened("ERROR")
     logging.getLogger("urllib3").warning("retrying")
     assert book.lines == []
 
 
 def test_dev_is_for_people(opened, book):
-    """`[HH:MM:SS.mmm] LEVEL: msg {indented JSON, keys sorted}` in colours, with the place in the source."""
+    """The form is `[HH:MM:SS.mmm] LEVEL: msg {indented JSON, keys sorted}`, in colours, with the place in the source."""
     opened("dev").warning("look\x1b]0;here", extra={"token": TOKEN})
     text = book.lines[0].decode()
     found = re.fullmatch(

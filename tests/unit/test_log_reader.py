@@ -1,4 +1,4 @@
-"""`logs`: which lines are taken, how a file is followed, and how lines look."""
+"""`logs`: which lines it selects, how it follows a file, and how it shows a line."""
 
 import io
 import json
@@ -41,12 +41,12 @@ RECORD = {
     ],
 )
 def test_lines_are_taken_by_service_job_and_level(wanted, takes):
-    """Each by itself, and together."""
+    """Service, job and level select lines alone and combined."""
     assert wanted.matches(RECORD) is takes
 
 
 def test_what_is_no_record_is_shown_only_with_everything():
-    """Lines of LOG_LEVEL=dev and of crashes belong to no service and no job."""
+    """Lines of LOG_LEVEL=dev and of crashes belong to no service or job, so any filter hides them."""
     assert LineFilter().matches(None)
     assert not LineFilter(job="1").matches(None)
 
@@ -55,32 +55,32 @@ def test_what_is_no_record_is_shown_only_with_everything():
     "line", [b"", b"{", b"[]", b"12", b'{"msg": 1}', b"\xff", b"Traceback (most recent call last):"]
 )
 def test_what_is_no_record(line):
-    """Anything but an object with a message."""
+    """A line is a record only if it is a JSON object with a message."""
     assert parsed(line) is None
 
 
 def test_a_level_that_nobody_knows_is_shown():
-    """A later version's, perhaps: better too much than too little."""
+    """A later version may have more levels: it is better to show too much than too little."""
     assert LineFilter(level="ERROR").matches({**RECORD, "level": "PANIC"})
 
 
-# ---- following ----
+# ---- tailing a file ----
 
 
 @pytest.fixture
 def path(tmp_path):
-    """The file that is followed."""
+    """The log file."""
     return tmp_path / "anklet.log"
 
 
 def append(path, text):
-    """Write on."""
+    """Append to the file."""
     with path.open("a") as file:
         file.write(text)
 
 
 def test_lines_come_whole(path):
-    """Half a line waits for its other half."""
+    """A partial line is held back until the rest arrives."""
     tail = Tail(path)
     assert tail.read() == []
     append(path, "one\ntw")
@@ -91,7 +91,7 @@ def test_lines_come_whole(path):
 
 
 def test_a_file_that_was_moved_is_read_to_its_end_first(path):
-    """Also what was written between the last look and the move."""
+    """Lines written between the last read and the rename are not lost."""
     tail = Tail(path)
     append(path, "one\n")
     assert tail.read() == [b"one"]
@@ -103,7 +103,7 @@ def test_a_file_that_was_moved_is_read_to_its_end_first(path):
 
 
 def test_a_file_that_was_cut_is_read_from_its_beginning(path):
-    """As `> anklet.log` does."""
+    """`> anklet.log` truncates the file like this."""
     tail = Tail(path)
     append(path, "one\ntwo\n")
     assert tail.read() == [b"one", b"two"]
@@ -116,7 +116,7 @@ def test_a_file_that_was_cut_is_read_from_its_beginning(path):
 
 @pytest.fixture
 def rotated_log(path):
-    """Three files of four lines, the numbers counting up; each third line is of job 77."""
+    """Three files of four lines with consecutive numbers. Every third line belongs to job 77."""
     numbers = iter(range(1, 13))
     for name in ("anklet.log.2", "anklet.log.1", "anklet.log"):
         records = [
@@ -140,23 +140,23 @@ def rotated_log(path):
     ],
 )
 def test_the_last_lines_are_found_across_rotations(rotated_log, wanted, most, numbers):
-    """In their order, out of as many files as it takes."""
+    """The lines are in order, from as many files as necessary."""
     found = last_lines(rotated_log, Tail(rotated_log).read(), wanted, most)
     assert [parsed(line)["n"] for line in found] == numbers
 
 
-# ---- for people ----
+# ---- output for people ----
 
 
 def drawn(line, width=200, **how):
-    """What a terminal of that width shows."""
+    """The output on a terminal of that width."""
     console = Console(width=width, file=io.StringIO(), highlight=False, **how)
     LineWriter(console).write(line, parsed(line))
     return console.file.getvalue()
 
 
 def test_a_record_is_one_line_with_what_is_its_own():
-    """The day where it is not today; no field that says the same on every line."""
+    """The line has the date unless it is today, and leaves out fields that are the same on every line."""
     text = drawn(json.dumps(RECORD).encode())
     moment = datetime.fromisoformat(RECORD["time"]).astimezone()
     assert text == (
@@ -166,20 +166,20 @@ def test_a_record_is_one_line_with_what_is_its_own():
 
 
 def test_today_needs_no_day():
-    """The time of day alone."""
+    """A record of today shows only the time of day."""
     now = datetime.now().astimezone()
     assert drawn(json.dumps({**RECORD, "time": now.isoformat()}).encode()).startswith(f"{now:%H:%M:%S} INFO")
 
 
 @pytest.mark.parametrize("width", [30, 60])
 def test_a_narrow_terminal_breaks_lines_and_loses_nothing(width):
-    """Every word is still there."""
+    """At every width all words are there."""
     text = drawn(json.dumps(RECORD).encode(), width, force_terminal=True, no_color=True)
     assert "vmName=anklet-vm-1" in "".join(text.split("\n")).replace(" ", "") or "anklet-vm-1" in text
 
 
 def test_levels_have_colours_on_a_terminal_only():
-    """And none where nobody can see them."""
+    """Output that does not go to a terminal has no colours."""
     line = json.dumps({**RECORD, "level": "ERROR"}).encode()
     assert "\x1b[1;31mERROR" in drawn(line, force_terminal=True, color_system="standard")
     assert "\x1b" not in drawn(line)
@@ -187,7 +187,7 @@ def test_levels_have_colours_on_a_terminal_only():
 
 @pytest.mark.parametrize("line", [b"\x1b]0;owned\x07 text", json.dumps({**RECORD, "msg": "\x1b[2J"}).encode()])
 def test_no_line_gives_the_terminal_orders(line):
-    """Escapes are shown as what they are not."""
+    """Escape sequences in a record are shown as text, not sent to the terminal."""
     text = drawn(line, force_terminal=True, no_color=True)
     assert "\x07" not in text
     assert "\x1b]" not in text
@@ -195,5 +195,5 @@ def test_no_line_gives_the_terminal_orders(line):
 
 
 def test_a_time_that_is_none_does_no_harm():
-    """A hand-made line is shown, too."""
+    """A handwritten line with an invalid time is still shown."""
     assert drawn(b'{"msg": "hello", "level": "INFO", "time": "soon"}') == "--:--:-- INFO  hello\n"

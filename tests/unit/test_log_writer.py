@@ -1,4 +1,4 @@
-"""The log writer: whole lines, in order, whatever the disk does."""
+"""The log writer: whole lines in order, even when the disk fails."""
 
 import contextlib
 import json
@@ -59,7 +59,7 @@ def test_lines_are_appended_in_order(writer, path):
 
 
 def test_the_file_is_not_for_everybody(writer, path):
-    """The owner may write, the group may read, others may do neither."""
+    """The owner may write, the group may read, and others have no access."""
     assert stat.S_IMODE(path.stat().st_mode) & ~0o640 == 0
 
 
@@ -170,7 +170,7 @@ def test_a_disk_that_hangs_stops_nobody(tmp_path, capfd):
     reader = os.open(tmp_path / "anklet.log", os.O_RDONLY | os.O_NONBLOCK)
     filler = os.open(tmp_path / "anklet.log", os.O_WRONLY | os.O_NONBLOCK)
     with contextlib.suppress(BlockingIOError):
-        while True:  # hang it from the first line on, so that there is one outage and no second
+        while True:  # hang from the first line on, so that there is exactly one outage
             os.write(filler, b"\n" * 4096)
     os.close(filler)
     writer = LogWriter(tmp_path)
@@ -237,7 +237,7 @@ def test_a_closed_standard_output_ends_nothing():
 
 def open_files():
     """File descriptors of this process."""
-    for name in os.listdir("/dev/fd"):  # noqa: PTH208  names are what is wanted
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208  only the names are needed
         with contextlib.suppress(OSError):
             os.fstat(int(name))
             yield int(name)

@@ -1,4 +1,4 @@
-"""The VM driver in memory: what the contract tests, which it passes like the others, do not show."""
+"""The VM driver in memory: what the contract tests do not cover."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_missing_tag_is_pulled_from_the_registry(host):
 
 
 def test_hook_sees_each_step_and_injects_faults(host):
-    """A fault before a step leaves everything as it was; one after it leaves the effect."""
+    """A fault before a step leaves everything unchanged; one after it leaves the effect."""
     steps = []
 
     def hook(step, vm):
@@ -51,7 +51,7 @@ def test_hook_sees_each_step_and_injects_faults(host):
 
 
 def test_callable_answers_guest_scripts(host):
-    """It gets the VM, the script and its time limit."""
+    """The callable gets the VM, the script and its time limit."""
     driver = MemoryDriver(
         host, lambda vm, script, timeout: GuestResult(status=3, output=f"{vm.name} {script} {timeout}")
     )

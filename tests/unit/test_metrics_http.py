@@ -41,7 +41,7 @@ def clock():
 
 @pytest.fixture
 def metrics(clock):
-    """Figures of two services."""
+    """The metrics of two services."""
     return Metrics(SERVICES, 0.0, mono=clock)
 
 
@@ -77,7 +77,7 @@ def raw(server, data):
 
 
 def ready_model(**states):
-    """A model whose services are ready, except for those given."""
+    """A model with these states; all other services are ready."""
     model = initial(
         [service.name for service in SERVICES], allocator.build(2, 1, [], 0.0), once=False, drain_timeout=None
     )
@@ -92,7 +92,7 @@ def ready_model(**states):
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics?format=prometheus"])
 def test_prometheus_is_the_default(server, path):
-    """The text format, version 0.0.4, that Prometheus' parser reads."""
+    """The default is text format 0.0.4, and Prometheus' own parser reads it."""
     status, headers, body = get(server, path)
     assert status == 200
     assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -100,7 +100,7 @@ def test_prometheus_is_the_default(server, path):
 
 
 def test_json_on_demand(server):
-    """The original's document."""
+    """`?format=json` returns the original's document."""
     status, headers, body = get(server, "/metrics?format=json")
     assert (status, headers["Content-Type"]) == (200, "application/json")
     assert next(iter(json.loads(body))) == "TotalRunningVMs"
@@ -108,7 +108,7 @@ def test_json_on_demand(server):
 
 @pytest.mark.parametrize("query", ["format=xml", "format=", "format=JSON", "format=json&format=xml"])
 def test_another_format_is_refused_by_naming_both(server, query):
-    """400, with the two formats."""
+    """An unknown format gets 400 with the names of both formats."""
     status, _, body = get(server, f"/metrics?{query}")
     assert status == 400
     assert "format=prometheus" in body
@@ -117,7 +117,7 @@ def test_another_format_is_refused_by_naming_both(server, query):
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/metric", "/healthz/x", "/metrics/v1", "/%2e%2e/etc/passwd"])
 def test_an_unknown_path_is_not_found(server, path):
-    """404, with the paths that exist."""
+    """An unknown path gets 404 with the paths that exist."""
     status, _, body = get(server, path)
     assert status == 404
     assert "/metrics" in body
@@ -125,21 +125,21 @@ def test_an_unknown_path_is_not_found(server, path):
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"])
 def test_only_get_and_head(server, method):
-    """Anything else is 405."""
+    """Any other method gets 405."""
     status, headers, _ = get(server, "/metrics", method)
     assert status == 405
     assert headers["Allow"] == "GET, HEAD"
 
 
 def test_head_is_get_without_a_body(server):
-    """The same headers."""
+    """HEAD returns the same headers as GET."""
     status, headers, body = get(server, "/metrics?format=json", "HEAD")
     assert (status, body) == (200, "")
     assert int(headers["Content-Length"]) > 100
 
 
 def test_nothing_tells_who_listens(server):
-    """No product, no version, in answers and refusals."""
+    """Neither answers nor refusals name a product or a version."""
     for path in ("/metrics", "/nowhere"):
         assert get(server, path)[1]["Server"] is None
     assert b"Python" not in raw(server, b"NONSENSE\r\n\r\n")
@@ -156,16 +156,16 @@ def test_nothing_tells_who_listens(server):
     ],
 )
 def test_a_malformed_request_has_a_plain_answer(server, data, status):
-    """One line of text, and the endpoint goes on."""
+    """The answer is one line of text, and the endpoint continues."""
     answer = raw(server, data)
-    # A client that is still sending when it is answered may see a reset instead.
+    # A client that is still sending may see a reset instead of the answer.
     assert answer.startswith(b"HTTP/1.0 " + status) or (answer == b"" and status == b"414")
     assert b"<html" not in answer.lower()
     assert get(server, "/metrics")[0] == 200
 
 
 def test_health_is_the_loops(server, metrics, clock):
-    """503 before the first turn, 200 while it turns, 503 after 15 seconds without a turn."""
+    """The answer is 503 before the first turn, 200 while the loop turns, and 503 after 15 seconds without a turn."""
     assert get(server, "/healthz")[0] == 503
     metrics.beat(clock.now)
     assert get(server, "/healthz")[0] == 200
@@ -179,7 +179,7 @@ def test_health_is_the_loops(server, metrics, clock):
 
 
 def test_readiness_names_the_services_that_are_not(server, metrics):
-    """503 with JSON until all are ready."""
+    """The answer is 503 with JSON until all services are ready."""
     status, headers, body = get(server, "/readyz")
     assert (status, headers["Content-Type"]) == (503, "application/json")
     assert json.loads(body) == {"ready": False, "not_ready": {"RUNNER1": "starting", "RUNNER2": "starting"}}
@@ -205,7 +205,7 @@ def test_the_cpu_percentage_is_seen_by_every_scrape():
 
 
 def test_a_bug_in_a_figure_is_an_internal_error_in_the_log(caplog, clock):
-    """The client has an answer, the log has the cause, the endpoint goes on."""
+    """The client gets an answer, the log gets the cause, and the endpoint continues."""
 
     def broken():
         raise ZeroDivisionError("in a figure")
@@ -237,7 +237,7 @@ def test_slow_clients_block_no_others(server):
 
 
 def test_a_client_that_drips_is_cut_off(metrics, monkeypatch):
-    """Each byte comes in time, the request as a whole does not."""
+    """A client that sends byte by byte is cut off when its whole request takes too long."""
     monkeypatch.setattr(metrics_http, "_DEADLINE", 1.0)
     server = MetricsServer("127.0.0.1", 0, metrics)
     server.start()
@@ -260,7 +260,7 @@ def test_a_client_that_drips_is_cut_off(metrics, monkeypatch):
 
 
 def test_many_scrapes_at_once_are_all_answered(server):
-    """Eight clients, five scrapes each."""
+    """Eight clients make five scrapes each, and every one is answered."""
     answers = []
 
     def scrape():
@@ -275,7 +275,7 @@ def test_many_scrapes_at_once_are_all_answered(server):
 
 
 def test_nothing_is_written_to_standard_error(server, capfd):
-    """Neither for requests nor for clients that go away."""
+    """Standard error stays empty for requests and for clients that disconnect."""
     get(server, "/metrics")
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
@@ -285,7 +285,7 @@ def test_nothing_is_written_to_standard_error(server, capfd):
 
 
 def test_a_taken_port_is_named(server, metrics):
-    """Exit code 75, the port, and how to find who holds it."""
+    """The exit code is 75, and the message has the port and says how to find the process that holds it."""
     with pytest.raises(
         TemporaryError, match=rf"port {server.port} on 127\.0\.0\.1 is taken.*lsof.*metrics\.port"
     ) as refusal:
@@ -294,19 +294,19 @@ def test_a_taken_port_is_named(server, metrics):
 
 
 def test_an_address_of_another_host_is_refused(metrics):
-    """No host has an address in TEST-NET-1."""
+    """An address of another host is refused. No host has an address in TEST-NET-1 (RFC 5737)."""
     with pytest.raises(TemporaryError, match=r"cannot listen on 192\.0\.2\.1 port 8080"):
         MetricsServer("192.0.2.1", 8080, metrics)
 
 
 def test_a_host_that_is_no_address_is_refused(metrics):
-    """With one line."""
+    """The error is one line."""
     with pytest.raises(TemporaryError, match="cannot listen on no such host port 8080"):
         MetricsServer("no such host", 8080, metrics)
 
 
 def test_the_port_is_free_again_at_once(metrics):
-    """A supervisor that is started again right away gets its port, although connections to the old one linger."""
+    """A supervisor that restarts right away gets its port, although old connections linger."""
     first = MetricsServer("127.0.0.1", 0, metrics)
     first.start()
     port = first.port
@@ -321,7 +321,7 @@ def test_the_port_is_free_again_at_once(metrics):
 
 
 def test_a_server_that_was_never_started_closes(metrics):
-    """The port is free again, although `start` was never called."""
+    """`close` frees the port, although `start` was never called."""
     server = MetricsServer("127.0.0.1", 0, metrics)
     port = server.port
     server.close()
@@ -329,7 +329,7 @@ def test_a_server_that_was_never_started_closes(metrics):
 
 
 def test_the_end_is_quick_and_leaves_nothing(metrics):
-    """No thread, no open connection, no waiting for silent clients."""
+    """No thread and no connection stays open, and silent clients delay nothing."""
     before = {thread.ident for thread in threading.enumerate()}
     server = MetricsServer("127.0.0.1", 0, metrics)
     server.start()
@@ -346,7 +346,7 @@ def test_the_end_is_quick_and_leaves_nothing(metrics):
 
 
 def test_ipv6(metrics):
-    """metrics.host may be ::1."""
+    """metrics.host accepts ::1."""
     try:
         server = MetricsServer("::1", 0, metrics)
     except TemporaryError as error:

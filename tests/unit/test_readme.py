@@ -1,4 +1,4 @@
-"""Tables of keys and metrics are those of the code, exit codes are explained, and links between pages lead somewhere.
+"""The documentation matches the code: tables of keys and metrics, exit codes, links and the launchd agent.
 
 `python tests/unit/test_readme.py` writes the tables anew.
 """
@@ -24,7 +24,7 @@ SERVICE = ServiceConfig(name="RUNNER1", plugin="github", owner="o", repo="r")
 
 
 def metrics_table():
-    """Every metric by name, type, labels and meaning."""
+    """A table of every metric: name, type, labels and meaning."""
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for family in sorted(
         filled().registry.collect(), key=lambda family: not family.name.startswith(("total", "service", "host"))
@@ -37,7 +37,7 @@ def metrics_table():
 
 
 def _complete(metrics):
-    """The families, once the CPU's share is known: the system tells it from the second look on."""
+    """The families, or None while the CPU percentage is missing: the system needs two calls to know it."""
     families = list(metrics.registry.collect())
     return families if "host_cpu_usage_percentage" in {family.name for family in families} else None
 
@@ -60,12 +60,12 @@ def filled():
 
 
 def put(text, marker, table):
-    """The text with the table behind its marker replaced."""
+    """Replace the table after the marker; return the new text."""
     return re.sub(rf"<!-- {marker} -->\n\n(?:\|.*\n)*\n?", lambda _: f"<!-- {marker} -->\n\n{table.strip()}\n\n", text)
 
 
 def generated():
-    """The pages with such a table, and what they should hold."""
+    """The pages with generated tables, and their expected text."""
     for name, marker, table in (
         ("configuration.md", "keys", config_schema.markdown()),
         ("metrics.md", "metrics", metrics_table()),
@@ -81,21 +81,21 @@ def test_the_generated_tables_are_up_to_date():
 
 
 def test_every_exit_code_is_explained():
-    """But for the worker's own, which no user sees."""
+    """The README explains every exit code except the worker's own, which no user sees."""
     text = README.read_text()
     for code in ExitCode:
         assert f"| {int(code)} |" in text or code is ExitCode.NOPERM
 
 
 def test_links_lead_to_files():
-    """In the README and in docs/, relative links exist."""
+    """Relative links in the README and in docs/ lead to existing files."""
     for page in (README, *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_launchd_agent_keeps_launchds_rules():
-    """Foreground, restarted unless it ended by intention, time for a drain, no throttling, no secret."""
+    """The agent runs in the foreground, restarts only after a failure, is not throttled, has time to drain, and holds no secret."""
     plist = plistlib.loads((ROOT / "etc" / "com.anklet.supervisor.plist").read_bytes())
     assert plist["ProgramArguments"][1:] == ["-m", "anklet_supervisor", "start", "--agent"]
     assert plist["KeepAlive"] == {"SuccessfulExit": False}

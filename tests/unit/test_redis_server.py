@@ -1,4 +1,4 @@
-"""The redis-server that tests use: it is new enough, begins empty, and ends for certain."""
+"""The redis-server that tests use is recent enough, starts empty, and always ends."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ import redis_server
 
 
 def test_the_server_found_is_new_enough():
-    """Tests run on a Redis that the program itself would accept."""
+    """The program itself would accept this version of Redis."""
     assert redis_server.version(redis_server.find()) >= (6, 2)
 
 
 def test_a_server_dies_with_the_process_that_started_it(tmp_path):
-    """Also when that process is killed and can clean up nothing."""
+    """The server ends even when the process that started it is killed and cannot clean up."""
     script = """
         import sys, time
         sys.path.insert(0, sys.argv[1])
@@ -39,7 +39,7 @@ def test_a_server_dies_with_the_process_that_started_it(tmp_path):
 
 
 def test_a_restart_forgets_everything_and_keeps_the_port(redis_server):
-    """What a restart means to clients: same place, nothing there."""
+    """After a restart, clients find an empty server on the same port."""
     with redis_server.client() as client:
         client.set("key", "value")
         port = redis_server.port

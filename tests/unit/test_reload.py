@@ -55,7 +55,7 @@ class History:
         return effects
 
     def reload(self, services="AB", changed="", vm_limit=2):
-        """A whole reload, from the request to the answer."""
+        """Perform a whole reload, from the request to the result."""
         asked = self.feed(ReloadAsked())
         assert ReadConfig() in asked
         return self.feed(
@@ -87,7 +87,7 @@ def history():
 
 
 def test_what_has_not_changed_is_not_touched(history):
-    """No command, no start, no new pid."""
+    """An unchanged service gets no command, no new process and no new pid."""
     before = history.model.services
     effects = history.reload()
     assert history.after(effects) == [TakeConfig()]
@@ -96,7 +96,7 @@ def test_what_has_not_changed_is_not_touched(history):
 
 
 def test_a_changed_service_finishes_and_begins_with_new_settings(history):
-    """Drain first; the settings change when the process is gone, with a fresh budget."""
+    """The worker drains first. The settings change when its process is gone, with a fresh restart budget."""
     effects = history.reload(changed="A")
     assert history.after(effects) == [TakeConfig(), Tell("A", m.Drain())]
     assert Report("INFO", "reloaded: changed: A") in effects
@@ -109,7 +109,7 @@ def test_a_changed_service_finishes_and_begins_with_new_settings(history):
 
 
 def test_a_changed_worker_that_dies_with_its_job_restarts_with_its_old_settings(history):
-    """The new settings might not find the job."""
+    """The old settings stay, because with the new ones the worker might not find the job."""
     history.occupies("A", "vm")
     history.reload(changed="A")
     effects = history.feed(WorkerExited("A", -9))
@@ -122,7 +122,7 @@ def test_a_changed_worker_that_dies_with_its_job_restarts_with_its_old_settings(
 
 
 def test_old_settings_that_do_not_work_give_way(history):
-    """After a worker that cannot run with them comes one with the new settings, without an operator."""
+    """If a worker cannot run with the old settings, the next one gets the new settings, without an operator."""
     history.occupies("A", "vm")
     history.reload(changed="A")
     effects = history.feed(WorkerExited("A", 77))
@@ -131,7 +131,7 @@ def test_old_settings_that_do_not_work_give_way(history):
 
 
 def test_a_removed_service_finishes_and_is_forgotten(history):
-    """It leaves the model with its process; its slot is freed only by proof."""
+    """The service leaves the model with its process. Its slot is freed only by proof."""
     slot = history.occupies("B", "vm")
     effects = history.reload(services="A")
     assert history.after(effects) == [TakeConfig(), Tell("B", m.Drain())]
@@ -141,7 +141,7 @@ def test_a_removed_service_finishes_and_is_forgotten(history):
 
 
 def test_a_removed_service_that_comes_back_begins_anew(history):
-    """Its worker is draining, and that cannot be undone."""
+    """A service that returns gets a new worker: the old one is draining, and a drain cannot be undone."""
     history.reload(services="A")
     effects = history.reload(services="BA")
     assert history.after(effects) == [TakeConfig()]
@@ -150,7 +150,7 @@ def test_a_removed_service_that_comes_back_begins_anew(history):
 
 
 def test_a_removed_service_that_cannot_clean_up_is_an_error(history):
-    """One ERROR names the VM, which keeps its slot."""
+    """One ERROR names the VM, and the VM keeps its slot."""
     history.occupies("B", "anklet-vm-x")
     history.reload(services="A")
     effects = history.feed(WorkerExited("B", 77))
@@ -160,7 +160,7 @@ def test_a_removed_service_that_cannot_clean_up_is_an_error(history):
 
 
 def test_a_new_service_starts_at_once(history):
-    """At its place in the order of the file."""
+    """A new service gets its place in the order of the file."""
     effects = history.reload(services="CAB")
     assert history.after(effects) == [TakeConfig(), RenewSettings("C"), StartWorker("C")]
     assert list(history.model.services) == ["C", "A", "B"]
@@ -168,7 +168,7 @@ def test_a_new_service_starts_at_once(history):
 
 @pytest.mark.parametrize("changed", [True, False])
 def test_a_service_that_was_given_up_starts_afresh_when_it_changed(history, changed):
-    """An unchanged one does not start."""
+    """A changed service restarts after it was given up; an unchanged one does not."""
     history.crash_for_good("A")
     restarts = history.model.services["A"].restarts
     effects = history.after(history.reload(changed="A" if changed else ""))
@@ -180,7 +180,7 @@ def test_a_service_that_was_given_up_starts_afresh_when_it_changed(history, chan
 
 @pytest.mark.parametrize("services", ["AB", "B"])
 def test_a_service_that_backs_off_and_owes_cleans_up_first(history, services):
-    """At once, with a fresh budget and its old settings."""
+    """The clean-up starts at once, with a fresh restart budget and the old settings."""
     history.occupies("A", "vm")
     history.feed(WorkerExited("A", 70))
     effects = history.after(history.reload(services=services, changed="A"))
@@ -190,14 +190,14 @@ def test_a_service_that_backs_off_and_owes_cleans_up_first(history, services):
 
 @pytest.mark.parametrize(("services", "effect"), [("AB", StartWorker("A")), ("B", ForgetService("A"))])
 def test_a_service_that_backs_off_and_owes_nothing_changes_at_once(history, services, effect):
-    """Its back-off ends."""
+    """A change or a removal ends the back-off and takes effect at once."""
     history.feed(WorkerExited("A", 70))
     assert effect in history.reload(services=services, changed="A")
     assert next_deadline(history.model) is None
 
 
 def test_the_last_of_two_reloads_wins(history):
-    """A reading that began before the second request is not used."""
+    """If a second request comes while a configuration is being read, that result is not used."""
     history.feed(ReloadAsked())
     assert history.after(history.feed(ReloadAsked())) == []
     stale = ConfigRead(services=("A",), changed=frozenset("A"), vm_limit=1, drain_timeout=None)
@@ -208,7 +208,7 @@ def test_the_last_of_two_reloads_wins(history):
 
 
 def test_a_broken_configuration_changes_nothing(history):
-    """One ERROR with every problem."""
+    """One ERROR lists every problem."""
     history.feed(ReloadAsked())
     before = history.model.services
     problems = ("c.yml:1:2: no", "c.yml:3:4: nor this")
@@ -220,7 +220,7 @@ def test_a_broken_configuration_changes_nothing(history):
 @pytest.mark.parametrize("order", [events.DrainAsked(), events.InterruptedBy(), events.RestartAsked()])
 @pytest.mark.parametrize("read", [None, ConfigRefused(("x",)), "changed"])
 def test_nothing_is_reloaded_while_it_ends(history, order, read):
-    """One WARN, if the request or the answer comes then."""
+    """If a request or a result comes during the shutdown, one WARN says that it is ignored."""
     if read is None:
         history.feed(order)
         effects = history.feed(ReloadAsked())
@@ -237,13 +237,13 @@ def test_nothing_is_reloaded_while_it_ends(history, order, read):
 
 
 def test_once_is_not_reloaded():
-    """Each service makes one pass, with the settings that it has."""
+    """With `--once`, each service makes one pass with its first settings."""
     (report,) = History(once=True).feed(ReloadAsked())
     assert "--once" in report.message
 
 
 def test_an_order_to_all_ends_a_replacement(history):
-    """A drain in the middle of it: no service starts again."""
+    """A drain during a replacement: no service starts again."""
     history.reload(services="A", changed="A")
     history.feed(events.Terminated())
     assert history.feed(WorkerExited("A", 0)) == []
@@ -251,7 +251,7 @@ def test_an_order_to_all_ends_a_replacement(history):
 
 
 def test_a_smaller_limit_waits_for_slots_in_use(history):
-    """Both VMs go on; the first free slot is retired, and a larger limit brings it back."""
+    """Both VMs continue. The first free slot is retired, and a larger limit brings it back."""
     slots = {name: history.occupies(name, f"vm-{name}") for name in "AB"}
     history.reload(vm_limit=1)
     assert [slot.state for slot in history.model.allocation.table.slots] == [SlotState.OCCUPIED] * 2
@@ -266,12 +266,12 @@ def test_a_smaller_limit_waits_for_slots_in_use(history):
     assert [one.command.slot.index for one in effects if isinstance(one, Tell)] == [0]
 
 
-# ---- orders that cross ----
+# ---- conflicting orders ----
 
 
 @pytest.mark.parametrize("late", [events.Terminated(), events.DrainAsked(), events.InterruptedBy()])
 def test_an_order_after_a_restart_comes_too_late_and_warns(history, late):
-    """The workers detach; the exit code is still 75, so that the next start adopts the jobs."""
+    """The workers detach. The exit code is still 75, so that the next start adopts the jobs."""
     history.feed(events.RestartAsked())
     (report,) = history.feed(late)
     assert report.level == "WARN"
@@ -281,7 +281,7 @@ def test_an_order_after_a_restart_comes_too_late_and_warns(history, late):
 
 
 def test_a_restart_ends_a_drain(history):
-    """The jobs go on in their VMs, and the next start takes jobs again."""
+    """The jobs continue in their VMs, and the next start takes new jobs."""
     history.feed(events.Terminated())
     effects = history.feed(events.RestartAsked())
     assert events.DetachWorker("A") in effects
@@ -290,14 +290,14 @@ def test_a_restart_ends_a_drain(history):
 
 
 def test_a_restart_during_a_stop_is_refused(history):
-    """With a WARN; it stops."""
+    """A WARN says so, and the stop continues."""
     history.feed(events.InterruptedBy())
     (report,) = history.feed(events.RestartAsked())
     assert (report.level, history.model.restarting) == ("WARN", False)
 
 
 def test_a_stop_ends_although_the_clean_up_fails(history):
-    """One worker crashes with a VM left, one hangs: after the patience neither is started again."""
+    """One worker crashes and leaves a VM, and one hangs: after STOP_PATIENCE neither starts again, and the supervisor ends."""
     history.occupies("A", "vm")
     history.feed(events.InterruptedBy(), WorkerExited("A", -9))
     assert history.model.services["A"].state is ServiceState.BACKOFF
@@ -308,7 +308,7 @@ def test_a_stop_ends_although_the_clean_up_fails(history):
 
 
 def test_a_drain_waits_for_a_service_that_owes_and_its_deadline_goes_on():
-    """Its worker starts once more to clean up; the deadline counts from the order."""
+    """The service's worker starts once more to clean up. The deadline still counts from the order."""
     history = History(drain_timeout=50.0)
     history.occupies("A", "vm")
     history.feed(WorkerExited("A", -9))
@@ -328,13 +328,13 @@ def test_a_drain_waits_for_a_service_that_owes_and_its_deadline_goes_on():
 
 
 def config_of(*services, **more):
-    """A configuration with these services, given whole or by name."""
+    """A configuration with these services, each given as a name or as a whole."""
     made = [ServiceConfig(name=one, plugin="p") if isinstance(one, str) else one for one in services]
     return SupervisorConfig(state_dir=ROOT, plugins_path=ROOT, pid_file_dir=ROOT, services=tuple(made), **more)
 
 
 def setups_of(config):
-    """The setups that `start` makes."""
+    """The setups that `start` would create."""
     return {
         service.name: WorkerSetup(
             service=service,
@@ -355,7 +355,7 @@ def setups_of(config):
 
 
 def settings_of(*services, **more):
-    """Settings in force."""
+    """The settings in force."""
     return Settings(config_of(*services, **more), setups_of)
 
 
@@ -380,7 +380,7 @@ def test_what_counts_as_a_change(config, changed):
     ("now", "changed"), [(("anka",), set()), (("anka", "tart"), set()), (("anka", "other", "tart"), {"A"}), ((), set())]
 )
 def test_a_driver_whose_last_vm_has_gone_is_no_change(now, changed):
-    """Drivers on record are read at each reload; only a new one concerns the workers."""
+    """Each reload reads the drivers on record, but only a new one concerns the workers."""
     in_use = ["anka", "tart"]
     settings = Settings(
         config_of("A"),
@@ -393,7 +393,7 @@ def test_a_driver_whose_last_vm_has_gone_is_no_change(now, changed):
 
 
 def test_a_service_keeps_its_settings_until_it_is_renewed():
-    """Also through a second reload: the comparison is with the settings adopted last."""
+    """The comparison is with the settings that were adopted last, also at a second reload."""
     settings = settings_of("A")
     new = ServiceConfig(name="A", plugin="p", token=Secret("new"))
     assert settings.compare(config_of(new)).changed == {"A"}
@@ -407,7 +407,7 @@ def test_a_service_keeps_its_settings_until_it_is_renewed():
 
 
 def test_old_secrets_are_kept_out_of_the_log_as_long_as_they_are_in_use():
-    """A worker with old settings keeps them."""
+    """A worker that keeps old settings still uses the old secrets."""
     settings = settings_of(ServiceConfig(name="A", plugin="p", token=Secret("old")))
     settings.compare(config_of(ServiceConfig(name="A", plugin="p", token=Secret("new"))))
     list(settings.take())
@@ -417,7 +417,7 @@ def test_old_secrets_are_kept_out_of_the_log_as_long_as_they_are_in_use():
 
 
 def test_what_waits_for_the_next_start_is_named_and_left():
-    """At each reload, as long as the value differs."""
+    """Each reload warns about the key as long as its value differs."""
     settings = settings_of("A")
     other = msgspec.structs.replace(
         config_of("A", metrics=MetricsConfig(port=1), log=LogConfig(keep=9, level="DEBUG"), vm_limit=9),
@@ -432,7 +432,10 @@ def test_what_waits_for_the_next_start_is_named_and_left():
 
 
 def test_every_key_of_the_host_is_applied_or_named():
-    """Adding one forgets none."""
+    """A reload applies a key, hands it to the services, or names it as waiting for a restart.
+
+    A new key must be entered here.
+    """
     applied = {"services", "work_dir", "plugins_path", "vm_limit", "drain_timeout"}
     inherited = {"vm_driver", "lease_ttl", "job_retry_attempts"}
     at_start = {"state_dir", "pid_file_dir", "metrics", "log"}

@@ -1,4 +1,4 @@
-"""Commands to a supervisor that runs elsewhere, at the moment at which it ends."""
+"""Commands to a running supervisor that ends at the same moment."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ from anklet_supervisor.console import remote
     ],
 )
 def test_a_supervisor_that_has_ended_since_it_was_seen(command, tmp_path, monkeypatch, capsys):
-    """No supervisor is running, then."""
+    """The commands report that no supervisor is running."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     monkeypatch.setattr(remote, "state_dir_of", lambda _config: tmp_path)
@@ -28,7 +28,7 @@ def test_a_supervisor_that_has_ended_since_it_was_seen(command, tmp_path, monkey
 
 
 def test_a_supervisor_that_ends_before_it_answers_a_reload(tmp_path, monkeypatch, capsys):
-    """That is no timeout: 75, and the message says what happened."""
+    """This is not a timeout: the exit code is 75, and the message says that the supervisor ended."""
     seen = iter([4711])
     monkeypatch.setattr(remote, "state_dir_of", lambda _config: tmp_path)
     monkeypatch.setattr(remote, "running_supervisor", lambda _state_dir: next(seen, None))

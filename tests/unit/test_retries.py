@@ -1,4 +1,4 @@
-"""Which host leaves which job alone, and for how long."""
+"""Retries of a failed job: which host waits, and for how long."""
 
 from pathlib import Path
 
@@ -12,21 +12,21 @@ from anklet_worker.store.memory import MemoryStore, Shelf
 
 
 class Fleet:
-    """Hosts with one store; the test sets its clock."""
+    """Hosts that share one store. The test sets its clock."""
 
     def __init__(self):
         self.now = 1000.0
         self.store = MemoryStore(Shelf(clock=lambda: self.now))
 
     def host(self, install_id, retries=5):
-        """The tries of one host."""
+        """The retries of one host."""
         service = ServiceConfig(name="S", plugin="fake", job_retry_attempts=retries)
         return Tries(self.store, worker_setup(service, Path("/nonexistent"), install_id=install_id))
 
 
 @pytest.fixture
 def fleet():
-    """A fleet in which no host has tried anything."""
+    """A fleet in which no host has tried a job."""
     return Fleet()
 
 
@@ -42,7 +42,7 @@ def test_an_unfit_host_gives_up_for_itself_alone(fleet):
 
 
 def test_a_job_that_no_host_can_run_is_left_alone_by_all(fleet):
-    """After three hosts gave up a job the rest of the fleet does not try it. Only the first host reports an ERROR."""
+    """After three hosts give up a job, the rest of the fleet does not try it. Only the first host logs an ERROR."""
     hosts = [fleet.host(name, retries=1) for name in ("a", "b", "c", "d")]
     told = []
     for host in hosts[:3]:

@@ -1,4 +1,4 @@
-"""Two drivers on one host: one listing of both, and each call goes to the driver that has the VM."""
+"""Two drivers on one host: the listing covers both, and each call goes to the driver that has the VM."""
 
 import logging
 
@@ -20,7 +20,7 @@ CALLS = ("clone", "start", "run", "copy_in", "copy_out", "delete")
 
 
 class Driver(MemoryDriver):
-    """The driver in memory; remembers what it was asked, and `trouble` is raised by its listing."""
+    """The driver in memory. It records its calls, and its listing raises `trouble`."""
 
     def __init__(self, name, **vms):
         super().__init__(MemoryHost(most_running=99), self.answer, self.watch, name=name)
@@ -46,7 +46,7 @@ class Host:
         self.a = Driver("a", **(a or {}))
         self.b = Driver("b", **(b or {}))
         self.said = []
-        log = logging.Logger("side")  # noqa: LOG001  not shared with anyone
+        log = logging.Logger("side")  # noqa: LOG001  a logger of its own, shared with no other test
         log.addHandler(self)
         self.level = logging.DEBUG
         self.driver = SideBySide(self.a, [self.b], log)
@@ -78,7 +78,7 @@ def test_a_service_makes_its_vms_with_its_own_driver(host):
 
 
 def test_the_listing_covers_both_drivers(host):
-    """No running VM is overlooked."""
+    """A running VM of either driver is in the listing."""
     assert {row.name.removeprefix(OURS): row.state.value for row in host.driver.listing()} == {
         "a": "running",
         "b": "running",

@@ -66,7 +66,7 @@ def rows(path, table):
     """How many rows the file has in a table."""
     connection = sqlite3.connect(path)
     try:
-        return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608  the test's own words
+        return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608  the test's own names
     finally:
         connection.close()
 
@@ -83,7 +83,7 @@ def test_a_lease_lasts_its_time_and_not_longer(store, clock):
 
 @pytest.mark.parametrize("jump", [-24 * HOUR, -1.0, 24 * HOUR])
 def test_the_wall_clock_is_not_asked(path, monkeypatch, jump):
-    """Setting the wall clock by a day in either direction neither ends a lease early nor prolongs it."""
+    """Setting the wall clock back or forward by a day changes no lease's end."""
     store = SqliteStore(path, "boot")
     store.claim("job", HERE, 60)
     real = time.time

@@ -1,4 +1,4 @@
-"""The emulated site: ports that tests do not take from each other."""
+"""The emulated site: each test gets ports of its own."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""The state directory: private, of a known version and writable, or one line and the right exit code."""
+"""The state directory is private, writable and of a known version, or the start fails with one line and an exit code."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ FILES = [place for place in Place if place.kind is Kind.FILE]
 
 
 def example(place, state):
-    """A path of this place in the state directory."""
+    """An example path of this place in the state directory."""
     return place.path(state, *("A" * place.pattern.count("*")))
 
 
@@ -27,7 +27,7 @@ def mode(path):
 
 @pytest.fixture
 def state(tmp_path):
-    """A directory as a supervisor leaves it."""
+    """A state directory after a supervisor's run."""
     path = tmp_path / "state"
     assert open_state_dir(path) == []
     take_over(path)
@@ -41,7 +41,7 @@ def state(tmp_path):
 
 
 def test_a_new_directory_is_private_and_has_a_version(tmp_path):
-    """The directory of the services is private, too."""
+    """The directory of the services is private too."""
     path = tmp_path / "a" / "state"
     open_state_dir(path)
     take_over(path)
@@ -50,14 +50,14 @@ def test_a_new_directory_is_private_and_has_a_version(tmp_path):
 
 
 def test_a_directory_in_order_is_left_as_it_is(state):
-    """Nothing to report."""
+    """A correct directory gives no report."""
     assert open_state_dir(state) == []
 
 
 @pytest.mark.parametrize("place", Place)
 @pytest.mark.parametrize("dangles", [False, True])
 def test_a_symbolic_link_is_refused_wherever_it_stands(state, tmp_path, place, dangles):
-    """78, with the path and what to do; also if the link dangles."""
+    """The exit code is 78, with the path and what to do, even if the link dangles."""
     path, target = example(place, state), tmp_path / "target"
     path.rename(target)
     path.symlink_to(tmp_path / "nowhere" if dangles else target)
@@ -68,7 +68,7 @@ def test_a_symbolic_link_is_refused_wherever_it_stands(state, tmp_path, place, d
 
 @pytest.mark.parametrize("place", Place)
 def test_permissions_of_others_are_removed_and_reported(state, place):
-    """One line for each path that others could write; none for one that they could only read."""
+    """Each path that others could write gives one line; a path that they could only read gives none."""
     path = example(place, state)
     path.chmod(0o777)
     assert open_state_dir(state) == [f"removed group/other write permission from {path} (mode was 777)"]
@@ -80,7 +80,10 @@ def test_permissions_of_others_are_removed_and_reported(state, place):
 
 @pytest.mark.parametrize("place", Place)
 def test_a_path_of_the_wrong_kind_is_refused(state, place):
-    """78 with the path. A stray file among folders of any name is ignored: file managers leave some."""
+    """The exit code is 78, with the path.
+
+    A stray file among the services' folders is ignored: file managers create some.
+    """
     path = example(place, state)
     path.rename(state.parent / "moved")
     path.touch(0o600) if place.kind is Kind.FOLDER else path.mkdir(0o700)
@@ -93,14 +96,14 @@ def test_a_path_of_the_wrong_kind_is_refused(state, place):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_what_belongs_to_another_user_is_refused(state):
-    """78: its owner could change it while we use it."""
+    """The exit code is 78: the owner could change the content while we use it."""
     os.chown(state / "slots", 65534, 65534)
     with pytest.raises(ConfigError, match="another user"):
         open_state_dir(state)
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
-    """78 and what to do. The system decides, not the mode bits."""
+    """The exit code is 78, with what to do. The system's answer counts, not the mode bits."""
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     with pytest.raises(ConfigError, match="chmod u\\+rwx"):
         open_state_dir(tmp_path / "state")
@@ -108,7 +111,7 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["2\n", "17\n"])
 def test_a_later_version_is_refused_and_left_untouched(state, text):
-    """78: a downgrade could lose what the later version wrote."""
+    """The exit code is 78: a downgrade could lose what the later version wrote."""
     (state / "version").write_text(text)
     with pytest.raises(ConfigError, match="later version") as caught:
         open_state_dir(state)
@@ -118,7 +121,7 @@ def test_a_later_version_is_refused_and_left_untouched(state, text):
 
 @pytest.mark.parametrize("text", [None, "", "one\n", "1", "0\n"])
 def test_earlier_versions_and_damage_are_taken_over(state, text):
-    """The first format had no version file."""
+    """A directory without a version file is of the first format."""
     (state / "version").unlink()
     if text is not None:
         (state / "version").write_text(text)
@@ -147,7 +150,7 @@ def test_what_a_killed_writer_left_aside_is_removed(state):
     ],
 )
 def test_a_refusal_of_the_system_is_one_line_with_its_exit_code(number, kind, code):
-    """Temporary or not, with the name of the file."""
+    """The exit code says whether a retry may help, and the line names the file."""
     with pytest.raises(kind) as caught, explained(Path("/state")):
         raise OSError(number, os.strerror(number), "/state/slots")
     assert caught.value.exit_code == code
@@ -157,7 +160,7 @@ def test_a_refusal_of_the_system_is_one_line_with_its_exit_code(number, kind, co
 
 
 def test_paths_are_built_from_the_list(tmp_path):
-    """Each `*` takes the next name; a caller that has the folder gives the names of the last part only."""
+    """Each `*` takes the next name. A caller that already has the folder gives only the names of the last part."""
     assert Place.RECORD.path(tmp_path, "A", "vm-1") == tmp_path / "services" / "A" / "records" / "vm-1.json"
     assert Place.RECORD.in_folder(tmp_path, "vm-1") == tmp_path / "vm-1.json"
     for names in ((), ("A", "vm-1", "x")):
@@ -166,7 +169,7 @@ def test_paths_are_built_from_the_list(tmp_path):
 
 
 def test_the_locks_of_both_drivers_have_the_same_names(tmp_path):
-    """`ImageLocks` is given the folder, and does not know whose it is."""
+    """`ImageLocks` gets the folder and does not know which driver it belongs to."""
     for anka, tart in (
         (Place.ANKA_PULL_LOCK, Place.TART_PULL_LOCK),
         (Place.ANKA_PULL_NOTE, Place.TART_PULL_NOTE),

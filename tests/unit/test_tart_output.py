@@ -1,4 +1,4 @@
-"""Reading Tart's answers: versions, errors, listings, and Tart's own words."""
+"""Reading Tart's output: versions, errors, listings and addresses."""
 
 import contextlib
 import json
@@ -93,7 +93,7 @@ def test_error_quotes_the_last_lines():
     ],
 )
 def test_locked_keychain_is_a_matter_of_rights(stderr):
-    """No VM starts until somebody logs in or unlocks the keychain; the message says so."""
+    """No VM starts until a user logs in or unlocks the keychain; the message says so."""
     error = error_of("tart run", 1, stderr)
     assert isinstance(error, RightsRefused)
     assert "security unlock-keychain" in str(error)

@@ -1,4 +1,4 @@
-"""Timelines of jobs: how facts become steps, also across deaths of workers, and how they are saved and drawn."""
+"""Timelines of jobs: how facts become steps, also after a worker's death, and how timelines are saved and shown."""
 
 import io
 
@@ -24,7 +24,7 @@ def claimed(number=1, **more):
 
 
 def finished(number=1, conclusion=Conclusion.SUCCESS, vm="vm-1"):
-    """It ends."""
+    """The job ends."""
     return m.JobFinished(vm=vm, job_id=str(number), job_name="build", job_url="u", conclusion=conclusion)
 
 
@@ -46,14 +46,14 @@ WHOLE = [
 
 
 def folded(facts, lines=None):
-    """The timelines after these facts of one service, one a second, and those that ended."""
+    """The timelines after these facts of one service, one per second, and those that ended."""
     lines = lines or Timelines()
     ended = [lines.fold("A", fact, 100.0 + number)[1] for number, fact in enumerate(facts)]
     return lines, [one for one in ended if one is not None]
 
 
 def test_a_whole_job_reaches_every_step_in_order():
-    """From queued to cleaned; its end is reported once."""
+    """The steps go from queued to cleaned, and the end is reported once."""
     lines, ended = folded(WHOLE)
     (line,) = lines.all()
     assert ended == [line]
@@ -70,7 +70,7 @@ def test_a_whole_job_reaches_every_step_in_order():
 
 
 def test_a_job_that_is_given_back_says_why():
-    """Without the steps that it did not reach."""
+    """A job that is given back has a reason, and no step that it did not reach."""
     lines, _ = folded(
         [claimed(attempt=3), m.JobGivenBack(vm="vm-1", job_id="1", reason="no template"), m.AttemptOver()]
     )
@@ -88,7 +88,7 @@ def test_another_job_than_the_one_claimed_takes_its_place():
 
 
 def test_a_later_worker_goes_on_with_the_timeline():
-    """After a death it claims the same job in the same VM again: no step moves."""
+    """The next worker claims the same job in the same VM again, and no earlier step changes."""
     lines, _ = folded(WHOLE[:9])
     before = lines.all()
     after, ended = folded([claimed(), finished(), m.AttemptOver()], Timelines(before))
@@ -98,7 +98,7 @@ def test_a_later_worker_goes_on_with_the_timeline():
 
 
 def test_a_job_given_back_after_a_death_ends_the_timeline():
-    """The next worker reports the job and then the VM as gone, with no attempt in hand."""
+    """The next worker reports the job given back and the VM gone, although it has no attempt in hand."""
     lines, _ = folded(WHOLE[:6])
     lines, ended = folded(
         [m.JobGivenBack(vm="vm-1", job_id="1", reason="died"), m.VMGone(vm="vm-1"), m.VMGone(vm="vm-1")],
@@ -118,14 +118,14 @@ def test_a_job_given_back_after_a_death_ends_the_timeline():
     ],
 )  # fmt: skip
 def test_facts_without_a_job_change_nothing(fact):
-    """A foreign VM, or an unknown attempt."""
+    """Facts about a foreign VM or an unknown attempt change nothing."""
     lines = Timelines()
     assert lines.fold("A", fact, 1.0) == (False, None)
     assert lines.all() == []
 
 
 def test_a_repeated_end_changes_nothing():
-    """The first one counts, and an ended job is not given back, even if a process without its record says so."""
+    """The first end counts. An ended job is not given back, even if a process without its record says so."""
     lines, _ = folded(WHOLE)
     before = lines.all()
     folded([finished(conclusion=Conclusion.FAILURE), m.JobGivenBack(vm="vm-1", job_id="1", reason="x")], lines)
@@ -133,27 +133,27 @@ def test_a_repeated_end_changes_nothing():
 
 
 def test_a_job_that_had_landed_after_all_is_not_given_back():
-    """It was reported as given back, but then ran to its end."""
+    """The job was reported as given back, but then ran to its end."""
     lines, _ = folded([claimed(), m.JobGivenBack(vm="vm-1", job_id="1", reason="x"), finished(), m.AttemptOver()])
     (line,) = lines.all()
     assert (line.ended, line.reason) == ("success", "")
 
 
 def test_an_end_without_a_beginning_is_kept():
-    """The file was lost; the end still counts, once."""
+    """If the file was lost, an end without a start still counts, once."""
     lines, _ = folded([finished()])
     assert [(line.vm, line.ended) for line in lines.all()] == [("vm-1", "success")]
 
 
 def test_a_name_that_is_used_again_is_another_attempt():
-    """The store lost its count of attempts; the time of the claim distinguishes them."""
+    """The store lost its count of attempts, so the time of the claim distinguishes them."""
     lines, _ = folded([claimed(claimed_at=1.0), finished(), m.AttemptOver(), claimed(claimed_at=2.0)])
     (line,) = lines.all()
     assert (line.ended, line.claimed_at) == ("", 2.0)
 
 
 def test_only_the_latest_are_kept():
-    """However many jobs there were."""
+    """Old timelines are dropped, however many jobs ran."""
     lines = Timelines()
     for number in range(KEPT + 50):
         lines.fold("A", claimed(number), 1.0)
@@ -163,7 +163,7 @@ def test_only_the_latest_are_kept():
 
 
 def line_of(number, ended, finished_at=0.0):
-    """A timeline by hand."""
+    """A timeline built by hand."""
     return Timeline(
         job_id=str(number), job_name=f"job {number}", job_url="u", service="A", vm=f"vm-{number}",
         steps={"claimed": 1.0, "finished": finished_at}, ended=ended,
@@ -171,14 +171,14 @@ def line_of(number, ended, finished_at=0.0):
 
 
 def test_failures_are_the_latest_first():
-    """Successes and running jobs are not among them."""
+    """Successful and running jobs are not in the list."""
     lines = [line_of(1, "failure", 5.0), line_of(2, "success", 6.0), line_of(3, ""), line_of(4, "given back", 9.0)]
     assert [line.job_id for line in failures(lines, 5)] == ["4", "1"]
     assert [line.job_id for line in failures(lines, 1)] == ["4"]
 
 
 def test_a_job_is_found_by_its_id_or_its_vm():
-    """With every attempt."""
+    """A search returns every attempt."""
     again = msgspec.structs.replace(line_of(1, "success"), vm="vm-1-2", attempt=2)
     lines = [line_of(1, "given back"), line_of(2, ""), again]
     assert find(lines, "1") == [lines[0], again]
@@ -190,7 +190,7 @@ def test_a_job_is_found_by_its_id_or_its_vm():
 
 
 def test_the_file_is_written_when_something_has_changed_and_read_back(tmp_path):
-    """Another supervisor continues it."""
+    """Another supervisor reads the file and continues the timelines."""
     written = []
     log = open_log(written.append, "INFO", ("secret",), {}, name="anklet.history-test")
     kept = JobHistory(tmp_path, log)
@@ -214,7 +214,7 @@ def test_the_file_is_written_when_something_has_changed_and_read_back(tmp_path):
     "content", [None, b"", b"{}", b'[{"job_id": 1}]', b"\xff", b'[{"job_id": "\xff"}]', b'[{"x":' + b"[" * 5000]
 )
 def test_a_damaged_file_is_replaced(tmp_path, content):
-    """It is history: no decision depends on it."""
+    """The file is only history: no decision depends on it."""
     if content is not None:
         (tmp_path / "jobs.json").write_bytes(content)
     assert history.read(tmp_path) == []
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_replaced(tmp_path, content):
 
 
 def test_a_disk_that_refuses_stops_nothing(tmp_path):
-    """The next save writes what the disk refused, even without a new fact."""
+    """After a failed save, the next one writes everything, even without a new fact."""
     kept = JobHistory(tmp_path / "missing", open_log(lambda _: None, "INFO", (), {}, name="anklet.history-test"))
     kept.fact("A", claimed(), 1.0)
     kept.save()
@@ -240,12 +240,12 @@ def test_a_disk_that_refuses_stops_nothing(tmp_path):
     assert [line.job_id for line in history.read(tmp_path / "missing")] == ["1"]
 
 
-# ---- for people ----
+# ---- output for people ----
 
 
 @pytest.mark.parametrize("width", [40, 200])
 def test_a_timeline_is_drawn(width):
-    """Each step with its time at any width, and no terminal escapes from a job's name."""
+    """Each step has its time at any width, and a job's name cannot inject escape sequences."""
     lines, _ = folded(WHOLE)
     line = msgspec.structs.replace(lines.all()[0], job_name="\x1b[31mred", reason="")
     console = Console(width=width, file=io.StringIO(), highlight=False)
@@ -258,7 +258,7 @@ def test_a_timeline_is_drawn(width):
 
 
 def test_the_list_has_a_line_for_each(capsys):
-    """A job in hand has no end yet."""
+    """A job in progress has no end yet."""
     lines, _ = folded(WHOLE)
     job_view.show_list([*lines.all(), line_of(2, "")])
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]

@@ -1,4 +1,4 @@
-"""One command's life, with real children: output, input, time-outs, stop, detach, and how a later process settles it."""
+"""One command's life, with real children: output, input, time-outs, stop, detach, and clean-up by a later process."""
 
 import contextlib
 import fcntl
@@ -32,7 +32,7 @@ SECRET = "ghs_1234567_bait"
 
 
 class Bench:
-    """A runner in a new folder, and the notes that its hook got."""
+    """A runner in a new folder, and the notes that its hook received."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -55,7 +55,7 @@ class Bench:
         return self.runner().run(["/bin/sh", "-c", script], timeout=timeout, **more)
 
     def pid_in(self, name):
-        """The process that wrote its pid to a file, once it has."""
+        """Wait until a process has written its pid to a file; return the process."""
         path = self.folder / name
         eventually(lambda: path.exists() and path.read_text().endswith("\n"))
         return int(path.read_text())
@@ -99,7 +99,7 @@ def lives(pid):
         return False
 
 
-# ---- ending by itself ----
+# ---- normal ends ----
 
 
 def test_result_holds_status_and_both_outputs(bench):
@@ -179,7 +179,7 @@ def test_files_and_threads_do_not_accumulate(bench):
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "command"])
 
 
-# ---- what a child gets ----
+# ---- environment of a child ----
 
 
 def test_child_gets_the_environment_without_secrets(bench):
@@ -254,7 +254,7 @@ def test_missing_work_directory_is_named(bench):
 
 
 def test_shortage_is_temporary(bench):
-    """A passing lack of the host (here: an argument list too long) does not make the tool unfit."""
+    """A passing shortage on the host (here: an argument list too long) does not make the tool unfit."""
     with pytest.raises(VMTransient, match="cannot be started now"):
         bench.runner().run(["/bin/echo", "x" * 4_000_000], timeout=5)
 
@@ -401,7 +401,7 @@ def test_note_of_its_own_replaces_the_hook(bench):
 
 
 def test_command_runs_without_its_note(bench):
-    """On a full disk the note cannot be written, but the command may be the one that makes room."""
+    """On a full disk the note cannot be written, but the command still runs: it may be the one that frees space."""
 
     def full(_):
         raise OSError(28, "No space left on device")

@@ -19,19 +19,19 @@ def test_each_driver_opens_under_its_name(tmp_path, name):
 
 
 def test_unknown_driver_is_named_with_the_available_ones(tmp_path):
-    """The operator sees what can be written instead."""
+    """The message shows the operator the valid names."""
     service = ServiceConfig(name="a", plugin="github", vm_driver="magic")
     with pytest.raises(ConfigError, match="unknown VM driver 'magic'; available: anka, tart"):
         open_driver(service, tmp_path, None, None, None)
 
 
 def test_configuration_accepts_the_drivers_of_the_table():
-    """A new driver needs no second list."""
+    """The configuration has no second list of drivers to maintain."""
     assert names() == set(schema.DRIVERS)
 
 
 def test_names_load_nothing_that_runs_commands():
-    """The supervisor asks only for the names."""
+    """The supervisor needs only the names, so it must not load modules that run commands."""
     script = (
         "import sys; from anklet_worker.vm.drivers import names; names()\n"
         "print([name for name in sys.modules if name in ('subprocess', 'psutil') or name.startswith('anklet_worker.process')"

@@ -1,4 +1,4 @@
-"""The text that every VM driver writes in the same way."""
+"""The wording that all VM drivers share."""
 
 import pytest
 
@@ -36,7 +36,7 @@ from anklet_worker.vm.wording import one_line, outcome_name
     ],
 )
 def test_outcomes_have_words_for_metrics(error, word):
-    """Dashboards depend on this closed list."""
+    """Dashboards depend on this fixed list."""
     assert outcome_name(error) == word
 
 
