@@ -4,10 +4,14 @@ import contextlib
 import logging
 from pathlib import Path
 
+import msgspec
+from anklet_github.figures import FIGURES
 from anklet_github.payloads import WorkflowJob
+from anklet_github.settings import GithubSettings
 
 from anklet_worker.contract.job import VMSpec
-from anklet_worker.contract.service import Secret, ServiceConfig
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.contract.settings import Secret
 from anklet_worker.log.service_log import ServiceLog
 from anklet_worker.store.board import StoreBoard
 from anklet_worker.store.memory import MemoryStore, Shelf
@@ -31,21 +35,20 @@ def new_board():
     return MemoryStore(Shelf(clock=lambda: 0.0))
 
 
+def github_service(**keys):
+    """A service of the github plugin: the core's keys, and the plugin's own."""
+    core = {"name": "S", "plugin": "github", "figures": FIGURES}
+    own = {field.name for field in msgspec.structs.fields(GithubSettings)} & keys.keys()
+    settings = {key: keys.pop(key) for key in own}
+    return ServiceConfig(**{**core, **keys, "settings": settings})
+
+
 class FakeContext:
     """One service's context."""
 
     def __init__(self, folder=Path("/nonexistent"), board=None, **service):
-        self.service = ServiceConfig(
-            **{
-                "name": "S",
-                "plugin": "github",
-                "owner": "acme",
-                "repo": "app",
-                "token": Secret("t"),
-                "sleep_interval": 1.0,
-                **service,
-            }
-        )
+        usual = {"owner": "acme", "repo": "app", "token": Secret("t"), "sleep_interval": 1.0}
+        self.service = github_service(**{**usual, **service})
         self.plugins_path = folder
         self.store = board or new_board()
         self.board = StoreBoard(self.store, self.service.name)
@@ -57,6 +60,7 @@ class FakeContext:
         self.log = ServiceLog(logger, {})
         self.now = 0.0
         self.started, self.figures, self.calls, self.waits = [], {}, [], []
+        self.budget = None
         self.paused = 0
         self.draining = False
 
@@ -84,6 +88,9 @@ class FakeContext:
 
     def report(self, figure, value):
         self.figures[figure] = value
+
+    def api_budget(self, left, limit, resets_at):
+        self.budget = (left, limit, resets_at)
 
     def logged(self, level):
         """Messages of this level."""

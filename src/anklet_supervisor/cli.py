@@ -150,14 +150,14 @@ def _add_remote(command: operator_commands.AddCommand) -> None:
     ):
         command(name, run, summary).add_argument(
             "--wait",
-            type=operator_commands.seconds,
+            type=operator_commands.duration,
             metavar="DURATION",
             help="wait this long for the exit (90, 90s, 5m, 1h), else return 75",
         )
     command("restart", _restart, "detach from VMs and jobs and exit 75; the next start, by launchd, adopts them")
     command("reload", _reload, "read the configuration again; apply it to the services that changed").add_argument(
         "--wait",
-        type=operator_commands.seconds,
+        type=operator_commands.duration,
         metavar="DURATION",
         help="wait this long for the result (90, 90s, 5m, 1h), and print the configuration's errors",
     )

@@ -18,7 +18,7 @@ from anklet_worker.contract.guest import NAME_PREFIX
 from anklet_worker.contract.job import VMSpec
 from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.link.channel import SupervisorLink
-from anklet_worker.link.messages import ApiCalled, FigureReported, Status, StatusChanged
+from anklet_worker.link.messages import ApiBudgetSeen, ApiCalled, FigureReported, Status, StatusChanged
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.log.service_log import ServiceLog
 from anklet_worker.process.orders import Orders
@@ -44,6 +44,7 @@ class WorkerContext:
         self._driver = surroundings.driver
         self._board = surroundings.board
         self._log = surroundings.log
+        self._undeclared: set[str] = set()
 
     @property
     def service(self) -> ServiceConfig:
@@ -107,9 +108,20 @@ class WorkerContext:
         self._link.tell(ApiCalled(route=route, outcome=outcome, seconds=seconds))
 
     def report(self, figure: Figure, value: float) -> None:
-        """Report a figure that the plugin alone can know. What is no number (NaN, infinity) is not told: no message can hold it."""
-        if math.isfinite(value):
-            self._link.tell(FigureReported(figure=figure, value=value))
+        """Report a figure that the plugin's rules declare; drops others, and values that no message can hold (NaN, infinity)."""
+        if figure not in self._setup.service.figures:
+            if figure.name not in self._undeclared:
+                self._undeclared.add(figure.name)
+                self._log.warning(
+                    "the plugin reports a figure that its rules do not declare", extra={"figure": figure.name}
+                )
+        elif math.isfinite(value):
+            self._link.tell(FigureReported(figure=figure.name, value=value))
+
+    def api_budget(self, left: float, limit: float, resets_at: float) -> None:
+        """Report the API's limit; dropped when a value is not finite."""
+        if all(map(math.isfinite, (left, limit, resets_at))):
+            self._link.tell(ApiBudgetSeen(left=left, limit=limit, resets_at=resets_at))
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
         """What these labels ask of this service's VM driver."""

@@ -163,7 +163,7 @@ def _serve(setup: WorkerSetup, orders: Orders, link: SupervisorLink, log: Servic
     context = WorkerContext(
         setup, orders, link, Surroundings(driver=driver, board=StoreBoard(store, setup.owner), log=log)
     )
-    plugin = plugins.load(setup.service.plugin, setup.plugins_path)(context)
+    plugin = plugins.load(setup.service.plugin, setup.plugin_at, setup.plugins_path)(context)
     leases = LeaseKeeper(store, setup.owner, setup.service.lease_ttl, log)
     leases.on_lost = lambda: link.tell(LeaseLost())
     try:

@@ -1,38 +1,81 @@
-"""How plugins are found and loaded: by entry point, or from a file of the operator's. Knows no plugin by name."""
+"""How plugins and their rules are found and loaded: by entry point, or from the operator's files. Knows no plugin by name."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
+import re
 import stat
 import sys
+from collections.abc import Iterable
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from operator import attrgetter
 from pathlib import Path
-from typing import cast
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from anklet_worker.contract.errors import ConfigError
 from anklet_worker.contract.plugin import API_VERSION, PluginFactory
+from anklet_worker.contract.rules import RULES_GROUP, ServiceRules
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "anklet.plugins"
 
 
 def names(plugins_path: Path) -> set[str]:
-    """Names of all plugins to be had here: entry points and `plugins_path/<name>/plugin.py`. Loads none of them."""
-    from importlib.metadata import entry_points  # noqa: PLC0415  no worker needs it, see `_installed`
-
-    found = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
+    """Names of all available plugins: entry points and `plugins_path/<name>/plugin.py`. Loads none of them."""
+    found = {point.name for point in _entry_points(ENTRY_POINT_GROUP)}
     if plugins_path.is_dir():
         found |= {entry.name for entry in plugins_path.iterdir() if (entry / "plugin.py").is_file()}
     return found
 
 
-def load(name: str, plugins_path: Path) -> PluginFactory:
-    """Load a plugin's factory. An entry point comes first; a file never shadows it.
+def load_rules(name: str, plugins_path: Path) -> ServiceRules | None:
+    """Load a plugin's rules: its entry point of the group, else `plugins_path/<name>/rules.py`, read anew each time. None: the
+    plugin has none.
+
+    Raises `ConfigError` when others may write the file, or when the rules are broken.
+    """
+    rules = _rules_from_entry_point(name)
+    if rules is None and not installed_at(name):
+        rules = _from_file(name, plugins_path, "rules", "RULES")
+    if rules is not None and not isinstance(rules, ServiceRules):
+        raise ConfigError(f"the rules of plugin {name} are not ServiceRules")
+    return rules
+
+
+def retired_plugins() -> dict[str, str]:
+    """Names of other programs' plugins, with the advice that the installed plugins' rules give on them."""
+    found: dict[str, str] = {}
+    for point in _entry_points(RULES_GROUP):
+        try:
+            rules = _rules_from_entry_point(point.name)
+        except ConfigError:
+            # Reported for the services that use this plugin.
+            continue
+        if isinstance(rules, ServiceRules):
+            found.update(rules.retired)
+    return found
+
+
+def installed_at(name: str) -> str:
+    """Where an installed plugin's factory is, as `module:attribute`; empty for a plugin in a file."""
+    return next((point.value for point in _entry_points(ENTRY_POINT_GROUP, name)), "")
+
+
+def load(name: str, at: str, plugins_path: Path) -> PluginFactory:
+    """Load a plugin's factory. `at` is what `installed_at` found; a file never shadows an installed plugin.
 
     Raises `ConfigError` when there is none, when others may write the file, when it is broken or of another API version.
     """
-    factory = _from_entry_point(name) or _from_file(name, plugins_path)
+    if at:
+        module, _, attribute = at.partition(":")
+        factory = cast("PluginFactory | None", attrgetter(attribute)(importlib.import_module(module)))
+    else:
+        factory = cast("PluginFactory | None", _from_file(name, plugins_path, "plugin", "plugin"))
     if factory is None:
         raise ConfigError(f"no plugin named {name!r}: neither installed nor at {plugins_path / name / 'plugin.py'}")
     version = getattr(factory, "api_version", None)
@@ -41,51 +84,54 @@ def load(name: str, plugins_path: Path) -> PluginFactory:
     return factory
 
 
-def _from_entry_point(name: str) -> PluginFactory | None:
-    place = _installed(name)
-    if place is None:
-        return None
-    module, _, attribute = place.partition(":")
-    return cast("PluginFactory", attrgetter(attribute)(importlib.import_module(module)))
+def _entry_points(group: str, name: str | None = None) -> Iterable[EntryPoint]:
+    # Imported here, because it costs a process 1.5 MB and the supervisor alone looks plugins up.
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
+    return entry_points(group=group) if name is None else entry_points(group=group, name=name)
 
 
-def _installed(name: str) -> str | None:
-    """The plugin's entry point, as `module:attribute`.
-
-    Read from the files that pip writes (packaging.python.org, "Entry points specification"): importlib.metadata would do the same,
-    but costs each worker 1.5 MB.
-    """
-    for folder in sys.path:
-        for path in sorted(Path(folder).glob("*.dist-info/entry_points.txt")):
-            section = path.read_text(encoding="utf-8").partition(f"[{ENTRY_POINT_GROUP}]\n")[2].partition("\n[")[0]
-            for line in section.splitlines():
-                key, _, place = line.partition("=")
-                if key.strip() == name:
-                    return place.partition("[")[0].strip()
+def _rules_from_entry_point(name: str) -> object | None:
+    for point in _entry_points(RULES_GROUP, name):
+        try:
+            return cast("object", point.load())
+        except Exception as error:  # a plugin's module: it may raise anything
+            raise ConfigError(f"the rules of plugin {name} do not load: {type(error).__name__}") from error
     return None
 
 
-def _from_file(name: str, plugins_path: Path) -> PluginFactory | None:
-    path = plugins_path / name / "plugin.py"
+def _from_file(name: str, plugins_path: Path, module: str, wanted: str) -> object | None:
+    """`wanted` of a plugin's `module`.py; None when there is no such file."""
+    path = plugins_path / name / f"{module}.py"
     if not path.is_file():
         return None
-    for guarded in (path, path.parent):
+    # Each of the folder's files can be imported by the one that is asked for.
+    for guarded in (path.parent, *path.parent.glob("*.py")):
         _refuse_if_others_may_write(guarded)
-    spec = importlib.util.spec_from_file_location(f"anklet_plugin_{name}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} cannot be loaded as Python")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        loaded = importlib.import_module(f"{_package(name, path.parent)}.{module}")
     except Exception as error:
         raise ConfigError(f"{path} does not load: {type(error).__name__}: {error}") from error
-    factory = getattr(module, "plugin", None)
-    if factory is None:
-        raise ConfigError(f"{path} defines no 'plugin'")
-    return cast("PluginFactory", factory)
+    found: object | None = getattr(loaded, wanted, None)
+    if found is None:
+        raise ConfigError(f"{path} defines no {wanted!r}")
+    return found
+
+
+def _package(name: str, folder: Path) -> str:
+    """Name of a new package whose modules are the folder's files, so that plugin.py can say `from .rules import ...`."""
+    package = f"anklet_plugin_{re.sub(r'[^A-Za-z0-9_]', '_', name)}"
+    for known in [known for known in sys.modules if known == package or known.startswith(f"{package}.")]:
+        del sys.modules[known]
+    spec = ModuleSpec(package, None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    module: ModuleType = module_from_spec(spec)
+    sys.modules[package] = module
+    importlib.invalidate_caches()
+    return package
 
 
 def _refuse_if_others_may_write(path: Path) -> None:
     info = path.stat()
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or info.st_uid not in (os.geteuid(), 0):
-        raise ConfigError(f"{path} can be changed by others than you; chmod go-w it, or chown it to yourself")
+        raise ConfigError(f"{path} can be changed by other users; chmod go-w it, or chown it to yourself")

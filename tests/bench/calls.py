@@ -20,7 +20,7 @@ from anklet_github.plugin import GithubPlugin  # noqa: E402  the path comes firs
 from github_fakes import FakeContext  # noqa: E402  the path comes first
 from stage import OWNER, REPO, TOKEN, Mac, eventually, job, new_github  # noqa: E402  the path comes first
 
-from anklet_worker.contract.service import Secret  # noqa: E402  the path comes first
+from anklet_worker.contract.settings import Secret  # noqa: E402  the path comes first
 from anklet_worker.store.board import StoreBoard  # noqa: E402  the path comes first
 from anklet_worker.store.embedded import SqliteStore  # noqa: E402  the path comes first
 

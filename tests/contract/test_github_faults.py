@@ -23,6 +23,7 @@ from anklet_github import plugin as plugin_module
 from anklet_github import refusals as refusals_module
 from anklet_github import watch as watch_module
 from anklet_github.plugin import GithubPlugin
+from anklet_github.settings import RunnerSettings
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from emulators.github.openapi import check_request
@@ -33,8 +34,7 @@ from anklet_worker.contract.driver import Withdrawal
 from anklet_worker.contract.errors import InfrastructureError, RightsRefused
 from anklet_worker.contract.guest import GuestResult
 from anklet_worker.contract.job import Conclusion
-from anklet_worker.contract.service import Runner as RunnerSettings
-from anklet_worker.contract.service import Secret
+from anklet_worker.contract.settings import Secret
 from anklet_worker.life.guest import exports
 
 LABELS = ["self-hosted", "anka", "anka-template:t", "unique-id:1"]
@@ -71,7 +71,7 @@ AS_ORG = {
     "owner": ORG,
     "repo": "",
     "token": Secret(ORG_TOKEN),
-    "options": {"repos": "app*"},
+    "repos": "app*",
     "runner": RunnerSettings(group="Macs"),
 }
 

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from anklet_worker.contract.errors import ExitCode, RightsRefused, ServiceFatal, StoreUnavailable
-from anklet_worker.contract.service import Database, Secret
+from anklet_worker.contract.service import Database
+from anklet_worker.contract.settings import Secret
 from anklet_worker.store.redis_store import RedisStore
 
 KEY, TRIES = "anklet:{octo/app}:claim:4711", "anklet:{octo/app}:attempts:4711"

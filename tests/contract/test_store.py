@@ -8,7 +8,8 @@ import time
 import pytest
 
 from anklet_worker.contract.errors import StoreUnavailable
-from anklet_worker.contract.service import Database, Secret
+from anklet_worker.contract.service import Database
+from anklet_worker.contract.settings import Secret
 from anklet_worker.store.memory import MemoryStore, Shelf
 from anklet_worker.store.store import open_store as open_as_configured
 

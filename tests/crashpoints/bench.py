@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 
 import msgspec
 import seams
+from anklet_github.figures import FIGURES
 from emulators.anka.control import AnkaHost
 
 from anklet_supervisor.machine import allocator, events
@@ -26,7 +27,8 @@ from anklet_supervisor.machine.state import ServiceState
 from anklet_supervisor.machine.step import initial, step
 from anklet_supervisor.report.tally import Tally
 from anklet_worker.contract.errors import ExitCode
-from anklet_worker.contract.service import Deadlines, Secret, ServiceConfig
+from anklet_worker.contract.service import Deadlines, ServiceConfig
+from anklet_worker.contract.settings import Secret
 from anklet_worker.life.records import RecordBook
 from anklet_worker.life.vm_phases import VMPhase
 from anklet_worker.link import messages as m
@@ -71,11 +73,10 @@ class Host:
         service = ServiceConfig(
             name=SERVICE,
             plugin="github",
-            token=Secret(TOKEN),
             owner=OWNER,
             repo=self.repo,
-            api_url=self.github.url,
-            server_url=self.github.url,
+            settings={"token": Secret(TOKEN), "api_url": self.github.url, "server_url": self.github.url},
+            figures=FIGURES,
             sleep_interval=0.05,
             lease_ttl=lease_ttl,
             deadlines=Deadlines(vm_start=20.0, runner_online=20.0, job_start=20.0, cleanup=20.0),

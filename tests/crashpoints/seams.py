@@ -48,7 +48,15 @@ _INTO_IT = 0.2
 _NUMBER = re.compile(r":[0-9]+$")
 WORKER, SUPERVISOR = "worker", "supervisor"
 #: A worker's effects that change nothing but what is told: dying at them is dying at the effect before them.
-TELLTALES = ("StageTook", "DriverCommandEnded", "ApiCalled", "FigureReported", "QueueSeen", "StatusChanged")
+TELLTALES = (
+    "StageTook",
+    "DriverCommandEnded",
+    "ApiCalled",
+    "FigureReported",
+    "ApiBudgetSeen",
+    "QueueSeen",
+    "StatusChanged",
+)
 
 
 class Ledger:
@@ -218,7 +226,7 @@ def _fact(_link, fact):
         case StageTook(stage=stage):
             return f"fact {kind} {stage}"
         case FigureReported(figure=figure):
-            return f"fact {kind} {figure.value}"
+            return f"fact {kind} {figure}"
     return f"fact {kind}"
 
 

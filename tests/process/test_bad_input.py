@@ -71,7 +71,7 @@ BROKEN = [
     ("services: [\n", "YAML"),
     (
         "services:\n  - name: A\n    plugin: gihub\n    owner: o\n    repo: r\n    token: github_pat_1XXXXX\n",
-        "known plugins: github",
+        "available: github",
     ),
     ("servces: []\n", "services"),
 ]

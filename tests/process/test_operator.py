@@ -238,7 +238,7 @@ def test_init_leads_to_a_configuration_that_check_accepts(mac):
     assert TOKEN not in done.stdout + path.read_text()
     config, warnings = load(path, {}, home=mac.folder, platform="linux")
     assert warnings == ()
-    assert config.services[0].token.reveal() == TOKEN
+    assert config.services[0].settings["token"].reveal() == TOKEN
     before = path.read_bytes()
     again = init()
     assert again.returncode == 78

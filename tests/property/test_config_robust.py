@@ -9,10 +9,14 @@ import yaml
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from anklet_supervisor.config.host_keys import HOST
 from anklet_supervisor.config.load import ConfigErrors, SupervisorConfig, load
-from anklet_supervisor.config.schema import HOST, SERVICE, Kind, spellings
+from anklet_supervisor.config.plugin_rules import PluginRules
 from anklet_worker.contract.errors import ConfigError
+from anklet_worker.contract.settings import Kind
 
+#: The keys of a service of the github plugin.
+SERVICE = PluginRules(Path("/nonexistent")).of("github").section
 MARK = "s3cr3tmark"
 
 
@@ -41,12 +45,12 @@ def outcome(folder, text, env=None):
 def names(section):
     """Every key that may stand in a section or those inside it."""
     for key in section.keys:
-        yield from spellings(key)
+        yield from key.spellings()
         if key.section is not None:
             yield from names(key.section)
 
 
-KEYS = sorted({*names(HOST), "<<", "x-shelf", "plugins"})
+KEYS = sorted({*names(HOST), *names(SERVICE), "<<", "x-shelf", "plugins"})
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -174,7 +178,7 @@ def test_secrets_in_the_file_are_never_shown(folder, line, form, wrong):
 
 
 VARIABLES = sorted(
-    {f"A_{name.upper()}" for key in SERVICE.keys for name in spellings(key)}
+    {f"A_{name.upper()}" for key in SERVICE.keys for name in key.spellings()}
     | {"A_DATABASE_PASSWORD", "A_DATABASE_URL", "A_DATABASE_PORT", "A_WORKFLOWS_INCLUDE", "A_DEADLINES_VM_START"}
     | {
         "ANKLET_METRICS_PORT",
@@ -186,7 +190,7 @@ VARIABLES = sorted(
     }
 )
 #: Keys that are no secrets: their values may be seen in a configuration, though never in a problem.
-OPEN = re.compile(r"\w+=('[^']*'|\('[^']*',\)|PosixPath\('[^']*'\))")
+OPEN = re.compile(r"(?:\w+=|'\w+': )('[^']*'|\('[^']*',\)|PosixPath\('[^']*'\))")
 
 
 @relaxed

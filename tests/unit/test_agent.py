@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from fake_launchctl import FakeLaunchctl
 
+from anklet_supervisor.config.host_keys import LogConfig
 from anklet_supervisor.config.load import SupervisorConfig
-from anklet_supervisor.config.schema import LogConfig
 from anklet_supervisor.doctor.facts import agent_is_current, commands
 from anklet_supervisor.launchd.agent import (
     LABEL,

@@ -17,11 +17,11 @@ services:
     repo: app
     token: t-1
 """
-NO_ANCHOR = "a text that begins with * must stand in quotes (bare, it refers to an anchor, and there is none)"
+NO_ANCHOR = "put a text that begins with * in quotes (bare, it refers to an anchor, and there is none of that name)"
 UNCLOSED = "holds a bad regular expression: missing ), unterminated subpattern, at character 1"
 FITS_NO_DIRECTORY = (
-    "name must be fit for a directory's name: 1 to 64 characters, none of them '/' or a control character, no blank at its "
-    "ends, neither '.' nor '..'"
+    "name must be usable as a directory name: 1 to 64 characters, without '/', control characters, blanks at its ends; not "
+    "'.' or '..'"
 )
 
 
@@ -62,20 +62,20 @@ WHOLE_FILES = {
         "metrics: *gone\n",
         [f"1:10: not valid YAML: {NO_ANCHOR}"],
     ),
-    "a tag": ("metrics: !mine 1\n" + GOOD, ["1:10: a text that begins with ! must stand in quotes"]),
+    "a tag": ("metrics: !mine 1\n" + GOOD, ["1:10: put a text that begins with ! in quotes"]),
     "a control character": ('metrics: {host: "a\x01b"}\n', ["1:19: not valid YAML: a control character"]),
     "an escape for no character": (
         'metrics: {host: "\\UFFFFFFFF"}\n',
-        ["1:20: not valid YAML: an escape that stands for no character"],
+        ["1:20: not valid YAML: an escape for a character that does not exist"],
     ),
     "not UTF-8": (b"# \xe4\nlog: \xff\n", ["1:3: the file is not UTF-8 text"]),
-    "nested too deeply": ("a: " + "[" * 5000, ["this is nested too deeply to be a configuration"]),
+    "nested too deeply": ("a: " + "[" * 5000, ["nested too deeply for a configuration"]),
     "part of itself": (
         f"metrics: &m\n  <<: *m\n{GOOD}",
-        ["1:10: this refers to a part of the file that it is itself a part of"],
+        ["1:10: this alias refers to a section that contains it"],
     ),
-    "a key twice": (f"vm_limit: 1\n{GOOD}vm_limit: 2\n", ["8:1: the key 'vm_limit' is here twice; first on line 1"]),
-    "a key twice in a service": (service("repo: b"), ["7:5: the key 'repo' is here twice; first on line 5"]),
+    "a key twice": (f"vm_limit: 1\n{GOOD}vm_limit: 2\n", ["8:1: duplicate key 'vm_limit'; first on line 1"]),
+    "a key twice in a service": (service("repo: b"), ["7:5: duplicate key 'repo'; first on line 5"]),
     "a key that is a list": (f"? [a]\n: 1\n{GOOD}", ["1:3: a key must be a plain word"]),
     "no services": ("vm_limit: 1\n", ["1:1: services needs at least one service"]),
     "services with nothing": ("services:\n", ["1:10: services needs at least one service"]),
@@ -112,7 +112,7 @@ def test_whole_files(tmp_path, text, expected):
 HOST_KEYS = {
     "port with a zero ahead": (
         "metrics: {port: 08080}",
-        ["1:17: metrics.port must be a whole number without zeros ahead (YAML may read it as octal)"],
+        ["1:17: metrics.port must be a whole number without leading zeros (YAML may read it as octal)"],
     ),
     "port 0": ("metrics: {port: 0}", ["1:17: metrics.port must be from 1 to 65535"]),
     "port too high": ("metrics: {port: 65536}", ["1:17: metrics.port must be from 1 to 65535"]),
@@ -121,15 +121,18 @@ HOST_KEYS = {
     "port sexagesimal": ("metrics: {port: 2:30}", ["1:17: metrics.port must be a whole number, not '2:30'"]),
     "host": ("metrics: {host: a b}", ["1:17: metrics.host must be an address, not 'a b'"]),
     "log level": ("log: {level: loud}", ["1:14: log.level must be DEBUG, INFO, ERROR or dev, not 'loud'"]),
-    "log directory": ("log: {file_dir: /nowhere/at/all}", ["1:17: log.file_dir: there is no such directory"]),
-    "work directory": ("work_dir: gone/", ["1:11: work_dir: there is no such directory"]),
-    "pid directory": ("pid_file_dir: gone", ["1:15: pid_file_dir: there is no such directory"]),
+    "log directory": ("log: {file_dir: /nowhere/at/all}", ["1:17: log.file_dir: no such directory"]),
+    "work directory": ("work_dir: gone/", ["1:11: work_dir: no such directory"]),
+    "pid directory": ("pid_file_dir: gone", ["1:15: pid_file_dir: no such directory"]),
     "no VM": ("vm_limit: 0", ["1:11: vm_limit must be from 1 to 64"]),
     "driver": ("vm_driver: vmware", ["1:12: vm_driver must be anka or tart, not 'vmware'"]),
     "drain time": ("drain_timeout: 0", ["1:16: drain_timeout must be more than 0"]),
-    "drain time in words": ("drain_timeout: 2h", ["1:16: drain_timeout must be a number of seconds, not '2h'"]),
+    "drain time in words": (
+        "drain_timeout: 2 h",
+        ["1:16: drain_timeout must be a duration such as 90, 90s, 5m or 1h, not '2 h'"],
+    ),
     "lease": ("lease_ttl: 0.5", ["1:12: lease_ttl must be at least 1"]),
-    "not a number": ("lease_ttl: .nan", ["1:12: lease_ttl must be a number of seconds, not '.nan'"]),
+    "not a number": ("lease_ttl: .nan", ["1:12: lease_ttl must be a duration such as 90, 90s, 5m or 1h, not '.nan'"]),
     "attempts": ("job_retry_attempts: -1", ["1:21: job_retry_attempts must be from 0 to 1000"]),
     "a truth as a text": (
         "metrics: {host: on}",
@@ -141,9 +144,28 @@ HOST_KEYS = {
         ["1:11: unknown key 'metrics.prot'; the nearest known key is metrics.port"],
     ),
     "a newer original's key": ("plugins: []", ["1:1: unknown key 'plugins'; the nearest known key is services"]),
-    "a key without use": ("log_file_dir: /var/log", ["1:1: log_file_dir has no use any more; use log.file_dir"]),
+    "a key without use": ("log_file_dir: /var/log", ["1:1: log_file_dir is no longer used; use log.file_dir"]),
     "a shelf for anchors": ("x-shared: {anything: 1}", []),
 }
+
+
+DURATIONS = {
+    "lease_ttl: 999ms": ["1:12: lease_ttl must be a duration such as 90, 90s, 5m or 1h, not '999ms'"],
+    "lease_ttl: 1h30m": ["1:12: lease_ttl must be a duration such as 90, 90s, 5m or 1h, not '1h30m'"],
+    "lease_ttl: -5m": ["1:12: lease_ttl must be at least 1"],
+    "lease_ttl: 0.9s": ["1:12: lease_ttl must be at least 1"],
+    "lease_ttl: 9000h": ["1:12: lease_ttl must be from 1 to 31622400"],
+    "drain_timeout: 0h": ["1:16: drain_timeout must be more than 0"],
+    "drain_timeout: 9000h": ["1:16: drain_timeout must be at most 31622400"],
+    "lease_ttl: 2m": [],
+    "drain_timeout: 8h": [],
+}
+
+
+@pytest.mark.parametrize(("line", "expected"), DURATIONS.items(), ids=DURATIONS)
+def test_durations(tmp_path, line, expected):
+    """With a unit or without; a key's bounds hold for its seconds."""
+    assert problems(tmp_path, f"{line}\n{GOOD}") == expected
 
 
 @pytest.mark.parametrize(("line", "expected"), HOST_KEYS.values(), ids=HOST_KEYS)
@@ -249,7 +271,7 @@ SERVICE_KEYS = {
     "a password in a URL": (
         "registry_url: https://me:pw@anka.registry",
         [
-            "7:19: service A: registry_url must hold no user or password: it would be seen in process lists and logs",
+            "7:19: service A: registry_url must hold no user or password: process lists and logs would show it",
         ],
     ),
     "a bad port in a URL": ("api_url: http://a:99999", ["7:14: service A: api_url must be an http:// or https:// URL"]),
@@ -270,6 +292,18 @@ SERVICE_KEYS = {
     "group of a repository": (
         "runner: {group: big}",
         ["7:21: service A: runner.group is for runners of an organization; this service has registration: repo"],
+    ),
+    "repositories of a repository": (
+        "repos: [a, b]",
+        ["7:12: service A: repos is for registration: org; a repository is named with repo"],
+    ),
+    "no repositories": (
+        "registration: org\nrepos: []",
+        ["8:12: service A: repos must be a name, a pattern (build-*), or a list of these"],
+    ),
+    "certificates": (
+        "ca_file: gone.pem",
+        ["7:14: service A: ca_file names a file that cannot be read: No such file or directory"],
     ),
     "pull": (
         "tart: {pull: sometimes}",
@@ -312,12 +346,12 @@ SERVICE_KEYS = {
     ),
     "an unset variable": (
         "registry_url: http://${NOPE}",
-        ["7:19: service A: registry_url names NOPE, and the environment has no such variable"],
+        ["7:19: service A: registry_url uses the environment variable NOPE, which is not set"],
     ),
     "half a variable": (
         "database: {user: 'a${b'}",
         [
-            "7:22: service A: database.user holds ${ without a variable's name and }; a literal ${ is written $${",
+            "7:22: service A: database.user holds ${ without a variable's name and }; write $${ for a literal ${",
         ],
     ),
     "two tokens": (
@@ -345,11 +379,9 @@ NAMES = {
     '"a\\x07b"': ["2:11: services[1]: name must be one line of text without control characters"],
     '"a\\ud800b"': ["2:11: services[1]: name must be one line of text without control characters"],
     "[A]": ["2:11: services[1]: name must be a single value, not a list"],
-    "anklet": [
-        "2:11: service anklet: name gives the environment variable ANKLET_VM_DRIVER, which is also that of the host"
-    ],
+    "anklet": ["2:11: service anklet: name makes the environment variable ANKLET_VM_DRIVER, which belongs to the host"],
     "x" * 64: [],
-    "${HOSTNAME}": ["2:11: services[1]: name names HOSTNAME, and the environment has no such variable"],
+    "${HOSTNAME}": ["2:11: services[1]: name uses the environment variable HOSTNAME, which is not set"],
     "'no'": [],
     "Große Maschine 1": [],
 }
@@ -365,7 +397,7 @@ TWINS = {
     ("A", "A"): "name is taken by another service: A",
     ("A", "a"): "name is taken by another service: A",
     ("\u00e9", "e\u0301"): "name is taken by another service: \u00e9",
-    ("mac 1", "mac.1"): "name gives the environment variable MAC_1_PLUGIN, which is also that of service mac 1",
+    ("mac 1", "mac.1"): "name makes the environment variable MAC_1_PLUGIN, which belongs to service mac 1",
 }
 
 
@@ -381,7 +413,7 @@ MISSING = {
     "owner": ["2:5: service A: owner is missing: the user or organization on GitHub"],
     "repo": ["2:5: service A: repo is missing; only services with registration: org need none"],
     "token": ["2:5: service A: token is missing: give a token, or a GitHub App's private_key with its app_id"],
-    "plugin": ["2:5: service A: plugin is missing; known plugins: github"],
+    "plugin": ["2:5: service A: plugin is missing; available: github"],
     "name": ["2:5: services[1]: name is missing"],
 }
 
@@ -410,8 +442,22 @@ def test_unknown_plugin(tmp_path):
     folder.mkdir(parents=True)
     (folder / "plugin.py").touch()
     assert problems(tmp_path, GOOD.replace("plugin: github", "plugin: gitlab")) == [
-        "3:13: service A: plugin is none that is installed or in plugins_path; known plugins: github, spool"
+        "3:13: service A: unknown plugin 'gitlab'; available: github, spool; did you mean github?"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("githb", "unknown plugin 'githb'; available: github; did you mean github?"),
+        ("spool", "unknown plugin 'spool'; available: github"),
+        ("github_receiver", "plugin github_receiver is the receiver of a later Anklet; there is none here, "),
+    ],
+)
+def test_a_plugin_that_is_not_there(tmp_path, name, message):
+    """What there is, and what may be meant. The keys that only the plugin could know are not judged."""
+    (problem,) = problems(tmp_path, GOOD.replace("plugin: github", f"plugin: {name}") + "    tokn: x\n")
+    assert problem.startswith(f"3:13: service A: {message}")
 
 
 def test_a_key_app_needs_its_id(tmp_path):
@@ -452,7 +498,7 @@ def test_key_files(tmp_path, content, message):
 
 
 ENVIRONMENT = {
-    "A_SLEEP_INTERVAL": ("often", "service A: sleep_interval must be a number of seconds"),
+    "A_SLEEP_INTERVAL": ("often", "service A: sleep_interval must be a duration such as 90, 90s, 5m or 1h"),
     "A_DATABASE_PORT": ("0", "service A: database.port must be from 1 to 65535"),
     "A_WORKFLOWS_INCLUDE": (
         "ok,(",
@@ -460,7 +506,7 @@ ENVIRONMENT = {
     ),
     "ANKLET_METRICS_PORT": ("many", "metrics.port must be a whole number"),
     "ANKLET_LOG_LEVEL": ("loud", "log.level must be DEBUG, INFO, ERROR or dev"),
-    "LOG_LEVEL": ("loud", "LOG_LEVEL is none of DEBUG, INFO, ERROR, dev; INFO is used"),
+    "LOG_LEVEL": ("loud", "LOG_LEVEL must be DEBUG, INFO, ERROR or dev; using INFO"),
 }
 
 
@@ -511,7 +557,7 @@ def test_missing_file(tmp_path):
     with pytest.raises(ConfigErrors) as caught:
         load(path, {}, home=tmp_path, platform="linux")
     (line,) = caught.value.lines()
-    assert line.startswith(f"{path}: there is no such file; make one")
+    assert line.startswith(f"{path}: no such file; create one")
     assert "ANKLET_CONFIG" in line
 
 
@@ -539,7 +585,7 @@ def test_vm_limit_of_macos(tmp_path, limit, platform, refused):
 def test_others_can_read_a_secret(tmp_path, mode):
     """A literal secret in a file that others can read is a warning; one from elsewhere is not."""
     assert problems(tmp_path, GOOD, mode=mode) == [
-        "6:12: others can read this file, and a secret stands here; chmod 600 it, or use a _file key"
+        "6:12: others can read this file, which holds a secret here; chmod 600 it, or use a _file key"
     ]
     assert problems(tmp_path, GOOD.replace("t-1", "${T}"), {"T": "x"}, mode=mode) == []
     assert problems(tmp_path, GOOD, {"A_TOKEN": "x"}, mode=mode) == []

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from anklet_github.figures import FIGURES
+from anklet_github.settings import GithubSettings, settings_of
 
-from anklet_supervisor.config import services as config_services
 from anklet_supervisor.config.load import (
     ConfigErrors,
     LogConfig,
@@ -21,9 +22,11 @@ from anklet_supervisor.config.load import (
     service_names,
 )
 from anklet_supervisor.config.values import RedisAddress, Unfit, parse_redis
+from anklet_worker import plugins
 from anklet_worker.contract.errors import ConfigError
 from anklet_worker.contract.rules import Complaint, ServiceRules
-from anklet_worker.contract.service import Database, Secret, ServiceConfig, Tart
+from anklet_worker.contract.service import Database, ServiceConfig, Tart
+from anklet_worker.contract.settings import Key, Kind, Secret, Section
 
 TMP = Path("/tmp")  # noqa: S108  where the original says
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\n-----END RSA PRIVATE KEY-----\n"
@@ -52,6 +55,11 @@ def service(tmp_path, lines="", env=None, **more):
     return read(tmp_path, text, env, **more).services[0]
 
 
+def value_of(one, key):
+    """The value of a key of a service, be it the core's or the plugin's."""
+    return getattr(one, key) if hasattr(one, key) else getattr(settings_of(one), key)
+
+
 def with_secret(tmp_path, line, env=None, **more):
     """The one service of a configuration whose secret is given by this line."""
     return read(tmp_path, GOOD.replace("token: t-1", line), env, **more).services[0]
@@ -73,10 +81,21 @@ def test_defaults(tmp_path):
         drain_timeout=None,
         lease_ttl=60.0,
         job_retry_attempts=5,
-        services=(ServiceConfig(name="A", plugin="github", owner="acme", repo="app", token=Secret("t-1")),),
+        services=(
+            ServiceConfig(
+                name="A",
+                plugin="github",
+                owner="acme",
+                repo="app",
+                settings={"token": Secret("t-1")},
+                origin="03cecede2eb9e39b",
+                figures=FIGURES,
+            ),
+        ),
     )
     one = read(tmp_path).services[0]
-    assert (one.sleep_interval, one.runner_mode, one.registration) == (10.0, "jit", "repo")
+    assert settings_of(one) == GithubSettings(token=Secret("t-1"))
+    assert (one.sleep_interval, settings_of(one).runner_mode, settings_of(one).registration) == (10.0, "jit", "repo")
     assert msgspec.structs.astuple(one.deadlines) == (120.0, 120.0, 120.0, 60.0)
 
 
@@ -123,17 +142,19 @@ def test_paths(tmp_path):
         ("sleep_interval: 0", "sleep_interval", 1.0),
         ("api_url: https://ghe.example/api/v3/", "api_url", "https://ghe.example/api/v3"),
         ("lease_ttl: 30", "lease_ttl", 30.0),
+        ("lease_ttl: 1h", "lease_ttl", 3600.0),
+        ("sleep_interval: 90s", "sleep_interval", 90.0),
     ],
 )
 def test_values(tmp_path, line, key, value):
     """A value is what is written, not what YAML makes of it."""
     text = GOOD.replace("    repo: app\n", "    registration: org\n") + f"    {line}\n"
-    assert getattr(read(tmp_path, text).services[0], key) == value
+    assert value_of(read(tmp_path, text).services[0], key) == value
 
 
 def test_checksum_in_capitals(tmp_path):
     """A checksum may be written in capitals."""
-    assert service(tmp_path, f"runner: {{sha256: {'AB' * 32}}}").runner.sha256 == "ab" * 32
+    assert service(tmp_path, f"runner: {{sha256: {'AB' * 32}}}").settings["runner"] == {"sha256": "ab" * 32}
 
 
 def test_settings_of_tart(tmp_path):
@@ -200,6 +221,8 @@ def test_a_name_from_the_environment(tmp_path):
         ("MAC_1_DATABASE_PASSWORD", "pw", "services.0.database.password", Secret("pw")),
         ("MAC_1_WORKFLOWS_EXCLUDE", "a.*, b,,", "services.0.workflows.exclude", ("a.*", "b")),
         ("MAC_1_DEADLINES_VM_START", "5", "services.0.deadlines.vm_start", 5.0),
+        ("MAC_1_DEADLINES_CLEANUP", "5m", "services.0.deadlines.cleanup", 300.0),
+        ("MAC_1_SLEEP_INTERVAL", "5 m", None, "SLEEP_INTERVAL: service mac-1: sleep_interval must be a duration such"),
         ("MAC_1_OWNER", "", "services.0.owner", "acme"),
         ("MAC_1_NAME", "other", "services.0.name", "mac-1"),
         ("MAC_1_OWNER", "${HOME}x", None, "must be a name"),
@@ -226,8 +249,15 @@ def test_environment_over_file(tmp_path, variable, value, path, expected):
         return
     found = read(tmp_path, text, {variable: value})
     for step in path.split("."):
-        found = found[int(step)] if step.isdigit() else getattr(found, step)
+        found = step_into(found, step)
     assert found == expected
+
+
+def step_into(found, step):
+    """One step of a path into a configuration."""
+    if step.isdigit():
+        return found[int(step)]
+    return value_of(found, step) if isinstance(found, ServiceConfig) else getattr(found, step)
 
 
 def test_log_level_wins_over_all(tmp_path):
@@ -244,8 +274,8 @@ def test_secrets_from_files(tmp_path):
     for place in (tmp_path, tmp_path / "home"):
         (place / "token").write_text(f"  from {place.name}  \nsecond line\n")
         (place / "token").chmod(0o600)
-    assert with_secret(tmp_path, "token_file: token").token == Secret(f"from {tmp_path.name}")
-    assert with_secret(tmp_path, "token_file: ~/token").token == Secret("from home")
+    assert settings_of(with_secret(tmp_path, "token_file: token")).token == Secret(f"from {tmp_path.name}")
+    assert settings_of(with_secret(tmp_path, "token_file: ~/token")).token == Secret("from home")
     assert with_secret(tmp_path, "token: t\n    database: {password_file: token}").database.password == Secret(
         f"from {tmp_path.name}"
     )
@@ -254,14 +284,14 @@ def test_secrets_from_files(tmp_path):
 def test_secrets_from_commands(tmp_path):
     """A command's first line of output is the secret; there is no shell between."""
     command = f"{sys.executable} -c 'import sys; print(sys.argv[1:]); print(2)' $HOME '*'"
-    assert with_secret(tmp_path, f"token_command: {command}").token == Secret("['$HOME', '*']")
+    assert settings_of(with_secret(tmp_path, f"token_command: {command}")).token == Secret("['$HOME', '*']")
 
 
 def test_a_key_from_a_command_has_many_lines(tmp_path):
     """A private key's command gives all that it prints."""
     (tmp_path / "key.pem").write_text(PEM)
     found = with_secret(tmp_path, f"private_key_command: cat {tmp_path}/key.pem\n    app_id: 7")
-    assert found.private_key == Secret(PEM)
+    assert settings_of(found).private_key == Secret(PEM)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +322,7 @@ def test_the_commands_runner_is_exchangeable(tmp_path):
             raise ConfigError("the vault is locked")
         return "s"
 
-    assert with_secret(tmp_path, "token_command: vault read x", run_command=run).token == Secret("s")
+    assert settings_of(with_secret(tmp_path, "token_command: vault read x", run_command=run)).token == Secret("s")
     assert asked == [("vault read x", False)]
     with pytest.raises(ConfigErrors, match="token_command gives nothing: the vault is locked"):
         with_secret(tmp_path, "token_command: bad", run_command=run)
@@ -304,27 +334,29 @@ def test_private_keys_from_files(tmp_path, line):
     (tmp_path / "home").mkdir()
     (tmp_path / "key.pem").write_text(PEM)
     (tmp_path / "key.pem").chmod(0o600)
-    assert with_secret(tmp_path, f"{line}\n    app_id: 7").private_key == Secret(PEM)
+    assert settings_of(with_secret(tmp_path, f"{line}\n    app_id: 7")).private_key == Secret(PEM)
 
 
 def test_private_keys_as_text(tmp_path):
     """A private key may be the PEM text itself; in the environment on one line, its ends of line escaped."""
     block = "private_key: |\n      " + PEM.replace("\n", "\n      ").strip() + "\n    app_id: 7"
-    assert with_secret(tmp_path, block).private_key == Secret(PEM)
+    assert settings_of(with_secret(tmp_path, block)).private_key == Secret(PEM)
     one_line = PEM.strip().replace("\n", "\\n")
-    assert with_secret(tmp_path, "private_key: ${KEY}\n    app_id: 7", {"KEY": one_line}).private_key == Secret(PEM)
-    assert with_secret(tmp_path, "app_id: 7", {"A_PRIVATE_KEY": PEM}).private_key == Secret(PEM)
+    assert settings_of(
+        with_secret(tmp_path, "private_key: ${KEY}\n    app_id: 7", {"KEY": one_line})
+    ).private_key == Secret(PEM)
+    assert settings_of(with_secret(tmp_path, "app_id: 7", {"A_PRIVATE_KEY": PEM})).private_key == Secret(PEM)
 
 
 def test_the_environment_replaces_every_spelling(tmp_path):
     """A token in the environment is used instead of the file's token_file, which need not even be there."""
-    assert with_secret(tmp_path, "token_file: /gone", {"A_TOKEN": "x"}).token == Secret("x")
+    assert settings_of(with_secret(tmp_path, "token_file: /gone", {"A_TOKEN": "x"})).token == Secret("x")
 
 
 def test_token_and_key_together(tmp_path):
     """Token and private key may both be given, as with the original; which is used is the plugin's business."""
     (tmp_path / "key.pem").write_text(PEM)
-    found = service(tmp_path, "private_key: key.pem\napp_id: 1\ninstallation_id: 2")
+    found = settings_of(service(tmp_path, "private_key: key.pem\napp_id: 1\ninstallation_id: 2"))
     assert found.token == Secret("t-1")
     assert found.private_key == Secret(PEM)
 
@@ -332,12 +364,14 @@ def test_token_and_key_together(tmp_path):
 def test_secrets_are_not_shown():
     """A secret shows itself to nobody who does not ask for it, survives the way to a worker, and is refused by encoders."""
     secret = Secret("hush")
-    one = ServiceConfig(name="A", plugin="p", token=secret, database=Database(password=Secret("pw")))
+    settings = {"token": secret, "more": [{"deep": Secret("below")}, "x"], "none": Secret("")}
+    one = ServiceConfig(name="A", plugin="p", settings=settings, database=Database(password=Secret("pw")))
+    assert "below" not in repr(one)
     assert "hush" not in f"{secret}{secret!r}{secret!s:>20}{one}{one!r}" + repr([secret]) + "%s" % secret  # noqa: UP031  each way to format
     assert pickle.loads(pickle.dumps(one)) == one  # noqa: S301  our own bytes
     assert copy.deepcopy(secret).reveal() == "hush"
     assert (Secret("a") == Secret("a"), Secret("a") == Secret("b"), Secret("a") == "a") == (True, False, False)
-    assert one.secrets() == ("hush", "pw")
+    assert one.secrets() == ("hush", "below", "pw")
     with pytest.raises(TypeError):
         msgspec.json.encode(one)
 
@@ -418,7 +452,7 @@ def test_keys_of_another_plugin(tmp_path, spool):
     """Keys that only the plugin knows are handed to it as plain data, `${NAME}` replaced."""
     text = OPTIONS + "    folder: ${WHERE}/in\n    deep: {a: [1, 2.5, -3, yes, 08, 1e9, ~, '7'], b: {c: 0x1F}}\n"
     found = read(tmp_path, text, {"WHERE": "/x"}).services[0]
-    assert found.options == {
+    assert found.settings == {
         "folder": "/x/in",
         "deep": {"a": [1, 2.5, -3, True, "08", "1e9", None, "7"], "b": {"c": "0x1F"}},
     }
@@ -439,18 +473,33 @@ def test_options_without_end(tmp_path, spool):
             read(tmp_path, OPTIONS + text)
 
 
-def complaining(service):
+class Spool(msgspec.Struct, frozen=True):
+    """Settings of a plugin."""
+
+    folder: Path | None = None
+    flder: str = ""
+
+
+FOLDER = Key(name="folder", kind=Kind.DIRECTORY, doc="a folder")
+FLDER = Key(name="flder", kind=Kind.TEXT, doc="another")
+
+
+def complaining(service, settings):
     """Rules that find two keys wrong, one of them given."""
-    return [Complaint("folder", "is wrong"), Complaint("runner.group", f"too, {service.name}")]
+    return [
+        Complaint("folder", f"is wrong: {settings.folder.name}"),
+        Complaint("runner.group", f"too, {service.name}"),
+        Complaint("plugin", "might be better", warning=True),
+    ]
 
 
-def failing(service):
+def failing(service, settings):
     """Rules with a bug."""
-    raise RuntimeError(f"token is {service.token}")
+    raise RuntimeError(f"folder is {settings.folder}")
 
 
-RULES = ServiceRules(check=complaining, options=frozenset({"folder"}))
-BROKEN = ServiceRules(check=failing, options=frozenset({"folder", "flder"}))
+RULES = ServiceRules(settings=Section(name="spool", keys=(FOLDER,), values=Spool), check=complaining)
+BROKEN = ServiceRules(settings=Section(name="spool", keys=(FOLDER, FLDER), values=Spool), check=failing)
 NO_RULES = "nothing of the kind"
 
 
@@ -461,23 +510,235 @@ NO_RULES = "nothing of the kind"
             "RULES",
             [
                 "3:5: service A: runner.group too, A",
-                "4:5: service A: folder is wrong",
+                "3:13: service A: plugin might be better",
+                "4:13: service A: folder is wrong: x",
                 "5:5: service A: unknown key 'flder'; the nearest known key is folder",
             ],
         ),
         ("BROKEN", ["3:13: service A: the rules of plugin spool failed: RuntimeError"]),
-        ("NO_RULES", ["3:13: service A: the rules of plugin spool are no ServiceRules"]),
+        ("NO_RULES", ["3:13: service A: the rules of plugin spool are not ServiceRules"]),
         ("GONE", ["3:13: service A: the rules of plugin spool do not load: AttributeError"]),
     ],
 )
 def test_rules_of_a_plugin(tmp_path, spool, monkeypatch, name, expected):
     """A plugin may bring rules: its own keys by name, and complaints; what its rules do wrong is a problem, too."""
     point = EntryPoint(name="spool", group="anklet.plugin_rules", value=f"{__name__}:{name}")
-    monkeypatch.setattr(config_services, "entry_points", lambda **_: [point])
+    monkeypatch.setattr(plugins, "_entry_points", lambda group, name=None: [point] * (group == point.group))
     with pytest.raises(ConfigErrors) as caught:
         read(tmp_path, OPTIONS + "    folder: x\n    flder: y\n")
     found = [f"{one.line}:{one.column}: {one.message}" for one in caught.value.problems]
     assert found == [line.replace("3:5:", "2:5:") for line in expected]
+
+
+# ---- rules in a file ----
+
+RULES_FILE = """\
+from __future__ import annotations
+from pathlib import Path
+import msgspec
+from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.rules import Complaint, ServiceRules
+from anklet_worker.contract.settings import Key, Kind, Secret, Section, duration, nested
+
+class Inner(msgspec.Struct, frozen=True):
+    every: float = 60.0
+    password: Secret | None = None
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    folder: Path
+    api_token: Secret | None = None
+    inner: Inner = Inner()
+
+def check(service, settings):
+    if settings.inner.every < 60:
+        yield Complaint("inner.every", f"is too short: {settings.inner.every:g}")
+
+RULES = ServiceRules(
+    settings=Section(
+        name="spool",
+        values=Settings,
+        keys=(
+            Key(name="folder", kind=Kind.DIRECTORY, doc="where scripts are"),
+            Key(name="api_token", kind=Kind.SECRET, doc="a token"),
+            nested(
+                Section(
+                    name="inner",
+                    values=Inner,
+                    keys=(
+                        duration("every", "a pause", above=0),
+                        Key(name="password", kind=Kind.SECRET, doc="a password"),
+                    ),
+                ),
+                "more",
+            ),
+        ),
+    ),
+    check=check,
+    origin_keys=("folder",),
+    figures=(Figure("scripts", "Scripts that wait."),),
+)
+"""
+
+
+@pytest.fixture
+def ruled(tmp_path, spool):
+    """The plugin of the operator's own, with rules beside it."""
+    path = tmp_path / "home" / ".config" / "anklet" / "plugins" / "spool" / "rules.py"
+    path.write_text(RULES_FILE)
+    return path
+
+
+def problems_of(tmp_path, text, env=None):
+    """Places and messages of what is wrong."""
+    with pytest.raises(ConfigErrors) as caught:
+        read(tmp_path, text, env)
+    return [f"{one.line}:{one.column}: {one.message}" for one in caught.value.problems]
+
+
+def test_a_plugin_in_a_file_has_typed_settings_too(tmp_path, ruled):
+    """With secrets, their spellings, variables of the environment and durations; as plain data on the way to the worker."""
+    (tmp_path / "pw").write_text("hush\n")
+    (tmp_path / "pw").chmod(0o600)
+    text = OPTIONS + "    folder: in/\n    inner: {every: 5m, password_file: pw}\n"
+    one = read(tmp_path, text, {"A_API_TOKEN": "open sesame"}).services[0]
+    assert one.settings == {
+        "folder": tmp_path / "in",
+        "api_token": Secret("open sesame"),
+        "inner": {"every": 300.0, "password": Secret("hush")},
+    }
+    assert set(one.secrets()) == {"open sesame", "hush"}
+    assert "hush" not in repr(one)
+    assert [figure.name for figure in one.figures] == ["scripts"]
+    assert pickle.loads(pickle.dumps(one)) == one  # noqa: S301  our own bytes
+    assert len(one.origin) == 16
+
+
+def test_the_settings_of_a_plugin_in_a_file_are_checked(tmp_path, ruled):
+    """What its rules require, what it does not know, and what its check finds."""
+    assert problems_of(tmp_path, OPTIONS + "    inner: {evry: 1}\n") == [
+        "2:5: service A: folder is missing: where scripts are",
+        "4:13: service A: unknown key 'inner.evry'; the nearest known key is inner.every",
+    ]
+    assert problems_of(tmp_path, OPTIONS + "    folder: x\n    inner: {every: 59s}\n") == [
+        "5:20: service A: inner.every is too short: 59"
+    ]
+
+
+def test_an_edited_rules_file_is_read_again(tmp_path, ruled):
+    """A reload obeys the rules as they are then."""
+    text = OPTIONS + "    folder: x\n"
+    assert [figure.name for figure in read(tmp_path, text).services[0].figures] == ["scripts"]
+    ruled.write_text(RULES_FILE.replace('"scripts"', '"waiting_scripts"'))
+    assert [figure.name for figure in read(tmp_path, text).services[0].figures] == ["waiting_scripts"]
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_rules_file_that_others_may_write_is_not_loaded(tmp_path, ruled, mode):
+    """It would run as us."""
+    ruled.chmod(mode)
+    (problem,) = problems_of(tmp_path, OPTIONS + "    folder: x\n")
+    assert problem.startswith(f"3:13: service A: {ruled} can be changed by other users; chmod go-w it")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("RULES =", "OTHER =", "rules.py defines no 'RULES'"),
+        ("import msgspec", "import no_such_module", "does not load: ModuleNotFoundError"),
+        (
+            'name="api_token"',
+            'name="owner"',
+            "the rules of plugin spool are wrong: Settings has no field for the key owner",
+        ),
+        ("    api_token:", "    owner: str = ''\n    api_token:", None),
+        ('"scripts"', '"jobs"', "the metric of figure jobs, anklet_jobs, is the core's"),
+        ("Kind.DIRECTORY", "Kind.REDIS", "the key folder is of a kind that only the core has"),
+        ("Kind.DIRECTORY", "Kind.SECTION", "the key folder must have Kind.SECTION and a section, or neither"),
+        ('doc="a token"', 'doc="a token", form="("', "are wrong: error: missing )"),
+        ("api_token: Secret", "api_token: Sekret", "are wrong: NameError"),
+        ('("folder",),\n    fig', '("fldr",),\n    fig', "origin_keys names fldr, which is no key of the plugin"),
+    ],
+)
+def test_rules_that_are_wrong(tmp_path, ruled, old, new, message):
+    """A plugin author's slip is said in a line, at the service's plugin; its keys are not judged then."""
+    assert old in RULES_FILE
+    ruled.write_text(RULES_FILE.replace(old, new))
+    text = OPTIONS + "    folder: x\n    api_token: t\n"
+    if message is None:
+        assert read(tmp_path, text).services
+        return
+    (problem,) = problems_of(tmp_path, text)
+    assert problem.startswith("3:13: service A: ")
+    assert message in problem
+
+
+def test_a_plugins_key_cannot_be_one_of_the_cores(tmp_path, ruled):
+    """Neither by its name, nor by its variable of the environment."""
+    for name in ("owner", "database_password"):
+        ruled.write_text(RULES_FILE.replace("api_token", name))
+        (problem,) = problems_of(tmp_path, OPTIONS + "    folder: x\n")
+        assert problem.endswith(f"the key {name} is declared twice, or is the core's")
+
+
+def test_two_plugins_cannot_declare_a_figure_differently(tmp_path, ruled):
+    """One metric has one meaning on a host."""
+    other = ruled.parents[1] / "other"
+    other.mkdir()
+    (other / "plugin.py").touch()
+    text = OPTIONS + "    folder: x\n  - {name: B, plugin: other, folder: y}\n"
+    (other / "rules.py").write_text(RULES_FILE)
+    assert len(read(tmp_path, text).services) == 2
+    (other / "rules.py").write_text(RULES_FILE.replace("Scripts that wait.", "Scripts that have run."))
+    assert problems_of(tmp_path, text) == [
+        "5:23: service B: the rules of plugin other are wrong: plugin spool declares figure scripts differently"
+    ]
+
+
+@pytest.mark.parametrize("key", ["token", "api_token_file", "secret_command", "Private_Key", "x: {deep: [{password"])
+def test_a_secret_must_be_declared(tmp_path, spool, key):
+    """Without rules nothing would keep it out of logs."""
+    line = f"{key}: bait" + "}]}" * ("{" in key)
+    (problem,) = problems_of(tmp_path, OPTIONS + f"    {line}\n")
+    name = key.rpartition("{")[2]
+    assert problem.startswith(f"4:{5 + key.index(name)}: service A: '{name}' looks like a secret")
+    assert "rules.py" in problem
+    assert "bait" not in problem
+
+
+def test_settings_without_rules_are_typed_by_the_plugin(tmp_path, spool):
+    """What does not fit is said in a line, without a value."""
+    one = read(tmp_path, OPTIONS + "    flder: 5\n").services[0]
+    with pytest.raises(
+        ConfigError, match=r"service A: settings of plugin spool: Expected `str`, got `int` - at `\$.flder`"
+    ):
+        one.settings_as(Spool)
+
+
+# ---- where jobs come from ----
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("repo: app", "03cecede2eb9e39b"),
+        ("registration: org\n    repos: [build-*, x]", "bb49c7d897da5efe"),
+        ("repo: app\n    api_url: https://ghe.example/api/v3\n    ca_file: /dev/null", "93bf15e4978a2909"),
+        ("registration: org\n    repos: build-*\n    ca_file: /dev/null", "a5684b8c8bb7f1f2"),
+        ("repo: app\n    runner_mode: token\n    sleep_interval: 5", "03cecede2eb9e39b"),
+    ],
+)
+def test_the_origin_of_a_github_service_is_what_it_was(tmp_path, lines, expected):
+    """Values that the version before typed settings wrote into records: those are still recognized."""
+    assert read(tmp_path, GOOD.replace("repo: app", lines)).services[0].origin == expected
+
+
+def test_a_key_with_a_value_for_unset(tmp_path):
+    """The original's 0 for an App's ids means none."""
+    one = service(tmp_path, "app_id: 0\ninstallation_id: 0")
+    assert set(one.settings) == {"token"}
+
+
+# ---- the rest of the file ----
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 import pickle
 
 import pytest
+from anklet_github.settings import WorkflowFilter
 
-from anklet_worker.contract.service import WorkflowFilter, compile_pattern
+from anklet_worker.contract.settings import compile_pattern
 
 CASES = [
     # include, exclude, name, allowed

@@ -18,8 +18,7 @@ from anklet_github.trouble import ApiTrouble, Conflict, LimitPause, NotFound, Re
 from github_fakes import FakeContext, new_board
 
 from anklet_worker.contract.errors import RightsRefused
-from anklet_worker.contract.figures import Figure
-from anklet_worker.contract.service import Secret
+from anklet_worker.contract.settings import Secret
 
 
 def reply(status, body=b"{}", **headers):
@@ -154,7 +153,7 @@ def test_the_last_part_of_an_hours_calls_is_kept_for_jobs():
     clock.budget.account(reply(200, x_ratelimit_limit="1000", x_ratelimit_remaining="99", x_ratelimit_reset="1000"))
     assert clock.spend() == 0
     assert 400 <= clock.spend(urgent=False) <= 402.5
-    assert clock.context.figures[Figure.API_CALLS_LEFT] == 99
+    assert clock.context.budget[0] == 99
 
 
 def test_a_reply_without_rate_headers_leaves_the_budget_alone():
@@ -162,7 +161,7 @@ def test_a_reply_without_rate_headers_leaves_the_budget_alone():
     clock = Clock()
     assert not clock.budget.account(reply(200))
     assert clock.spend(urgent=False) == 0
-    assert clock.context.figures == {}
+    assert clock.context.budget is None
 
 
 @pytest.mark.parametrize("urgent", [True, False])

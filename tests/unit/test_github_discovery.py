@@ -10,16 +10,16 @@ import msgspec
 import pytest
 from anklet_github import discovery as discovery_module
 from anklet_github.discovery import Discovery
+from anklet_github.figures import STALE_JOBS
 from anklet_github.payloads import Jobs, Repository, Run, Runs, WorkflowJob
 from anklet_github.repos import Repos, wanted
 from anklet_github.scope import Repo
+from anklet_github.settings import WorkflowFilter
 from anklet_github.trouble import ApiTrouble, NotFound, Unprocessable
-from github_fakes import MINE, FakeContext, new_board, workflow_job
+from github_fakes import MINE, FakeContext, github_service, new_board, workflow_job
 
 from anklet_worker.contract.errors import RightsRefused
-from anklet_worker.contract.figures import Figure
 from anklet_worker.contract.job import VMSpec
-from anklet_worker.contract.service import ServiceConfig, WorkflowFilter
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -440,7 +440,7 @@ def test_the_job_of_a_runner_is_found_where_another_service_has_looked():
     (_, first), (_, second) = apis
     for api in (first, second):
         api.get_all = partial(_by_repository, api)
-    options = {"registration": "org", "repo": "", "options": {"repos": ["a", "b"]}}
+    options = {"registration": "org", "repo": "", "repos": ("a", "b")}
     discovery(api=first, board=board, name="A", **options)[0].look()
     looking, _, _ = discovery(api=second, board=board, name="B", **options)
     mine = next(job for job in looking.look() if job.id == "1")
@@ -478,7 +478,7 @@ def test_jobs_that_nobody_wants_are_reported():
     looking, _, context = discovery([Run(7, "queued", "CI")], {7: jobs}, board)
     looking.look()
     looking.look()
-    assert context.figures[Figure.STALE_JOBS] == 1
+    assert context.figures[STALE_JOBS] == 1
     assert context.logged("WARNING") == ["a job has waited long and nobody has claimed it"]
 
 
@@ -503,25 +503,25 @@ def test_what_was_told_is_not_remembered_for_ever(monkeypatch):
         ({"repo": "app"}, ["app"]),
         ({"registration": "org"}, ["*"]),
         ({"registration": "org", "repo": "app"}, ["app"]),
-        ({"registration": "org", "repo": "app", "options": {"repos": "ios-*"}}, ["ios-*"]),
-        ({"registration": "org", "options": {"repos": ["ios-*", "web"]}}, ["ios-*", "web"]),
+        ({"registration": "org", "repo": "app", "repos": "ios-*"}, ["ios-*"]),
+        ({"registration": "org", "repos": ("ios-*", "web")}, ["ios-*", "web"]),
     ],
 )
 def test_which_repositories_are_meant(service, expected):
     """The service's own, or those that it names of its organization, or all."""
-    assert wanted(ServiceConfig(name="S", plugin="github", owner="acme", **service)) == expected
+    assert wanted(github_service(owner="acme", **service)) == expected
 
 
-def org(repos, runs=(), jobs=None, **service):
+def org(found, runs=(), jobs=None, **service):
     """A service of an organization."""
-    api = FakeApi(runs, jobs, [Repository(name) if isinstance(name, str) else name for name in repos])
+    api = FakeApi(runs, jobs, [Repository(name) if isinstance(name, str) else name for name in found])
     return discovery(api=api, registration="org", repo="", **service)
 
 
 def test_the_repositories_of_an_organization_are_looked_through():
     """All that match and live; each job belongs to its repository, also in the store."""
     repos = ["ios-app", "IOS-lib", "web", Repository("ios-old", archived=True), Repository("ios-off", disabled=True)]
-    looking, api, _ = org(repos, [Run(7, "queued", "CI")], {7: [workflow_job(1)]}, options={"repos": "ios-*"})
+    looking, api, _ = org(repos, [Run(7, "queued", "CI")], {7: [workflow_job(1)]}, repos="ios-*")
     found = looking.look()
     assert {(job.details["repo"], job.key("claim")) for job in found} == {
         ("ios-app", "anklet:{acme/ios-app}:claim:1"),
@@ -573,11 +573,11 @@ def test_a_repository_that_may_not_be_seen_is_left_out_and_told_once():
     assert context.logged("ERROR") == ["a repository is left out"]
 
 
-@pytest.mark.parametrize("repos", ["*", ["a", "b"]])
+@pytest.mark.parametrize("repos", ["*", ("a", "b")])
 def test_a_repository_that_is_left_out_is_asked_about_again_ever_more_seldom(repos):
     """A new one may be refused for a moment; its jobs must not wait until somebody starts the service anew."""
     now = [0.0]
-    looking, api, context = org(["a", "b"], clock=lambda: now[0], options={"repos": repos})
+    looking, api, context = org(["a", "b"], clock=lambda: now[0], repos=repos)
     api.trouble["/repos/acme/a/actions/runs"] = RightsRefused("404")
     for _ in range(7 * 24 * 60):
         looking.look()

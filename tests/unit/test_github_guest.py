@@ -8,13 +8,12 @@ import tarfile
 import pytest
 from anklet_github import guest_logs
 from anklet_github.guest import INSTALL, RUNNER_VERSION, GuestScripts, install_settings
+from anklet_github.settings import GithubSettings, RunnerSettings
 from github_fakes import MINE, FakeContext
 from stage import eventually
 
 from anklet_worker.contract.errors import RetryElsewhere, RetryHere
 from anklet_worker.contract.guest import GuestResult
-from anklet_worker.contract.service import Runner as RunnerSettings
-from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.life.guest import exports
 
 
@@ -177,9 +176,7 @@ def test_a_start_script_that_blocks_does_not_hold_us_up(tmp_path):
 
 def test_the_downloads_settings():
     """Version and address are settings; the default address is that of the server's releases."""
-    settings = install_settings(
-        ServiceConfig(name="S", plugin="github", runner=RunnerSettings(version="2.400.0", sha256="ab" * 32))
-    )
+    settings = install_settings(GithubSettings(runner=RunnerSettings(version="2.400.0", sha256="ab" * 32)))
     assert settings["RUNNER_DOWNLOAD_URL"] == (
         "https://github.com/actions/runner/releases/download/v2.400.0/actions-runner-osx-${arch}-2.400.0.tar.gz"
     )

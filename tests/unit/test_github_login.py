@@ -13,10 +13,10 @@ from anklet_github.scope import Scope
 from anklet_github.trouble import LimitPause, Refused
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from github_fakes import FakeContext
+from github_fakes import FakeContext, github_service
 
 from anklet_worker.contract.errors import RightsRefused, ServiceFatal
-from anklet_worker.contract.service import Secret, ServiceConfig
+from anklet_worker.contract.settings import Secret
 
 NEEDED = {"actions": "read", "administration": "write"}
 LONG = "ghs_123_" + "x" * 512
@@ -66,7 +66,7 @@ class FakeMaker:
 
 def installation(maker, clock, **service):
     """The login of a service."""
-    config = ServiceConfig(name="S", plugin="github", owner="acme", app_id="7", **service)
+    config = github_service(owner="acme", app_id="7", **service)
     return InstallationLogin(config, maker, NEEDED, clock)
 
 

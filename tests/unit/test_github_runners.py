@@ -9,12 +9,12 @@ from anklet_github.login import TokenLogin
 from anklet_github.registration import Registration
 from anklet_github.runners import RunnerRegistry
 from anklet_github.scope import scope_of
+from anklet_github.settings import RunnerSettings
 from anklet_github.trouble import NotFound
 from github_fakes import MINE, FakeContext, FakeHand
 
 from anklet_worker.contract.errors import RetryElsewhere, ServiceFatal
-from anklet_worker.contract.service import Runner as RunnerSettings
-from anklet_worker.contract.service import Secret
+from anklet_worker.contract.settings import Secret
 
 
 class Server:

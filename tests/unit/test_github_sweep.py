@@ -1,6 +1,7 @@
 """Sweeping runners that nothing stands behind, and sparing all others."""
 
 import pytest
+from anklet_github.figures import LEFT_RUNNERS, SWEPT_RUNNERS
 from anklet_github.payloads import Runner
 from anklet_github.runners import RunnerBusy
 from anklet_github.sweep import Sweeper, chosen
@@ -8,7 +9,6 @@ from anklet_github.trouble import ApiTrouble
 from github_fakes import FakeContext, new_board
 
 from anklet_worker.contract.errors import RightsRefused
-from anklet_worker.contract.figures import Figure
 
 OURS, THEIRS = "anklet-vm-00000001-", "anklet-vm-00000002-"
 
@@ -60,10 +60,10 @@ def test_a_runner_without_a_vm_goes_after_ten_minutes():
     sweeping, context = sweeper(runners)
     pass_time(sweeping, context, 600)
     assert runners.removed == []
-    assert context.figures[Figure.LEFT_RUNNERS] == 1
+    assert context.figures[LEFT_RUNNERS] == 1
     pass_time(sweeping, context, 900)
     assert runners.removed == [f"{OURS}aaaaaa-1-1"]
-    assert context.figures[Figure.SWEPT_RUNNERS] == 1
+    assert context.figures[SWEPT_RUNNERS] == 1
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_one_service_of_a_host_sweeps_and_one_list_serves_all_hosts():
         context.now += 400
         sweeping.sweep_if_due()
     assert runners.listed == 1
-    assert Figure.LEFT_RUNNERS in one.figures
-    assert Figure.LEFT_RUNNERS not in two.figures
-    assert three.figures[Figure.LEFT_RUNNERS] == 0
+    assert LEFT_RUNNERS in one.figures
+    assert LEFT_RUNNERS not in two.figures
+    assert three.figures[LEFT_RUNNERS] == 0
 
 
 @pytest.mark.parametrize("trouble", [ApiTrouble("502"), RightsRefused("403")])

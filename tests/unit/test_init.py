@@ -9,7 +9,7 @@ import pytest
 from anklet_supervisor.config.load import load
 from anklet_supervisor.console.init import Answers, Terminal, ask_for_missing, render, write
 from anklet_worker.contract.errors import ConfigError, UsageError
-from anklet_worker.contract.service import Secret
+from anklet_worker.contract.settings import Secret
 
 TOKEN = "github_pat_bait_123"
 ANSWERS = Answers(owner="acme", repo="app", token=TOKEN, plugin="github")
@@ -51,7 +51,7 @@ def test_what_is_written_loads_without_a_warning(path):
     done = write(path, ANSWERS)
     config, warnings = load(path, {}, home=Path.home(), platform="linux")
     assert warnings == ()
-    assert [(one.name, one.owner, one.repo, one.token) for one in config.services] == [
+    assert [(one.name, one.owner, one.repo, one.settings["token"]) for one in config.services] == [
         ("RUNNER1", "acme", "app", Secret(TOKEN)),
         ("RUNNER2", "acme", "app", Secret(TOKEN)),
     ]
@@ -85,7 +85,8 @@ def test_every_answer_is_in_the_configuration(path, changes):
     write(path, msgspec.structs.replace(ANSWERS, **changes))
     config, _ = load(path, {}, home=Path.home(), platform="linux")
     for key, value in changes.items():
-        found = len(config.services) if key == "services" else getattr(config.services[0], key)
+        service = config.services[0]
+        found = len(config.services) if key == "services" else service.settings.get(key, getattr(service, key, None))
         assert found == value
 
 
@@ -117,7 +118,10 @@ def test_a_log_directory_that_was_named_is_used_and_made(path, home):
 def test_an_enterprise_servers_two_addresses_go_together(path):
     """server_url follows from api_url; github.com's addresses are the defaults."""
     write(path, msgspec.structs.replace(ANSWERS, api_url="https://ghe.example.com/api/v3"))
-    assert load(path, {}, home=Path.home(), platform="linux")[0].services[0].server_url == "https://ghe.example.com"
+    assert (
+        load(path, {}, home=Path.home(), platform="linux")[0].services[0].settings["server_url"]
+        == "https://ghe.example.com"
+    )
     assert "server_url" not in render(ANSWERS, "token")
 
 
@@ -133,7 +137,7 @@ def test_a_token_that_has_a_file_stays_there(path, home):
     (home / "secret").chmod(0o600)
     write(path, msgspec.structs.replace(ANSWERS, token="", token_file=home / "secret"))
     assert [entry.name for entry in path.parent.iterdir()] == ["config.yml"]
-    assert load(path, {}, home=home, platform="linux")[0].services[0].token == Secret(TOKEN)
+    assert load(path, {}, home=home, platform="linux")[0].services[0].settings["token"] == Secret(TOKEN)
 
 
 @pytest.mark.parametrize("which", ["config.yml", "token"])

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from anklet_supervisor.config.metric_names import FAMILIES
 from anklet_supervisor.machine import allocator
 from anklet_supervisor.machine.host_limit import HostLimit
 from anklet_supervisor.machine.model import JobView
@@ -23,7 +24,7 @@ from anklet_supervisor.report.host_figures import HostFigures
 from anklet_supervisor.report.metrics import Metrics
 from anklet_supervisor.report.status import ApiBudget
 from anklet_worker import __version__
-from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.figures import Figure, FigureKind
 from anklet_worker.contract.job import Conclusion
 from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.link import messages as m
@@ -31,8 +32,11 @@ from anklet_worker.link.messages import Status
 from anklet_worker.link.slots import SlotState
 from anklet_worker.log.service_log import ServiceLog
 
-A = ServiceConfig(name="RUNNER1", plugin="github", owner="acme", repo="app")
-B = ServiceConfig(name="RUNNER2", plugin="github", owner="acme", repo="tools")
+DEPTH = Figure("depth", "How deep the well is, in metres.")
+BUCKETS = Figure("buckets", "Buckets drawn from the well.", FigureKind.COUNTER)
+DECLARED = {"plugin": "github", "figures": (DEPTH, BUCKETS)}
+A = ServiceConfig(name="RUNNER1", owner="acme", repo="app", **DECLARED)
+B = ServiceConfig(name="RUNNER2", owner="acme", repo="tools", **DECLARED)
 LABELS = {"service_name": "RUNNER1", "plugin": "github", "owner": "acme", "repo": "app"}
 HOST = HostFigures(cpu_count=8, cpu_percent=30.0, memory=(100, 60, 40, 60.0), disk=(1000, 300, 700, 30.0))
 START = 1_700_000_000.0
@@ -121,6 +125,16 @@ def called(route="GET /repos/{owner}/{repo}/actions/runs", outcome="200", second
     return m.ApiCalled(route=route, outcome=outcome, seconds=seconds)
 
 
+def reported(figure, value):
+    """A plugin reported a figure."""
+    return m.FigureReported(figure=figure.name, value=value)
+
+
+def budget(**changed):
+    """A worker saw its API's limit."""
+    return m.ApiBudgetSeen(**{"left": 4321.0, "limit": 5000.0, "resets_at": START, **changed})
+
+
 # ---- form ----
 
 
@@ -155,8 +169,9 @@ def full(metrics):
     metrics.fact("RUNNER1", m.JobGivenBack(vm="vm-x", job_id="1", reason="stop"), START)
     metrics.fact("RUNNER1", command(), START)
     metrics.fact("RUNNER1", called(), START)
-    for figure in Figure:
-        metrics.fact("RUNNER1", m.FigureReported(figure=figure, value=7.0), START)
+    for figure in A.figures:
+        metrics.fact("RUNNER1", reported(figure, 7.0), START)
+    metrics.fact("RUNNER1", budget(), START)
     return metrics
 
 
@@ -352,23 +367,92 @@ def test_a_plugin_that_invents_routes_cannot_flood_the_endpoint(metrics):
 
 
 def test_the_budget_of_an_api_is_for_the_status_too(metrics):
-    """Once all of it is known, and only of services that have one."""
+    """Once it is known, and only of services that have one."""
     assert metrics.budgets() == {}
-    for figure, number in ((Figure.API_CALLS_LEFT, 4321), (Figure.API_CALLS_LIMIT, 5000)):
-        metrics.fact("RUNNER1", m.FigureReported(figure=figure, value=number), START)
-    assert metrics.budgets() == {}
-    metrics.fact("RUNNER1", m.FigureReported(figure=Figure.API_LIMIT_RESETS_AT, value=START), START)
+    metrics.fact("RUNNER1", budget(), START)
     assert metrics.budgets() == {"RUNNER1": ApiBudget(remaining=4321, limit=5000, reset="2023-11-14T22:13:20.000Z")}
+    assert samples(metrics, "anklet_api_calls_left") == [({"service_name": "RUNNER1"}, 4321)]
+    assert samples(metrics, "anklet_api_calls_limit") == [({"service_name": "RUNNER1"}, 5000)]
+    assert samples(metrics, "anklet_api_limit_resets_at_timestamp_seconds") == [({"service_name": "RUNNER1"}, START)]
 
 
-@pytest.mark.parametrize("figure", [Figure.API_CALLS_LEFT, Figure.API_CALLS_LIMIT, Figure.API_LIMIT_RESETS_AT])
+@pytest.mark.parametrize("figure", ["left", "limit", "resets_at"])
 @pytest.mark.parametrize("nonsense", [-1.0, START * 1000, 1e300])
 def test_a_budget_that_cannot_be_is_none(metrics, figure, nonsense):
     """An API, or a proxy before it, may give the time in milliseconds; no reader of the status may see what it cannot read."""
-    for one in (Figure.API_CALLS_LEFT, Figure.API_CALLS_LIMIT, Figure.API_LIMIT_RESETS_AT):
-        metrics.fact("RUNNER1", m.FigureReported(figure=one, value=nonsense if one is figure else START), START)
+    metrics.fact("RUNNER1", budget(**{figure: nonsense}), START)
     assert metrics.budgets() == {}
-    assert samples(metrics, f"anklet_{figure.value}")
+    assert nonsense in [number for family in families(metrics).values() for _, _, number, *_ in family.samples]
+
+
+# ---- figures of plugins ----
+
+
+def test_a_gauge_shows_the_last_value_and_a_counter_the_sum(metrics):
+    """By service; a counter is there from the start, a gauge once it is known."""
+    assert samples(metrics, "anklet_depth") == []
+    for value in (3.0, 5.0):
+        metrics.fact("RUNNER1", reported(DEPTH, value), START)
+        metrics.fact("RUNNER1", reported(BUCKETS, value), START)
+    metrics.fact("RUNNER1", reported(BUCKETS, -1.0), START)
+    assert samples(metrics, "anklet_depth") == [({"service_name": "RUNNER1"}, 5)]
+    assert samples(metrics, "anklet_buckets_total") == [
+        ({"service_name": "RUNNER1"}, 8),
+        ({"service_name": "RUNNER2"}, 0),
+    ]
+    found = families(metrics)
+    assert (found["anklet_depth"].type, found["anklet_buckets"].type) == ("gauge", "counter")
+    assert found["anklet_depth"].documentation == DEPTH.help
+
+
+def test_only_declared_figures_are_published(metrics):
+    """Not one that the plugin invents, nor a service's that is gone."""
+    metrics.fact("RUNNER1", reported(Figure("width", "How wide it is."), 1.0), START)
+    metrics.fact("GONE", reported(DEPTH, 1.0), START)
+    assert "anklet_width" not in families(metrics)
+    assert samples(metrics, "anklet_depth") == []
+
+
+def test_a_reload_brings_new_figures_and_keeps_the_counts(metrics):
+    """What a service's new rules declare is published from then on."""
+    width = Figure("width", "How wide it is.")
+    metrics.fact("RUNNER1", reported(BUCKETS, 2.0), START)
+    metrics.add_service(msgspec.structs.replace(A, figures=(width, BUCKETS)), START)
+    metrics.fact("RUNNER1", reported(width, 1.0), START)
+    assert samples(metrics, "anklet_width") == [({"service_name": "RUNNER1"}, 1)]
+    assert value(metrics, "anklet_buckets_total", service_name="RUNNER1") == 2
+
+
+def test_a_figure_never_takes_the_name_of_another_metric(metrics):
+    """Neither one of ours, nor one that another plugin declares differently; the exposition stays valid."""
+    jobs = Figure("jobs", "Fish in the well.")
+    other = Figure("depth", "How deep the thoughts are.")
+    metrics.add_service(ServiceConfig(name="X", plugin="other", figures=(jobs, other)), START)
+    metrics.fact("X", reported(jobs, 9.0), START)
+    metrics.fact("X", reported(other, 9.0), START)
+    metrics.fact("RUNNER1", reported(DEPTH, 3.0), START)
+    found = families(metrics)
+    assert (found["anklet_jobs"].type, found["anklet_depth"].documentation) == ("counter", DEPTH.help)
+    assert samples(metrics, "anklet_depth") == [({"service_name": "RUNNER1"}, 3)]
+
+
+def test_the_list_of_our_names_is_complete(metrics):
+    """A figure can only be kept from a name that is listed."""
+    ours = {name for name in families(full(metrics)) if name.startswith("anklet_")}
+    assert ours - {figure.family for figure in A.figures} == FAMILIES
+
+
+@pytest.mark.parametrize("name", ["", "Depth", "depth-x", "1st", "depth_total", "depth_bucket", "x" * 101])
+def test_names_that_a_figure_cannot_have(name):
+    """Prometheus' rules, and no ending that means something else."""
+    with pytest.raises(ValueError, match="figure"):
+        Figure(name, "How deep it is.")
+
+
+def test_a_figure_needs_a_line_of_help():
+    """An exposition without help is of no use to people."""
+    with pytest.raises(ValueError, match="help"):
+        Figure("depth", " ")
 
 
 def test_a_degraded_host_is_told(metrics):

@@ -8,19 +8,22 @@ import re
 import sys
 from pathlib import Path
 
-from anklet_supervisor.config import schema as config_schema
+from anklet_github.figures import FIGURES
+from anklet_github.rules import RULES
+
+from anklet_supervisor.config.host_keys import HOST
+from anklet_supervisor.config.tables import markdown
 from anklet_supervisor.machine import allocator
 from anklet_supervisor.machine.step import initial
 from anklet_supervisor.report.metrics import Metrics
 from anklet_worker.contract.errors import ExitCode
-from anklet_worker.contract.figures import Figure
 from anklet_worker.contract.job import Conclusion
 from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.link import messages as m
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-SERVICE = ServiceConfig(name="RUNNER1", plugin="github", owner="o", repo="r")
+SERVICE = ServiceConfig(name="RUNNER1", plugin="github", owner="o", repo="r", figures=FIGURES)
 
 
 def metrics_table():
@@ -51,7 +54,8 @@ def filled():
         m.StageTook(stage="clone", seconds=1.0),
         m.DriverCommandEnded(command="clone", outcome="done", seconds=1.0),
         m.ApiCalled(route="GET /", outcome="200", seconds=1.0),
-        *(m.FigureReported(figure=figure, value=1.0) for figure in Figure),
+        *(m.FigureReported(figure=figure.name, value=1.0) for figure in FIGURES),
+        m.ApiBudgetSeen(left=1.0, limit=1.0, resets_at=1.0),
     ):
         metrics.fact("RUNNER1", fact, 1.0)
     model = initial(["RUNNER1"], allocator.build(2, 1, (), 1.0), once=False, drain_timeout=None)
@@ -67,7 +71,8 @@ def put(text, marker, table):
 def generated():
     """The pages with generated tables, and their expected text."""
     for name, marker, table in (
-        ("configuration.md", "keys", config_schema.markdown()),
+        ("configuration.md", "keys", markdown(HOST)),
+        ("configuration.md", "github keys", markdown(RULES.settings, "services[].")),
         ("metrics.md", "metrics", metrics_table()),
     ):
         page = ROOT / "docs" / name
@@ -105,6 +110,6 @@ def test_the_launchd_agent_keeps_launchds_rules():
 
 
 if __name__ == "__main__":
-    for file, content in list(generated()):
+    for file, content in generated():  # lazily: two tables may be on one page
         file.write_text(content)
     sys.exit(0)

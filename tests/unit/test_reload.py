@@ -29,7 +29,8 @@ from anklet_supervisor.machine.model import Fate, Moment
 from anklet_supervisor.machine.orders import STOP_PATIENCE
 from anklet_supervisor.machine.state import Mode, ServiceState
 from anklet_supervisor.machine.step import initial, next_deadline, step
-from anklet_worker.contract.service import Secret, ServiceConfig
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.contract.settings import Secret
 from anklet_worker.link import messages as m
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotState
@@ -367,7 +368,7 @@ def settings_of(*services, **more):
         (config_of("A", "B", log=LogConfig(level="DEBUG")), set()),
         (config_of("A", "B", vm_limit=1, drain_timeout=5.0), set()),
         (config_of("A", "B", work_dir=Path("/elsewhere")), {"A", "B"}),
-        (config_of("A", ServiceConfig(name="B", plugin="p", token=Secret("new"))), {"B"}),
+        (config_of("A", ServiceConfig(name="B", plugin="p", settings={"token": Secret("new")})), {"B"}),
         (config_of(ServiceConfig(name="A", plugin="p", lease_ttl=61.0), "B"), {"A"}),
     ],
 )
@@ -395,21 +396,21 @@ def test_a_driver_whose_last_vm_has_gone_is_no_change(now, changed):
 def test_a_service_keeps_its_settings_until_it_is_renewed():
     """The comparison is with the settings that were adopted last, also at a second reload."""
     settings = settings_of("A")
-    new = ServiceConfig(name="A", plugin="p", token=Secret("new"))
+    new = ServiceConfig(name="A", plugin="p", settings={"token": Secret("new")})
     assert settings.compare(config_of(new)).changed == {"A"}
     assert settings.compare(config_of(new)).changed == {"A"}, "what was only compared is not taken"
     list(settings.take())
     assert settings.compare(config_of(new)).changed == set()
-    assert settings.for_start("A", ("A", "B")).service.token is None
+    assert settings.for_start("A", ("A", "B")).service.settings == {}
     assert settings.renew("A") == new
     start = settings.for_start("A", ("B", "A"))
     assert (start.service, start.services, start.sweeps_strays) == (new, ("B", "A"), False)
 
 
 def test_old_secrets_are_kept_out_of_the_log_as_long_as_they_are_in_use():
-    """A worker that keeps old settings still uses the old secrets."""
-    settings = settings_of(ServiceConfig(name="A", plugin="p", token=Secret("old")))
-    settings.compare(config_of(ServiceConfig(name="A", plugin="p", token=Secret("new"))))
+    """A worker with old settings keeps them."""
+    settings = settings_of(ServiceConfig(name="A", plugin="p", settings={"token": Secret("old")}))
+    settings.compare(config_of(ServiceConfig(name="A", plugin="p", settings={"token": Secret("new")})))
     list(settings.take())
     assert set(settings.secrets()) == {"old", "new"}
     settings.renew("A")

@@ -29,7 +29,7 @@ from anklet_worker.contract.errors import (
 from anklet_worker.contract.figures import Figure
 from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.life.records import RecordBook
-from anklet_worker.link.messages import STAGES, QueueSeen, SlotRef, StageTook, Status, StatusChanged
+from anklet_worker.link.messages import STAGES, ApiBudgetSeen, QueueSeen, SlotRef, StageTook, Status, StatusChanged
 from anklet_worker.link.slots import SlotState
 from anklet_worker.log.service_log import ServiceLog
 from anklet_worker.loop import ServiceLoop
@@ -39,6 +39,8 @@ from anklet_worker.vm.driver import DriverInfo
 
 REF = SlotRef(index=0, generation=1, nonce=7)
 DRIVER = DriverInfo(product="fake", version="1")
+
+DEPTH = Figure("depth", "How deep the well is, in metres.")
 
 
 class Bench:
@@ -55,7 +57,9 @@ class Bench:
         # Its clock stands still: an entry expires at its time to live.
         self.store = MemoryStore(Shelf(clock=lambda: 0.0))
         self.records = []
-        service = ServiceConfig(name="S", plugin="fake", sleep_interval=0.01, job_retry_attempts=retries)
+        service = ServiceConfig(
+            name="S", plugin="fake", sleep_interval=0.01, job_retry_attempts=retries, figures=(DEPTH,)
+        )
         self.setup = worker_setup(service, folder, once=True)
         logger = logging.getLogger(f"test-{id(self)}")
         logger.addHandler(_Keep(self.records))
@@ -450,5 +454,20 @@ def test_the_stages_of_a_job_are_told(tmp_path):
 def test_a_figure_that_is_no_number_is_not_told(bench):
     """A plugin's slip is no reason to kill its worker: no message of ours can hold NaN."""
     for value in (float("nan"), float("inf"), 3.0):
-        bench.context.report(Figure.LEFT_RUNNERS, value)
+        bench.context.report(DEPTH, value)
     assert [fact.value for fact in bench.link.told] == [3.0]
+
+
+def test_a_figure_that_is_not_declared_is_said_once(bench):
+    """The supervisor would not publish it; the plugin's author should know why."""
+    for _ in range(2):
+        bench.context.report(Figure("width", "How wide the well is."), 1.0)
+    assert bench.link.told == []
+    assert len(bench.lines("WARNING")) == 1
+
+
+def test_the_budget_of_an_api_is_told_when_it_can_be(bench):
+    """All three figures, or nothing."""
+    bench.context.api_budget(1.0, 2.0, float("inf"))
+    bench.context.api_budget(1.0, 2.0, 3.0)
+    assert bench.link.told == [ApiBudgetSeen(left=1.0, limit=2.0, resets_at=3.0)]

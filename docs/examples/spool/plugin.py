@@ -20,9 +20,11 @@ from pathlib import Path
 
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.driver import JobInHand, Withdrawal
-from anklet_worker.contract.errors import RetryHere, ServiceFatal
+from anklet_worker.contract.errors import RetryHere
 from anklet_worker.contract.guest import Guest
 from anklet_worker.contract.job import Conclusion, Job, Outcome, VMSpec
+
+from .rules import SpoolSettings
 
 _DEADLINE = 3600.0  # seconds that a script may take
 
@@ -34,11 +36,8 @@ class SpoolPlugin:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        options = context.service.options
-        self._folder = Path(str(options.get("folder", "")))
-        self._template = str(options.get("template", ""))
-        if not self._folder.is_absolute() or not self._template:
-            raise ServiceFatal(f"service {context.service.name}: the spool plugin needs folder (absolute) and template")
+        settings = context.service.settings_as(SpoolSettings)
+        self._folder, self._template = settings.folder, settings.template
         self.source = self.driver = self
         for state in ("inbox", "running", "done", "failed"):
             (self._folder / state).mkdir(parents=True, exist_ok=True)

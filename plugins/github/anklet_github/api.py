@@ -23,6 +23,7 @@ from anklet_github.known import KnownReplies
 from anklet_github.limits import Budget
 from anklet_github.login import Login
 from anklet_github.refusals import Refusals
+from anklet_github.settings import settings_of
 from anklet_github.trouble import LOGIN, ApiTrouble, Conflict, LimitPause, NotFound, Refused, TimedOut, Unprocessable
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import UNREADABLE
@@ -67,7 +68,8 @@ class Api:
         self._login = login
         self._context = context
         self._budget = Budget(f"anklet:{{{login.identity}/api}}", context)
-        whose = f"{login.identity}@{context.service.api_url}"
+        self._server = settings_of(context.service).api_url
+        whose = f"{login.identity}@{self._server}"
         self._known = KnownReplies(whose, context)
         self._refusals = Refusals(whose, context)
         self._told_of_move = False
@@ -228,14 +230,13 @@ class Api:
         """Where the same server has what was asked for: a repository was renamed. To no other server goes our login."""
         if reply.status not in (_MOVED_FOR_READS if method == "GET" else _MOVED):
             return None
-        server = self._context.service.api_url
-        place = urllib.parse.urljoin(f"{server}/", reply.headers.get("location", ""))
-        if not place.startswith(f"{server}/"):
+        place = urllib.parse.urljoin(f"{self._server}/", reply.headers.get("location", ""))
+        if not place.startswith(f"{self._server}/"):
             return None
         if not self._told_of_move:
             self._told_of_move = True
             self._context.log.warning("GitHub has moved what is configured; bring owner and repo up to date")
-        return place[len(server) :]
+        return place[len(self._server) :]
 
     def _send(self, method: str, url: str, body: bytes | None, more: Mapping[str, str]) -> Reply:
         route = route_of(method, url)

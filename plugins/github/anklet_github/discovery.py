@@ -11,14 +11,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 
+from anklet_github.figures import STALE_JOBS
 from anklet_github.payloads import Run, WorkflowJob
 from anklet_github.repos import Repos
 from anklet_github.runs import RunQueue, Waiting
 from anklet_github.scope import Repo
+from anklet_github.settings import settings_of
 from anklet_github.trouble import ApiTrouble, NotFound
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import RightsRefused
-from anklet_worker.contract.figures import Figure
 from anklet_worker.contract.job import Job, VMSpec
 
 _SELF_HOSTED = "self-hosted"
@@ -40,6 +41,7 @@ class Discovery:
     def __init__(self, repos: Repos, context: Context) -> None:
         self._repos = repos
         self._context = context
+        self._workflows = settings_of(context.service).workflows
         self._warned: dict[tuple[str, int], None] = {}
         self._just_worked = self._from_backlog = False
         self._taken: set[str] = set()
@@ -157,7 +159,7 @@ class Discovery:
             (waiting, spec, queue.repo)
             for queue, all_waiting in queues
             for waiting in all_waiting
-            if self._context.service.workflows.allows(waiting.run.name or waiting.job.workflow_name or "")
+            if self._workflows.allows(waiting.run.name or waiting.job.workflow_name or "")
             and (spec := self._spec(waiting.job, queue.repo)) is not None
         ]
         found.sort(key=lambda one: (one[0].job.created_at or "", one[0].job.name, one[0].job.id))
@@ -191,7 +193,7 @@ class Discovery:
                     job,
                     {"seconds": round(age), "jobURL": described.url},
                 )
-        self._context.report(Figure.STALE_JOBS, stale)
+        self._context.report(STALE_JOBS, stale)
 
     def _warn_once(self, message: str, job: WorkflowJob, more: dict[str, str | int]) -> None:
         if (message, job.id) not in self._warned:

@@ -1,7 +1,7 @@
-"""Examines what the github plugin needs of GitHub: login, rights, what is left of the rate, and the two clocks.
+"""Examines what the github plugin needs of GitHub: login, rights, remaining rate, and the two clocks.
 
-Each question is asked once and not repeated: a doctor tells what is so now. Nothing is left behind but a registration token, the
-one proof of the right to register runners, which is thrown away and worth nothing within the hour. GitHub REST docs, version
+Each request is made once, without a retry: the findings are about this moment. It leaves nothing behind except a registration
+token, the one proof of the right to register runners; it is thrown away and expires within the hour. GitHub REST docs, version
 2022-11-28.
 """
 
@@ -17,9 +17,11 @@ from anklet_github.connect import headers, transport_of
 from anklet_github.http import NoAnswer, Transport
 from anklet_github.login import AppLogin, TokenLogin
 from anklet_github.scope import scope_of
+from anklet_github.settings import settings_of
 from anklet_worker.contract.errors import UNREADABLE, ServiceFatal
 from anklet_worker.contract.findings import Finding, Verdict
-from anklet_worker.contract.service import Secret, ServiceConfig
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.contract.settings import Secret
 
 _OK, _CREATED, _UNAUTHORIZED, _NOT_FOUND = 200, 201, 401, 404
 #: Seconds between GitHub's clock and ours: more than the first puts times in the log in doubt, more than the second ends logins.
@@ -29,7 +31,7 @@ _LITTLE_LEFT = 0.1
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One reply. `status` 0: none came, and `said` tells why; `took_at` is our clock then, Unix seconds."""
+    """One reply. `status` 0: no reply came, `said` is the reason. `date` is the server's clock, `took_at` ours, Unix seconds."""
 
     status: int
     said: str = ""
@@ -42,7 +44,7 @@ Ask = Callable[[str, str], Answer]
 
 
 def examine(service: ServiceConfig, clock: Callable[[], float] = time.time) -> Iterable[Finding]:
-    """Ask GitHub; see `anklet_worker.doctor.PluginDoctor`. `clock` gives Unix seconds."""
+    """Ask GitHub (see `contract.findings.PluginDoctor`). `clock` gives Unix seconds."""
     try:
         transport = transport_of(service)
     except ServiceFatal as error:
@@ -70,7 +72,7 @@ def _examined(service: ServiceConfig, ask: Ask) -> Iterator[Finding]:
 
 
 def _login_failed(answer: Answer, service: ServiceConfig) -> Finding:
-    host = service.api_url
+    host = settings_of(service).api_url
     if answer.status == 0:
         said, remedy = f"{host}: {answer.said}", "check the network, the proxy, and api_url"
     elif answer.status == _UNAUTHORIZED:
@@ -87,7 +89,7 @@ def _login_failed(answer: Answer, service: ServiceConfig) -> Finding:
 
 
 def _rights(service: ServiceConfig, place: str, ask: Ask) -> Iterator[Finding]:
-    runners = "Self-hosted runners (organization)" if service.registration == "org" else "Administration"
+    runners = "Self-hosted runners (organization)" if settings_of(service).org else "Administration"
     questions = [
         ("GET", f"{place}/actions/runners?per_page=1", f"{runners}: read"),
         ("POST", f"{place}/actions/runners/registration-token", f"{runners}: read and write"),
@@ -134,7 +136,7 @@ def _clock(answer: Answer) -> Iterator[Finding]:
 
 
 class _Asker:
-    """Asks with the service's login, each question once. No answer ever holds the login."""
+    """Asks with the service's login, each question once. No answer holds the login."""
 
     def __init__(self, transport: Transport, service: ServiceConfig, clock: Callable[[], float]) -> None:
         self._transport = transport
@@ -143,18 +145,18 @@ class _Asker:
         self._authorization = ""
 
     def log_in(self) -> Answer:
-        """A token is there already; an App's installation gets one for an hour, by the App's own."""
-        service = self._service
-        if service.private_key is None or not service.app_id:
-            self._authorization = TokenLogin(service.token or Secret("")).authorization()
+        """Use the configured token, or get one for the App's installation, which lasts an hour."""
+        settings = settings_of(self._service)
+        if settings.private_key is None or not settings.app_id:
+            self._authorization = TokenLogin(settings.token or Secret("")).authorization()
             return Answer(_OK)
         try:
-            self._authorization = AppLogin(service.app_id, service.private_key, self._clock).authorization()
+            self._authorization = AppLogin(settings.app_id, settings.private_key, self._clock).authorization()
         except ServiceFatal as error:
             return Answer(_UNAUTHORIZED, str(error))
-        number = service.installation_id
+        number = settings.installation_id
         if number is None:
-            found = self.ask("GET", f"{scope_of(service).path}/installation")
+            found = self.ask("GET", f"{scope_of(self._service).path}/installation")
             if found.status != _OK:
                 return found
             number = found.body.get("id")

@@ -20,6 +20,7 @@ from anklet_github.guest import GuestScripts
 from anklet_github.registration import Registration
 from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.scope import Scope
+from anklet_github.settings import settings_of
 from anklet_github.trouble import ApiTrouble, Conflict
 from anklet_github.watch import Watch, Watching
 from anklet_worker.contract.context import Context
@@ -64,11 +65,11 @@ class GithubDriver:
 
     def drive(self, hand: JobInHand, guest: Guest) -> Outcome:
         """Install, register, start, watch. Registers the runner only once the guest can start it and while the job still waits."""
-        service = self._context.service
+        settings = settings_of(self._context.service)
         labels = labels_of(hand.job)
         self._scripts.install(guest)
         self._context.check()
-        if service.runner_mode == "jit":
+        if settings.runner_mode == "jit":
             registration = Registration(hand, self._runners)
             config = self._insist(hand, lambda: registration.make(labels))
             self._context.check()
@@ -76,7 +77,7 @@ class GithubDriver:
         else:
             token = self._insist(hand, self._runners.registration_token)
             hand.remember(runner_name=guest.name)
-            self._scripts.register(guest, self._scope.registration_url(service.server_url), token, labels)
+            self._scripts.register(guest, self._scope.registration_url(settings.server_url), token, labels)
             self._context.check()
             self._scripts.start(guest, None)
         hand.log.info("runner started", extra={"runnerName": guest.name})

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from anklet_github.settings import GithubSettings, settings_of
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import RetryElsewhere, RetryHere
 from anklet_worker.contract.guest import Guest, GuestResult
-from anklet_worker.contract.service import ServiceConfig
 
 #: The runner that a guest gets whose image holds none. Its checksum stands in the release notes of that version
 #: (actions/runner) and belongs into `runner.sha256`.
@@ -96,17 +96,17 @@ class GuestScripts:
 
     def __init__(self, context: Context, unseen_after: int = _UNSEEN_AFTER) -> None:
         self._context = context
-        self._service = context.service
+        self._settings = settings_of(context.service)
         self._unseen_after = unseen_after
         self._judged: set[str] = set()
 
     def install(self, guest: Guest) -> None:
         """Copy the scripts, and see that there is a runner. Nothing is registered yet."""
-        wanted = [INSTALL, START] if self._service.runner_mode == "jit" else [INSTALL, REGISTER, START]
+        wanted = [INSTALL, START] if self._settings.runner_mode == "jit" else [INSTALL, REGISTER, START]
         for name in wanted:
             guest.copy_in(self._script(name))
         self._context.check()
-        result = guest.run(f"exec bash ./{INSTALL}\n", env=install_settings(self._service), timeout=_INSTALL_TIMEOUT)
+        result = guest.run(f"exec bash ./{INSTALL}\n", env=install_settings(self._settings), timeout=_INSTALL_TIMEOUT)
         _expect_success(result, "installing the runner")
         self._judge_version(result.output)
 
@@ -147,10 +147,10 @@ class GuestScripts:
             f"ACTIONS_RUNNER_INPUT_{key}": value
             for key, value in (("URL", url), ("TOKEN", token), ("NAME", guest.name), ("LABELS", joined))
         }
-        if self._service.runner.group:
-            env["ACTIONS_RUNNER_INPUT_RUNNERGROUP"] = self._service.runner.group
+        if self._settings.runner.group:
+            env["ACTIONS_RUNNER_INPUT_RUNNERGROUP"] = self._settings.runner.group
         arguments = ""
-        if self._service.script_arguments == "original":
+        if self._settings.script_arguments == "original":
             self._context.log.warning(
                 "the registration token is an argument inside the guest: script_arguments is original"
             )
@@ -172,13 +172,13 @@ class GuestScripts:
         return theirs if theirs.is_file() else _OURS / name
 
 
-def install_settings(service: ServiceConfig) -> dict[str, str]:
+def install_settings(settings: GithubSettings) -> dict[str, str]:
     """The environment of install-runner.bash."""
-    version = service.runner.version or RUNNER_VERSION
-    url = service.runner.download_url or (
-        f"{service.server_url}/actions/runner/releases/download/v{version}/actions-runner-osx-${{arch}}-{version}.tar.gz"
+    version = settings.runner.version or RUNNER_VERSION
+    url = settings.runner.download_url or (
+        f"{settings.server_url}/actions/runner/releases/download/v{version}/actions-runner-osx-${{arch}}-{version}.tar.gz"
     )
-    return {"RUNNER_VERSION": version, "RUNNER_DOWNLOAD_URL": url, "RUNNER_SHA256": service.runner.sha256 or ""}
+    return {"RUNNER_VERSION": version, "RUNNER_DOWNLOAD_URL": url, "RUNNER_SHA256": settings.runner.sha256 or ""}
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -16,7 +16,6 @@ from anklet_github.http import Reply
 from anklet_github.trouble import LimitPause
 from anklet_worker.contract.board import Board
 from anklet_worker.contract.context import Context
-from anklet_worker.contract.figures import Figure
 
 #: Points a minute for all, and for looking around: what is left of it is kept for registering, watching and cleaning up.
 MOST_POINTS, MOST_POINTS_TO_LOOK = 800, 500
@@ -167,9 +166,7 @@ class Budget:
             return
         if self._left != (int(left), int(reset)):
             self._left = (int(left), int(reset))
-            self._context.report(Figure.API_CALLS_LIMIT, float(limit))
-            self._context.report(Figure.API_CALLS_LEFT, float(left))
-            self._context.report(Figure.API_LIMIT_RESETS_AT, float(reset))
+            self._context.api_budget(float(left), float(limit), float(reset))
         reserved = min(_MOST_RESERVED, int(limit) * _RESERVED_PART)
         pause = float(reset) - (reply.date() or now)
         self._reserve_until = now + pause if int(left) < reserved and pause > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Who we are for GitHub: a personal access token, or a GitHub App and its installation.
+"""The login at GitHub: a personal access token, or a GitHub App and its installation.
 
 Owns the credentials and their renewal. Tokens live in memory only. GitHub REST docs: authenticating as a GitHub App; a JWT lives at
 most ten minutes, an installation token an hour, and its form may change (some are 520 characters long).
@@ -13,18 +13,20 @@ from datetime import datetime
 from typing import Protocol
 
 from anklet_github.payloads import Installation, InstallationToken
+from anklet_github.settings import settings_of
 from anklet_github.trouble import LOGIN, Refused
 from anklet_worker.contract.errors import RightsRefused, ServiceFatal
 from anklet_worker.contract.installation import INSTALLATION
-from anklet_worker.contract.service import Secret, ServiceConfig
+from anklet_worker.contract.service import ServiceConfig
+from anklet_worker.contract.settings import Secret
 
 #: A JWT is dated back by a minute, as GitHub advises, and lives for nine.
 _JWT_BACK, _JWT_LIFE = 60.0, 540.0
-#: An installation token is renewed so many seconds before its end, so that none ends under way.
+#: Seconds before its end at which an installation token is renewed, so that none expires during a request.
 _AHEAD = 300.0
-#: Without an end in the reply (or with one that has passed by our clock) a token is used for so long.
+#: Seconds for which a token is used when the reply has no end for it (or one that has passed by our clock).
 _SHORT_LIFE = 60.0
-#: A difference of clocks that matters.
+#: Seconds between two clocks from which the difference matters.
 _SKEW = 5.0
 
 
@@ -33,15 +35,15 @@ class Login(Protocol):
 
     @property
     def identity(self) -> str:
-        """Tells logins apart, for what is kept for each of them (ETags, budgets). No secret."""
+        """A key for data kept per login (ETags, budgets). Holds no secret."""
         ...
 
     def authorization(self) -> str:
-        """The header's value. Raises what asking for a new token may raise."""
+        """The value of the header. Raises as a request for a new token does."""
         ...
 
     def refused(self, server_time: float | None) -> bool:
-        """GitHub does not accept it (401). True when another one may do: ask for it anew and try once more."""
+        """Called when GitHub refuses the login (401). True when a second try with a new value may succeed."""
         ...
 
 
@@ -53,20 +55,20 @@ class TokenLogin:
         self.identity = "token-" + hashlib.sha256(token.reveal().encode()).hexdigest()[:12]
 
     def authorization(self) -> str:
-        """The token as it is."""
+        """The token itself."""
         return f"Bearer {self._token.reveal()}"
 
     def refused(self, server_time: float | None) -> bool:  # noqa: ARG002  another kind of login needs it
-        """There is no other."""
+        """A token has no second value."""
         return False
 
 
 class AppLogin:
-    """The App itself, by a JWT: for finding its installation and for making tokens, nothing else."""
+    """The App itself, by a JWT: finds its installation and makes tokens, nothing else."""
 
     def __init__(self, app_id: str, private_key: Secret, clock: Callable[[], float] = time.time) -> None:
-        """`app_id` may be the client id. Raises `ServiceFatal` for a key that is none."""
-        # Takes a tenth of a second and 10 MB: only a service that logs in so pays for it.
+        """`app_id` may be the client id. Raises `ServiceFatal` for an unusable key."""
+        # Takes a tenth of a second and 10 MB, so only a service that needs it imports it.
         with INSTALLATION.late_import("jwt"):
             import jwt  # noqa: PLC0415
             from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey  # noqa: PLC0415
@@ -92,7 +94,7 @@ class AppLogin:
         return f"Bearer {self._jwt.encode(claims, self._key, algorithm='RS256')}"
 
     def refused(self, server_time: float | None) -> bool:
-        """GitHub judges the times in it by its own clock: take that over, and try again when it differs."""
+        """GitHub judges the JWT's times by its own clock: adopt that clock, and try again when it differs."""
         if server_time is None:
             return False
         skew = server_time - self._clock()
@@ -102,7 +104,7 @@ class AppLogin:
 
 
 class TokenMaker(Protocol):
-    """What an installation asks of GitHub, as the App."""
+    """The requests of an installation, made as the App."""
 
     def installation(self) -> Installation:
         """The App's installation on the scope."""
@@ -114,7 +116,7 @@ class TokenMaker(Protocol):
 
 
 class InstallationLogin:
-    """One installation of an App. Its token is made when it is first needed and renewed ahead of its end."""
+    """One installation of an App. Makes its token when first needed, and renews it before its end."""
 
     def __init__(
         self,
@@ -123,24 +125,25 @@ class InstallationLogin:
         needed: dict[str, str],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`needed` are the permissions without which nothing works: name -> read or write."""
+        """`needed`: the permissions that the service must have, name -> read or write. `clock` gives Unix seconds."""
+        settings = settings_of(service)
         self._maker = maker
         self._needed = needed
         self._clock = clock
-        self._id = self._given_id = service.installation_id
+        self._id = self._given_id = settings.installation_id
         self._token: str | None = None
         self._renew_at = 0.0
         self._made_at = 0.0
-        self.identity = f"app-{service.app_id}-{service.installation_id or service.owner.lower()}"
+        self.identity = f"app-{settings.app_id}-{settings.installation_id or service.owner.lower()}"
 
     def authorization(self) -> str:
-        """The installation's token. Raises `ApiTrouble`, or `RightsRefused` naming a permission that is missing."""
+        """The installation's token. Raises `ApiTrouble`, or `RightsRefused` with the missing permission."""
         if self._token is None or self._clock() >= self._renew_at or self._clock() < self._made_at:
             self._make()
         return f"Bearer {self._token}"
 
     def refused(self, server_time: float | None) -> bool:  # noqa: ARG002  another kind of login needs it
-        """It was revoked, or ended early: a new one may do, unless this one is new."""
+        """The token was revoked, or ended early: a new one may work, unless this one is new."""
         fresh = self._token is not None and self._clock() - self._made_at < _SHORT_LIFE
         self._token = None
         return not fresh
@@ -153,7 +156,7 @@ class InstallationLogin:
         except Refused as error:
             # An App that was installed anew has another id.
             self._id = self._given_id
-            # Whatever route of the App's own was refused: to those who want a token it is the login, which was granted before.
+            # Whichever of the App's routes was refused, the caller asked for a login, and it worked before.
             raise Refused(str(error), LOGIN) from None
         missing = [
             f"{name}: {right}" for name, right in self._needed.items() if not _allows(made.permissions, name, right)
@@ -173,7 +176,7 @@ def _end(expires_at: str) -> float:
 
 
 def _allows(permissions: dict[str, str] | None, name: str, right: str) -> bool:
-    """Where the reply does not list permissions, the first refusal will tell."""
+    """True for a granted permission, and when the reply lists none: then the first refusal shows it."""
     if permissions is None:
         return True
     return permissions.get(name) in (("write", "admin") if right == "write" else ("read", "write", "admin"))

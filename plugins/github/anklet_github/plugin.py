@@ -15,6 +15,7 @@ from anklet_github.payloads import Installation, InstallationToken
 from anklet_github.repos import Repos
 from anklet_github.runners import RunnerRegistry
 from anklet_github.scope import Scope, scope_of
+from anklet_github.settings import settings_of
 from anklet_github.source import GithubSource
 from anklet_github.sweep import Sweeper
 from anklet_worker.contract.context import Context
@@ -64,13 +65,13 @@ class _AppRoutes:
 
 
 def _login(transport: Transport, scope: Scope, context: Context) -> Login:
-    service = context.service
-    if service.private_key is not None and service.app_id:
-        app = Api(transport, AppLogin(service.app_id, service.private_key), context)
-        return InstallationLogin(service, _AppRoutes(app, scope), scope.permissions)
-    if service.token is None:
-        raise ServiceFatal(f"service {service.name}: give a token, or a GitHub App's private_key and app_id")
-    return TokenLogin(service.token)
+    settings = settings_of(context.service)
+    if settings.private_key is not None and settings.app_id:
+        app = Api(transport, AppLogin(settings.app_id, settings.private_key), context)
+        return InstallationLogin(context.service, _AppRoutes(app, scope), scope.permissions)
+    if settings.token is None:
+        raise ServiceFatal(f"service {context.service.name}: give a token, or a GitHub App's private_key and app_id")
+    return TokenLogin(settings.token)
 
 
 plugin = GithubPlugin

@@ -15,9 +15,10 @@ from anklet_github.api import Api
 from anklet_github.payloads import Repository
 from anklet_github.runs import RunQueue
 from anklet_github.scope import Repo
+from anklet_github.settings import settings_of
 from anklet_github.trouble import ApiTrouble
 from anklet_worker.contract.context import Context
-from anklet_worker.contract.service import OptionValue, ServiceConfig
+from anklet_worker.contract.service import ServiceConfig
 
 #: Looks at so many repositories at a time: with two lists each this stays far below GitHub's 900 points a minute.
 #: Of these so many by what waits in them, the others by how long ago they were looked at.
@@ -143,11 +144,9 @@ class Repos:
 
 def wanted(service: ServiceConfig) -> list[str]:
     """Names and patterns of the repositories that a service is for."""
-    if service.registration != "org":
+    settings = settings_of(service)
+    if not settings.org:
         return [service.repo]
-    given: OptionValue = service.options.get("repos")
-    if isinstance(given, str):
-        return [given]
-    if isinstance(given, list):
-        return [str(pattern) for pattern in given]
+    if settings.repos is not None:
+        return [settings.repos] if isinstance(settings.repos, str) else list(settings.repos)
     return [service.repo] if service.repo else ["*"]

@@ -1,4 +1,4 @@
-"""Where runners are registered and jobs are looked for: a repository, or an organization. Owns the paths that depend on it."""
+"""Where runners are registered and jobs are found: a repository, or an organization. Owns the API paths that depend on it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import urllib.parse
 
 import msgspec
 
+from anklet_github.settings import settings_of
 from anklet_worker.contract.service import ServiceConfig
 
 
 class Repo(msgspec.Struct, frozen=True):
-    """A repository: where runs and jobs are."""
+    """A repository, with its runs and jobs."""
 
     owner: str
     name: str
 
     @property
     def path(self) -> str:
-        """Prefix of what belongs to it."""
+        """Prefix of its routes."""
         return f"/repos/{_quoted(self.owner)}/{_quoted(self.name)}"
 
     @property
     def keyspace(self) -> str:
-        """What the keys of its jobs begin with in the store; the braces keep them on one node of a Redis cluster."""
+        """Prefix of its jobs' keys in the store; the braces keep them on one node of a Redis cluster."""
         return f"anklet:{{{self.owner}/{self.name}}}"
 
 
@@ -35,7 +36,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def path(self) -> str:
-        """The scope itself."""
+        """The route of the scope itself."""
         return Repo(self.owner, self.repo).path if self.repo else f"/orgs/{_quoted(self.owner)}"
 
     @property
@@ -45,24 +46,24 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def keyspace(self) -> str:
-        """What the keys of what concerns the whole scope begin with."""
+        """Prefix of the keys in the store that are about the whole scope."""
         return Repo(self.owner, self.repo or "*").keyspace
 
     @property
     def permissions(self) -> dict[str, str]:
-        """What a GitHub App must be granted (GitHub REST docs: permissions of each route)."""
+        """The permissions that a GitHub App needs (GitHub REST docs, the page of each route)."""
         runners = "administration" if self.repo else "organization_self_hosted_runners"
         return {"actions": "read", runners: "write"}
 
     def registration_url(self, server_url: str) -> str:
-        """The URL that a runner is configured with."""
+        """The URL for configuring a runner."""
         return f"{server_url}/{self.owner}/{self.repo}" if self.repo else f"{server_url}/{self.owner}"
 
 
 def scope_of(service: ServiceConfig) -> Scope:
     """The scope that a service is configured for."""
-    org = service.registration == "org"
-    return Scope(owner=service.owner, repo="" if org else service.repo, group=service.runner.group)
+    settings = settings_of(service)
+    return Scope(owner=service.owner, repo="" if settings.org else service.repo, group=settings.runner.group)
 
 
 def _quoted(word: str) -> str:

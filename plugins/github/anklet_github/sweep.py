@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from anklet_github.figures import LEFT_RUNNERS, SWEPT_RUNNERS
 from anklet_github.payloads import Runner
 from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.trouble import ApiTrouble
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import UNREADABLE, InfrastructureError, ServiceFatal
-from anklet_worker.contract.figures import Figure
 from anklet_worker.contract.guest import NAME_PREFIX
 
 #: Seconds between two sweeps of a host, and the most that is added at random, so that hosts do not sweep together.
@@ -70,14 +70,14 @@ class Sweeper:
     def _sweep(self, now: float) -> None:
         anklets = [runner for runner in self._listed() if runner.name.startswith(NAME_PREFIX)]
         left = self._left(anklets)
-        self._context.report(Figure.LEFT_RUNNERS, len(left))
+        self._context.report(LEFT_RUNNERS, len(left))
         self._offline_since = {runner.id: self._offline_since.get(runner.id, now) for runner in left}
         for runner in chosen(anklets, left, self._offline_since, now):
             try:
                 self._runners.remove(runner.name, runner.id)
             except RunnerBusy:
                 continue
-            self._context.report(Figure.SWEPT_RUNNERS, 1)
+            self._context.report(SWEPT_RUNNERS, 1)
             self._context.log.info("removed a runner that nothing stands behind", extra={"runnerName": runner.name})
 
     def _left(self, anklets: Sequence[Runner]) -> list[Runner]:

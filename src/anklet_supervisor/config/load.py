@@ -1,11 +1,12 @@
 """File and environment -> `SupervisorConfig`, with every problem at once, each at its place.
 
-Owns the order of the work and what the host's own keys mean together. Which keys there are is in `config_schema`, how YAML is read
-in `config_tree`, how a section is read in `config_reader`, the services in `config_services`.
+Owns the order of the work, and what the host's keys mean together. `host_keys` and `service_keys` hold the keys, `tree` reads YAML,
+`reader` reads a section, `services` the services.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -15,14 +16,14 @@ from typing import Any
 
 import msgspec
 
-from anklet_supervisor.config.problems import ConfigErrors, Place, Problem, Report, Severity
-from anklet_supervisor.config.reader import Reader, Scope, Values
-from anklet_supervisor.config.schema import HOST, LogConfig, MetricsConfig, SupervisorConfig
+from anklet_supervisor.config.host_keys import HOST, LogConfig, MetricsConfig, SupervisorConfig
+from anklet_supervisor.config.plugin_rules import PluginRules
+from anklet_supervisor.config.problems import ConfigErrors, Place, Problem, Problems, Severity
+from anklet_supervisor.config.reader import Position, Reader, Values
 from anklet_supervisor.config.secrets import RunCommand
 from anklet_supervisor.config.services import HOST_PREFIX, ServicesLoader, environment_prefix
 from anklet_supervisor.config.tree import Branch, Items, parse
 from anklet_supervisor.config.values import Roots, log_level
-from anklet_worker import plugins as plugin
 from anklet_worker.process.command import run_capture
 
 __all__ = [
@@ -37,22 +38,30 @@ __all__ = [
     "find_state_dir",
     "load",
     "load_host",
+    "overriding_variables",
     "service_names",
 ]
 
 #: A configuration is a few kilobytes; more is the wrong file (or a device without end).
 _LARGEST_FILE = 1 << 20
 _MACOS_VM_LIMIT = 2
-#: A key of this kind holds what anchors and aliases share; nobody else reads it.
+#: A key with this prefix holds what anchors and aliases share; the loader skips it.
 _SHELF = "x-"
 _MUST_EXIST = ("work_dir", "pid_file_dir")
+
+
+def overriding_variables(config: SupervisorConfig) -> set[str]:
+    """Every environment variable that can override a key of this configuration."""
+    rules = PluginRules(config.plugins_path)
+    own = (rules.of(one.plugin).section.variables(environment_prefix(one.name)) for one in config.services)
+    return {"LOG_LEVEL", *HOST.variables(HOST_PREFIX), *itertools.chain.from_iterable(own)}
 
 
 def _is_directory(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError:
-        # Too long a name, a loop of links, a folder that we may not look into.
+        # The name is too long, links form a loop, or the folder is not ours to look into.
         return False
 
 
@@ -68,7 +77,7 @@ def load(
     """Read the configuration at `path`, overridden by `env`; returns it with its warnings.
 
     `platform` is `sys.platform`; `run_command` runs a `token_command` and the like; `is_dir` says whether a directory exists.
-    Raises `ConfigErrors`, which holds everything that is wrong, warnings included.
+    Raises `ConfigErrors`, which holds every problem, warnings included.
     """
     work = _Load(path.absolute(), env, home, platform)
     branch = work.read_file()
@@ -76,46 +85,46 @@ def load(
         config = work.host(branch, run_command, is_dir)
         config = work.services(branch, config)
         work.check_exposure()
-        if not work.report.failed:
-            return config, work.report.problems()
-    raise ConfigErrors(work.report.problems())
+        if not work.problems.failed:
+            return config, work.problems.in_order()
+    raise ConfigErrors(work.problems.in_order())
 
 
 def load_host(path: Path, env: Mapping[str, str], *, home: Path, platform: str) -> SupervisorConfig:
-    """The host's part alone, without services: for commands that only need to know where the running supervisor keeps its files.
+    """The host's part alone, without services: for commands that only need the running supervisor's directories.
 
-    No command is run and no other file is read. Raises `ConfigErrors` for what is wrong with the host's own keys.
+    Runs no command and reads no other file. Raises `ConfigErrors` for problems with the host's own keys.
     """
     work = _Load(path.absolute(), env, home, platform)
     branch = work.read_file()
     if branch is not None:
         config = work.host(branch, run_capture, lambda _: True)
-        if not work.report.failed:
+        if not work.problems.failed:
             return config
-    raise ConfigErrors(work.report.problems())
+    raise ConfigErrors(work.problems.in_order())
 
 
 def find_state_dir(path: Path, env: Mapping[str, str], *, home: Path, platform: str) -> Path:
-    """Where a supervisor of this configuration keeps its files, however broken the configuration is by now. Raises nothing."""
+    """The state directory of a supervisor of this configuration, however broken the file is by now. Raises nothing."""
     work = _Load(path.absolute(), env, home, platform)
     branch = work.read_file() or work.state_dir_alone()
     return work.host(branch, run_capture, lambda _: True).state_dir
 
 
 def service_names(path: Path, env: Mapping[str, str], *, home: Path, platform: str) -> list[str]:
-    """The names of the services alone; nothing else of them is looked at, and no command is run. Raises as `load_host`."""
+    """The names of the services, without a look at their other keys; runs no command. Raises as `load_host`."""
     work = _Load(path.absolute(), env, home, platform)
     branch = work.read_file()
     if branch is not None:
         work.host(branch, run_capture, lambda _: True)
         names = work.names(branch)
-        if not work.report.failed:
+        if not work.problems.failed:
             return names
-    raise ConfigErrors(work.report.problems())
+    raise ConfigErrors(work.problems.in_order())
 
 
 def default_state_dir(env: Mapping[str, str], *, home: Path, platform: str) -> Path:
-    """Where state is kept when the configuration does not say."""
+    """The state directory when the configuration names none."""
     if platform == "darwin":
         return home / "Library" / "Application Support" / "anklet-supervisor"
     base = env.get("XDG_STATE_HOME", "")
@@ -127,7 +136,7 @@ class _Load:
     """One load of one file."""
 
     def __init__(self, path: Path, env: Mapping[str, str], home: Path, platform: str) -> None:
-        self.report = Report()
+        self.problems = Problems()
         self._path = path
         self._env = env
         self._home = home
@@ -137,14 +146,14 @@ class _Load:
         self._reader: Reader | None = None
 
     def read_file(self) -> Branch | None:
-        """The file's top mapping; None when there is none (reported)."""
+        """The top mapping of the file; None when there is none (reported)."""
         text = self._text()
-        return None if text is None else parse(str(self._path), text, self.report)
+        return None if text is None else parse(str(self._path), text, self.problems)
 
     def state_dir_alone(self) -> Branch:
-        """Of a file that is no YAML the one line that says where the state is, if that is all right by itself."""
+        """From a file that is not YAML: the one line with the state directory, if that line alone is valid."""
         lines = [line for line in (self._text() or "").splitlines() if re.match(r"state_dir\s*:", line)]
-        quiet = Report()
+        quiet = Problems()
         branch = parse(str(self._path), "\n".join(lines) or "{}", quiet) or parse(str(self._path), "{}", quiet)
         if branch is None:
             raise AssertionError("an empty mapping is one")
@@ -153,36 +162,35 @@ class _Load:
     def host(self, branch: Branch, run_command: RunCommand, is_dir: Callable[[Path], bool]) -> SupervisorConfig:
         """The host's own keys."""
         roots = Roots(self._home, self._path.parent)
-        self._reader = Reader(self.report, self._env, roots, run_command)
-        scope = Scope(place=branch.place, prefix=HOST_PREFIX)
-        for name, place, _ in self._reader.unknown_keys(HOST, branch, scope):
+        self._reader = Reader(self.problems, self._env, roots, run_command)
+        position = Position(place=branch.place, prefix=HOST_PREFIX)
+        for name, place, _ in self._reader.unknown_keys(HOST, branch, position):
             if not name.startswith(_SHELF):
-                self._reader.refuse(HOST, name, place, scope)
-        values = self._reader.section(HOST, branch, scope)
+                self._reader.refuse(HOST, name, place, position)
+        values = self._reader.section(HOST, branch, position)
         self._check_vm_limit(values)
         self._check_directories(values, is_dir)
         return self._build(values)
 
     def services(self, branch: Branch, config: SupervisorConfig) -> SupervisorConfig:
         """The configuration with its services."""
-        # A file of the original's later versions: what is under `plugins` is judged as what it would be here.
+        # In a file of the original's later versions, `plugins` holds the services.
         entry = branch.entries.get("services") or branch.entries.get("plugins")
         if self._reader is None:
             raise AssertionError("the host's part comes first")
-        loader = ServicesLoader(
-            self._reader, self.report, self._plugins(branch, config.plugins_path), msgspec.structs.asdict(config)
-        )
+        rules = self._plugin_rules(branch, config.plugins_path)
+        loader = ServicesLoader(self._reader, self.problems, rules, msgspec.structs.asdict(config))
         services = loader.load(None if entry is None else entry.value, branch.place)
         return msgspec.structs.replace(config, services=services)
 
     def names(self, branch: Branch) -> list[str]:
-        """The services' names, as far as they have some."""
+        """The names of the services that have one."""
         entry = branch.entries.get("services")
         if self._reader is None:
             raise AssertionError("the host's part comes first")
         items = entry.value.items if entry is not None and isinstance(entry.value, Items) else ()
         given = (
-            self._reader.text(item.entries["name"].value, Scope(place=item.place, prefix=None), "name")
+            self._reader.text(item.entries["name"].value, Position(place=item.place, prefix=None), "name")
             for item in items
             if isinstance(item, Branch) and "name" in item.entries
         )
@@ -192,8 +200,8 @@ class _Load:
         """Warn when others can read a file that holds a secret."""
         place = None if self._reader is None else self._reader.literal_secret
         if place is not None and self._mode & (stat.S_IRGRP | stat.S_IROTH):
-            self.report.warn(
-                place, "others can read this file, and a secret stands here; chmod 600 it, or use a _file key"
+            self.problems.warn(
+                place, "others can read this file, which holds a secret here; chmod 600 it, or use a _file key"
             )
 
     # ---- the file ----
@@ -204,23 +212,23 @@ class _Load:
                 self._mode = os.fstat(file.fileno()).st_mode
                 data = file.read(_LARGEST_FILE + 1)
         except FileNotFoundError:
-            self.report.error(
+            self.problems.error(
                 self._top,
-                "there is no such file; make one by `anklet-supervisor init`, or name another by --config or ANKLET_CONFIG",
+                "no such file; create one with `anklet-supervisor init`, or name another with --config or ANKLET_CONFIG",
             )
             return None
         except (OSError, ValueError) as error:
-            self.report.error(self._top, f"cannot be read: {error.strerror if isinstance(error, OSError) else error}")
+            self.problems.error(self._top, f"cannot be read: {error.strerror if isinstance(error, OSError) else error}")
             return None
         if len(data) > _LARGEST_FILE:
-            self.report.error(self._top, "is too large to be a configuration")
+            self.problems.error(self._top, "is too large for a configuration")
             return None
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             column = error.start - data.rfind(b"\n", 0, error.start)
-            self.report.error(Place(str(self._path), line, column), "the file is not UTF-8 text")
+            self.problems.error(Place(str(self._path), line, column), "the file is not UTF-8 text")
             return None
 
     # ---- the host's keys ----
@@ -242,29 +250,29 @@ class _Load:
     def _named_level(self, named: str) -> str:
         level = log_level(named)
         if level is None:
-            self.report.warn(
-                Place("environment:LOG_LEVEL"), "LOG_LEVEL is none of DEBUG, INFO, ERROR, dev; INFO is used"
+            self.problems.warn(
+                Place("environment:LOG_LEVEL"), "LOG_LEVEL must be DEBUG, INFO, ERROR or dev; using INFO"
             )
         return level or "INFO"
 
     def _check_vm_limit(self, values: Values) -> None:
         if self._platform == "darwin" and values.fields.get("vm_limit", 0) > _MACOS_VM_LIMIT:
-            self.report.error(
+            self.problems.error(
                 values.at("vm_limit"), f"vm_limit must be 1 or 2: macOS runs {_MACOS_VM_LIMIT} macOS VMs at once"
             )
 
     def _check_directories(self, values: Values, is_dir: Callable[[Path], bool]) -> None:
-        """Those that must be there already: a misspelt one would be made somewhere else."""
+        """These must exist already: a misspelt one would otherwise be created in the wrong place."""
         given = [(key, values, key) for key in _MUST_EXIST]
         given.append(("log.file_dir", values.fields["log"], "file_dir"))
         for title, section, key in given:
             directory = section.fields.get(key)
             if directory is not None and not is_dir(directory):
-                self.report.error(section.at(key), f"{title}: there is no such directory")
+                self.problems.error(section.at(key), f"{title}: no such directory")
 
-    def _plugins(self, branch: Branch, plugins_path: Path) -> set[str]:
+    def _plugin_rules(self, branch: Branch, plugins_path: Path) -> PluginRules | None:
         try:
-            return plugin.names(plugins_path)
+            return PluginRules(plugins_path)
         except OSError as error:
-            self.report.error(branch.place, f"plugins_path cannot be read: {error.strerror}")
-            return set()
+            self.problems.error(branch.place, f"plugins_path cannot be read: {error.strerror}")
+            return None

@@ -1,27 +1,14 @@
-"""Keys of the original's later configurations (its versions up to 2.0) that have another name here, or none: what to write instead.
+"""Keys of the original's later configurations (its versions up to 2.0) that the core has under another name, or not at all.
 
-`check` tells it at the key's place; docs/migration.md has the whole table. What those keys meant there is no business of this file.
+`check` says what to write instead, at the key's place; docs/migration.md has the whole table. A plugin's rules hold the keys that
+only it replaces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import msgspec
-
-
-class Moved(msgspec.Struct, frozen=True):
-    """What became of a key: `to`, the key that does it here (empty: none does), and what else there is to say."""
-
-    to: str = ""
-    advice: str = ""
-
-    def told(self) -> str:
-        """For the line of an error."""
-        if not self.to:
-            return f"it is of a later Anklet and has no counterpart here; {self.advice}"
-        return f"the nearest known key is {self.to}{'; ' if self.advice else ''}{self.advice}"
-
+from anklet_worker.contract.settings import Moved
 
 _EACH = "each service has its own (an anchor and `<<` save writing it twice)"
 _RECEIVER = "remove it: there is no receiver, since this program asks GitHub itself"
@@ -66,18 +53,11 @@ METRICS: Mapping[str, Moved] = {
 }
 SERVICE: Mapping[str, Moved] = {
     "queue_name": Moved("", "remove it: hosts that share a Redis (database) share the jobs of a repository by that"),
-    "enterprise": Moved("registration", "registration: org with owner serves an organization; an enterprise has none"),
-    "runner_group": Moved("runner.group"),
     "registration_timeout_seconds": Moved("deadlines.runner_online"),
     "skip_pull": Moved("tart.pull", "for Anka remove it: what is on the host is never pulled again"),
     "template_disk_buffer": Moved("", _DISK),
     "skip_cpu_and_memory_resource_checks": Moved("", _RESOURCES),
     "host_to_guest_folder_mounts": Moved("", _MOUNTS),
-    "port": Moved("", _RECEIVER),
-    "secret": Moved("", _RECEIVER),
-    "hook_id": Moved("", _RECEIVER),
-    "skip_redeliver": Moved("", _RECEIVER),
-    "redeliver_hours": Moved("", _RECEIVER),
 }
 DATABASE: Mapping[str, Moved] = {
     "cluster_mode": Moved("", _CLUSTER),
@@ -87,22 +67,23 @@ DATABASE: Mapping[str, Moved] = {
     "retry_delay": Moved("", _RETRIES),
     "retry_backoff_factor": Moved("", _RETRIES),
 }
-_SECTIONS = (
-    ("", HOST),
-    ("log.", LOG),
-    ("metrics.", METRICS),
-    ("plugins[].", SERVICE),
-    ("plugins[].database.", DATABASE),
-)
 
 
-def markdown() -> str:
-    """The table for docs/migration.md."""
-    return "| key there | key here | what to do |\n|---|---|---|\n" + "".join(_rows())
+def markdown(plugin: Mapping[str, Moved]) -> str:
+    """The table for docs/migration.md. `plugin`: the keys that a plugin replaces."""
+    return "| key there | key here | what to do |\n|---|---|---|\n" + "".join(_rows(plugin))
 
 
-def _rows() -> Iterator[str]:
-    for prefix, section in _SECTIONS:
+def _rows(plugin: Mapping[str, Moved]) -> Iterator[str]:
+    sections = (
+        ("", HOST),
+        ("log.", LOG),
+        ("metrics.", METRICS),
+        ("plugins[].", SERVICE),
+        ("plugins[].", plugin),
+        ("plugins[].database.", DATABASE),
+    )
+    for prefix, section in sections:
         for name, moved in section.items():
             to = f"`{moved.to}`" if moved.to else "none"
             yield f"| `{prefix}{name}` | {to} | {moved.advice or 'rename it'} |\n"

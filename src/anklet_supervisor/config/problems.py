@@ -1,7 +1,6 @@
-"""What is wrong with a configuration, and where.
+"""The form of a problem in a configuration: place, message, severity.
 
-Owns the form of a problem. Knows no key and no file format. A problem's text never holds the value of a secret: who reports one
-sees to that.
+Knows no key and no file format. A message never holds a secret; the code that reports a problem keeps it out.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from anklet_worker.contract.errors import ConfigError
 
 
 class Severity(Enum):
-    """An error keeps the program from starting; a warning is for the operator to think about."""
+    """An error keeps the program from starting; a warning does not."""
 
     ERROR = "error"
     WARN = "warning"
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a value stands: lines and columns count from 1; 0 where there are none (the environment, a file as a whole)."""
+    """Where a value is: lines and columns count from 1; 0 for the environment, or a file as a whole."""
 
     file: str
     line: int = 0
@@ -32,7 +31,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong. `service` is the service that it concerns, if it is one (and has a name)."""
+    """One problem. `service`: the name of the service that it is about, if any."""
 
     file: str
     line: int
@@ -46,7 +45,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ConfigErrors(ConfigError):
-    """Everything that is wrong with one configuration, in the order of the file; warnings are among `problems`."""
+    """All problems of one configuration, warnings included, in the order of the file."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("; ".join(str(problem) for problem in problems if problem.severity is Severity.ERROR))
@@ -57,29 +56,29 @@ class ConfigErrors(ConfigError):
         return tuple(map(str, self.problems))
 
 
-class Report:
+class Problems:
     """Collects the problems of one load."""
 
     def __init__(self) -> None:
         self._problems: list[Problem] = []
 
     def error(self, place: Place, message: str, service: str | None = None) -> None:
-        """Note something that keeps the program from starting."""
-        self._note(place, message, Severity.ERROR, service)
+        """Add an error."""
+        self._add(place, message, Severity.ERROR, service)
 
     def warn(self, place: Place, message: str, service: str | None = None) -> None:
-        """Note something that an operator should know."""
-        self._note(place, message, Severity.WARN, service)
+        """Add a warning."""
+        self._add(place, message, Severity.WARN, service)
 
     @property
     def failed(self) -> bool:
-        """True when there is an error among the problems."""
+        """True when there is an error."""
         return any(problem.severity is Severity.ERROR for problem in self._problems)
 
-    def problems(self) -> tuple[Problem, ...]:
-        """All of them once, in the order of the file; those of the environment come last."""
+    def in_order(self) -> tuple[Problem, ...]:
+        """Each problem once, in the order of the file; those of the environment come last."""
         unique = dict.fromkeys(self._problems)
         return tuple(sorted(unique, key=lambda one: (one.file.startswith("environment:"), one.line, one.column)))
 
-    def _note(self, place: Place, message: str, severity: Severity, service: str | None) -> None:
+    def _add(self, place: Place, message: str, severity: Severity, service: str | None) -> None:
         self._problems.append(Problem(place.file, place.line, place.column, message, severity, service))

@@ -1,6 +1,6 @@
 """Secrets of the configuration: from the file itself, from a file of their own, or from a command.
 
-Owns how a secret is fetched and what is said when that fails; never what the secret is. Knows no YAML.
+Owns how a secret is fetched, and the messages when that fails, which never show it. Knows no YAML.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Protocol
 
 import msgspec
 
-from anklet_supervisor.config.schema import Key, Kind
 from anklet_supervisor.config.values import Given, Roots, Unfit, plain_text
 from anklet_worker.contract.errors import ConfigError
-from anklet_worker.contract.service import Secret
+from anklet_worker.contract.settings import Key, Kind, Secret
 
 _PEM = "-----BEGIN "
 #: A key file is a few kilobytes; more is the wrong file (or a device without end).
@@ -26,9 +25,9 @@ _UNFIT = re.compile("[\x00\ud800-\udfff]")
 
 
 class RunCommand(Protocol):
-    """Runs a configured command without a shell and returns what it prints: the first line, or all of it.
+    """Runs a configured command without a shell and returns its output: the first line, or all of it.
 
-    Raises `ConfigError`, telling nothing of the output.
+    Raises `ConfigError`, whose message shows nothing of the output.
     """
 
     def __call__(self, command: str, *, whole: bool) -> str:
@@ -37,7 +36,7 @@ class RunCommand(Protocol):
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """A secret; `literal`: it stands in the configuration itself; `exposed`: the file of its own that others can read."""
+    """A secret. `literal`: it stands in the configuration itself. `exposed`: its own file, when others can read that."""
 
     secret: Secret
     literal: bool = False
@@ -45,7 +44,7 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 def fetch(key: Key, spelling: str, given: Given, roots: Roots, run_command: RunCommand) -> Fetched:
-    """Fetch what `given` stands for, under one of the three `spelling`s of a secret. Raises `Unfit`."""
+    """Fetch the secret that `given` names, under one of the three `spelling`s of its key. Raises `Unfit`."""
     form = spelling.removeprefix(key.name)
     is_key = key.kind is Kind.PRIVATE_KEY
     if form == "_command":
@@ -86,8 +85,8 @@ def _printed(given: Given, run_command: RunCommand, *, whole: bool) -> str:
 
 
 def _read(path: Path) -> tuple[str, Path | None]:
-    """The file's text; and its path when group or others can read it."""
-    # No message names the path: somebody may have put the secret itself there.
+    """The file's text, and its path when group or others can read it."""
+    # No message names the path: it may be the secret itself, written under the wrong key.
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE + 1)

@@ -1,9 +1,9 @@
 """YAML as a tree of mappings, lists and scalars, each with its place in the file.
 
-Owns everything that is YAML's: syntax errors, duplicate keys, merge keys, aliases, what kind of value a plain word is. Knows no
-key of ours. Scalars keep the text as it is written: `08080` and `no` are for the reader to judge.
+Owns everything about YAML: syntax errors, duplicate keys, merge keys, aliases, the kind of a plain word. Knows no key of ours.
+Scalars keep their text as written, because the key decides what `08080` and `no` mean.
 
-Syntax errors are told without what stands in the file at that place: it may be half of a secret.
+Messages about syntax errors quote nothing from the file: it may be half of a secret.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import TypeAlias
 import msgspec
 import yaml
 
-from anklet_supervisor.config.problems import Place, Report
+from anklet_supervisor.config.problems import Place, Problems
 
-#: What YAML's own messages put in quotes, unless it is one character or the name of a token.
+#: Quotes from the file in YAML's own messages; single characters and names of tokens may stay.
 _QUOTED = re.compile(r" '(?!<[a-z ]+>')[^']{2,}'")
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 
 
 class ScalarKind(Enum):
-    """What YAML takes a scalar for. BROKEN has been reported already."""
+    """How YAML reads a scalar. BROKEN has been reported already."""
 
     TEXT = "text"
     NUMBER = "a number"
@@ -34,7 +34,7 @@ class ScalarKind(Enum):
 
 
 class Scalar(msgspec.Struct, frozen=True):
-    """A scalar, as it is written."""
+    """A scalar, as written."""
 
     text: str
     kind: ScalarKind
@@ -77,18 +77,18 @@ _KINDS = {
 }
 
 
-def parse(file: str, text: str, report: Report) -> Branch | None:
-    """The document's top mapping. None, with an error in `report`, when there is none."""
+def parse(file: str, text: str, problems: Problems) -> Branch | None:
+    """The top mapping of the document; None, with an error in `problems`, when there is none."""
     try:
-        root = _compose(file, text, report)
-        node = None if root is None else _Builder(file, report).node(root)
+        root = _compose(file, text, problems)
+        node = None if root is None else _Builder(file, problems).node(root)
     except RecursionError:
-        report.error(Place(file), "this is nested too deeply to be a configuration")
+        problems.error(Place(file), "nested too deeply for a configuration")
         return None
     if node is None or isinstance(node, Branch):
         return node
     if not isinstance(node, Scalar) or node.kind is not ScalarKind.BROKEN:
-        report.error(node.place, "the file must hold `key: value` lines, with `services:` among them")
+        problems.error(node.place, "the file must hold `key: value` lines, with `services:` among them")
     return None
 
 
@@ -98,40 +98,42 @@ def is_null(node: Node) -> bool:
 
 
 def is_broken(node: Node) -> bool:
-    """True for what has been reported already."""
+    """True for a node whose error has been reported."""
     return isinstance(node, Scalar) and node.kind is ScalarKind.BROKEN
 
 
-def _compose(file: str, text: str, report: Report) -> yaml.Node | None:
-    # The parser in Python, not libyaml's: a configuration is short, and its messages and columns are the same everywhere.
+def _compose(file: str, text: str, problems: Problems) -> yaml.Node | None:
+    # The parser in Python, not libyaml: its messages and columns are the same everywhere, and a configuration is short.
     try:
         loader = yaml.SafeLoader(text)
         try:
             root = loader.get_single_node()
         except (ValueError, OverflowError):
-            report.error(_place(file, loader.get_mark()), "not valid YAML: an escape that stands for no character")
+            problems.error(
+                _place(file, loader.get_mark()), "not valid YAML: an escape for a character that does not exist"
+            )
             return None
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        report.error(_place(file, error.problem_mark or error.context_mark), f"not valid YAML: {_told(error)}")
+        problems.error(_place(file, error.problem_mark or error.context_mark), f"not valid YAML: {_explained(error)}")
         return None
     except yaml.reader.ReaderError as error:
         line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
-        report.error(Place(file, line, column), "not valid YAML: a control character")
+        problems.error(Place(file, line, column), "not valid YAML: a control character")
         return None
     if root is None:
-        report.error(Place(file), "the file is empty; it needs `services:` with at least one service")
+        problems.error(Place(file), "the file is empty; it needs `services:` with at least one service")
     return root
 
 
-def _told(error: yaml.MarkedYAMLError) -> str:
-    """The parser's own words, without what it quotes from the file."""
+def _explained(error: yaml.MarkedYAMLError) -> str:
+    """The parser's own message, without quotes from the file."""
     problem = error.problem or error.context or "unknown syntax error"
     if "undefined alias" in problem:
-        return "a text that begins with * must stand in quotes (bare, it refers to an anchor, and there is none)"
+        return "put a text that begins with * in quotes (bare, it refers to an anchor, and there is none of that name)"
     if "tag" in problem:
-        return "a text that begins with ! must stand in quotes"
+        return "put a text that begins with ! in quotes"
     return _QUOTED.sub("", problem)
 
 
@@ -140,11 +142,11 @@ def _place(file: str, mark: yaml.Mark | None) -> Place:
 
 
 class _Builder:
-    """Turns the parser's nodes into ours. A node that is referred to twice is made once."""
+    """Turns the parser's nodes into ours; a node with several references is made once."""
 
-    def __init__(self, file: str, report: Report) -> None:
+    def __init__(self, file: str, problems: Problems) -> None:
         self._file = file
-        self._report = report
+        self._problems = problems
         self._made: dict[int, Node] = {}
         self._underway: set[int] = set()
 
@@ -153,7 +155,7 @@ class _Builder:
         if identity in self._made:
             return self._made[identity]
         if identity in self._underway:
-            return self._broken(node, "this refers to a part of the file that it is itself a part of")
+            return self._broken(node, "this alias refers to a section that contains it")
         self._underway.add(identity)
         made = self._make(node)
         self._underway.discard(identity)
@@ -172,17 +174,17 @@ class _Builder:
         return self._unknown_tag(node)
 
     def _entries(self, node: yaml.MappingNode) -> dict[str, Entry]:
-        """Own keys first, then what `<<` brings; an own key wins over a merged one, an earlier merge over a later one."""
+        """Own keys, then those merged by `<<`; an own key wins over a merged one, an earlier merge over a later one."""
         entries: dict[str, Entry] = {}
         merges: list[yaml.Node] = []
         for key, value in node.value:
             if key.tag == _MERGE:
                 merges.append(value)
             elif not isinstance(key, yaml.ScalarNode):
-                self._report.error(self._at(key), "a key must be a plain word")
+                self._problems.error(self._at(key), "a key must be a plain word")
             elif key.value in entries:
                 first = entries[key.value].place.line
-                self._report.error(self._at(key), f"the key {shown(key.value)} is here twice; first on line {first}")
+                self._problems.error(self._at(key), f"duplicate key {shown(key.value)}; first on line {first}")
             else:
                 entries[key.value] = Entry(self._at(key), self.node(value))
         for merge in merges:
@@ -196,13 +198,13 @@ class _Builder:
             for key, entry in made.entries.items():
                 entries.setdefault(key, entry)
         elif not is_broken(made):
-            self._report.error(self._at(source), "<< takes a section, or a list of sections")
+            self._problems.error(self._at(source), "<< takes a section, or a list of sections")
 
     def _unknown_tag(self, node: yaml.Node) -> Scalar:
-        return self._broken(node, "a text that begins with ! must stand in quotes")
+        return self._broken(node, "put a text that begins with ! in quotes")
 
     def _broken(self, node: yaml.Node, message: str) -> Scalar:
-        self._report.error(self._at(node), message)
+        self._problems.error(self._at(node), message)
         return Scalar("", ScalarKind.BROKEN, self._at(node))
 
     def _at(self, node: yaml.Node) -> Place:
@@ -210,7 +212,7 @@ class _Builder:
 
 
 def shown(word: str) -> str:
-    """A key or name of the file, fit for a message: in quotes, on one line, not too long."""
+    """A word of the file for a message: quoted, on one line, cut when long."""
     return repr(word if len(word) <= _LONGEST_SHOWN else f"{word[:_LONGEST_SHOWN]}...")
 
 

@@ -1,7 +1,7 @@
 """One text of the configuration -> one typed value, by the kind of its key.
 
-Owns what each kind accepts, and how people are told what is wanted. Pure but for one kind: a file must be readable. A text is
-quoted in a message only where it stands in the file itself and its key holds no secret.
+Owns what each kind accepts, and the words that say so. Pure, except that a file must be readable. A message quotes a text only
+when the text stands in the file itself and its key holds no secret.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import msgspec
 
+from anklet_supervisor.config.duration import parse_duration
 from anklet_supervisor.config.problems import Place
-from anklet_supervisor.config.schema import Key, Kind
 from anklet_supervisor.config.tree import ScalarKind, shown
+from anklet_worker.contract.settings import Key, Kind
 
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _ZEROS_AHEAD = re.compile(r"-?0[0-9]+")
-_DECIMAL = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,9})?")
 #: Control characters, and halves of surrogate pairs, which no UTF-8 file or JSON line can hold.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -29,11 +29,11 @@ _REDIS_SCHEMES = {"redis": False, "rediss": True}
 
 
 class Unfit(ValueError):
-    """A text that its key does not take; the message goes on from the key's name ("must be ...")."""
+    """A text that the key does not accept; the message goes on from the key's name ("must be ...")."""
 
 
 class Given(msgspec.Struct, frozen=True):
-    """A text that somebody gave for a key, what YAML takes it for, and whether a message may quote it."""
+    """The text given for a key, how YAML reads it, and whether a message may quote it."""
 
     text: str
     kind: ScalarKind
@@ -42,13 +42,13 @@ class Given(msgspec.Struct, frozen=True):
 
 
 class Roots(msgspec.Struct, frozen=True):
-    """What paths in the file are relative to: `~` to `home`, others to the folder of the file."""
+    """What paths in the file are relative to: `~` to `home`, all others to the folder of the file."""
 
     home: Path
     folder: Path
 
     def resolve(self, text: str) -> Path:
-        """The absolute path that `text` means. A trailing slash makes no difference."""
+        """The absolute path. A trailing slash makes no difference."""
         if text == "~" or text.startswith("~/"):
             return self.home / text[2:].lstrip("/")
         return self.folder / text
@@ -71,7 +71,7 @@ def convert(key: Key, given: Given, roots: Roots) -> object:
 
 
 def plain_text(key: Key, given: Given) -> str:
-    """A text of one line. YAML's bare numbers count as the text that they are written as, its yes and no do not."""
+    """A text of one line. A bare number counts as the text written; a bare yes or no is refused."""
     if given.kind is ScalarKind.FLAG:
         raise Unfit(f"must be text, and YAML reads {shown(given.text)} as true or false: put it in quotes")
     if given.kind is ScalarKind.NUMBER and key.quoted:
@@ -82,7 +82,7 @@ def plain_text(key: Key, given: Given) -> str:
 
 
 def parse_redis(text: str) -> RedisAddress:
-    """Take `host`, `host:port`, or a redis:// or rediss:// URL apart. Raises `Unfit`, never quoting (it may hold a password)."""
+    """Parse `host`, `host:port`, or a redis:// or rediss:// URL. Raises `Unfit` without a quote (the URL may hold a password)."""
     wanted = "must be a host, host:port, or a redis:// or rediss:// URL"
     if "://" not in text and text.count(":") > 1 and not text.startswith("["):
         text = f"[{text}]"
@@ -107,8 +107,10 @@ def parse_redis(text: str) -> RedisAddress:
 
 
 def text_of(key: Key, given: Given) -> str:
-    """A text in the form that its key wants. Raises `Unfit`."""
+    """A text in the form of its key. Raises `Unfit`."""
     text = plain_text(key, given)
+    if key.lower:
+        text = text.lower()
     if key.form and not re.fullmatch(key.form, text):
         raise Unfit(f"must be {key.wanted}{_not(given)}")
     return text
@@ -140,7 +142,7 @@ def log_level(text: str) -> str | None:
 
 def _integer(key: Key, given: Given, _roots: Roots) -> int:
     if _ZEROS_AHEAD.fullmatch(given.text):
-        raise Unfit("must be a whole number without zeros ahead (YAML may read it as octal)")
+        raise Unfit("must be a whole number without leading zeros (YAML may read it as octal)")
     if not _WHOLE.fullmatch(given.text):
         raise Unfit(f"must be a whole number{_not(given)}")
     value = int(given.text)
@@ -148,22 +150,30 @@ def _integer(key: Key, given: Given, _roots: Roots) -> int:
     return value
 
 
-def _seconds(key: Key, given: Given, _roots: Roots) -> float:
-    if not _DECIMAL.fullmatch(given.text):
-        raise Unfit(f"must be a number of seconds{_not(given)}")
-    value = float(given.text)
+def _duration(key: Key, given: Given, _roots: Roots) -> float:
+    text = given.text.removeprefix("-")
+    try:
+        value = parse_duration(text)
+    except ValueError as error:
+        raise Unfit(f"{error}{_not(given)}") from None
+    if text != given.text:
+        # The key's own bound says more than the form of a duration.
+        _in_range(key, -value)
+        raise Unfit("must not be negative")
     _in_range(key, value)
     return value
 
 
 def _in_range(key: Key, value: float) -> None:
-    least, most = key.least, key.most if key.most is not None else math.inf
-    if least is not None and not least <= value <= most:
-        raise Unfit(
-            f"must be at least {least:g}" if value < least and key.kind is Kind.SECONDS else _between(least, most)
-        )
-    if key.above is not None and not key.above < value <= most:
-        raise Unfit(f"must be more than {key.above:g}" if value <= key.above else f"must be at most {most:g}")
+    most = key.most if key.most is not None else math.inf
+    if key.least is not None and value < key.least and key.kind is Kind.DURATION:
+        raise Unfit(f"must be at least {key.least:g}")
+    if key.least is not None and not key.least <= value <= most:
+        raise Unfit(_between(key.least, most))
+    if key.above is not None and value <= key.above:
+        raise Unfit(f"must be more than {key.above:g}")
+    if value > most:
+        raise Unfit(f"must be at most {most:.0f}")
 
 
 def _between(least: float, most: float) -> str:
@@ -202,7 +212,7 @@ def _url(key: Key, given: Given, _roots: Roots) -> str:
         # Never quoted: it may hold a password.
         raise Unfit("must be an http:// or https:// URL")
     if "@" in parts.netloc:
-        raise Unfit("must hold no user or password: it would be seen in process lists and logs")
+        raise Unfit("must hold no user or password: process lists and logs would show it")
     return text.rstrip("/")
 
 
@@ -219,10 +229,11 @@ _CONVERTERS: dict[Kind, Callable[[Key, Given, Roots], object]] = {
     Kind.CHOICE: _choice,
     Kind.LEVEL: _level,
     Kind.INTEGER: _integer,
-    Kind.SECONDS: _seconds,
+    Kind.DURATION: _duration,
     Kind.FLAG: _flag,
     Kind.DIRECTORY: _directory,
     Kind.FILE: _file,
     Kind.URL: _url,
     Kind.REDIS: _redis,
+    Kind.TEXTS: _text,  # a list that is written as one text (`Key.single`)
 }

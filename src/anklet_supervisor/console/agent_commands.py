@@ -11,9 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anklet_supervisor.config.load import ConfigErrors, SupervisorConfig, environment_prefix, load
-from anklet_supervisor.config.schema import HOST, SERVICE
-from anklet_supervisor.config.services import HOST_PREFIX, variables
+from anklet_supervisor.config.load import ConfigErrors, SupervisorConfig, load, overriding_variables
 from anklet_supervisor.daemon.host import running_supervisor
 from anklet_supervisor.daemon.start import load_config
 from anklet_supervisor.doctor.facts import commands
@@ -73,7 +71,7 @@ def _install(agent: Agent, what: Installation, config: SupervisorConfig) -> None
     running = running_supervisor(config.state_dir)
     ours = None if running is None else agent.pid()
     _say(agent.install(property_list(what)))
-    overrides = sorted(_overrides(config) & os.environ.keys())
+    overrides = sorted(overriding_variables(config) & os.environ.keys())
     if overrides:
         _say(f"the agent does not see what this shell's environment overrides: {', '.join(overrides)}")
     if running != ours:
@@ -81,13 +79,6 @@ def _install(agent: Agent, what: Installation, config: SupervisorConfig) -> None
             f"another supervisor, which launchd did not start, is running (pid {running}), so the agent exited: run "
             "`anklet-supervisor drain`, then `anklet-supervisor agent install` again"
         )
-
-
-def _overrides(config: SupervisorConfig) -> set[str]:
-    """The variables of the environment that say something of this configuration."""
-    prefixes = [environment_prefix(service.name) for service in config.services]
-    own = [name for prefix in prefixes for name in variables(SERVICE, prefix)]
-    return {"LOG_LEVEL", *variables(HOST, HOST_PREFIX), *own}
 
 
 def _launchctl(arguments: Sequence[str]) -> CommandResult:

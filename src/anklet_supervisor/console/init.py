@@ -17,8 +17,9 @@ from pathlib import Path
 
 import msgspec
 
+from anklet_supervisor.config.host_keys import HOST
 from anklet_supervisor.config.load import ConfigErrors, default_state_dir, load
-from anklet_supervisor.config.schema import HOST, default_of
+from anklet_supervisor.config.tables import default_of
 from anklet_worker import plugins as plugin
 from anklet_worker.contract.errors import ConfigError, UsageError
 from anklet_worker.files import write_atomically

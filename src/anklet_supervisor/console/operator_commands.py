@@ -6,11 +6,11 @@ Imports lazily, as `cli` does. Must not know how a command does its work.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from anklet_supervisor.config.duration import parse_duration
 from anklet_worker.contract.errors import ExitCode
 
 #: Adds a command by its name, the function that runs it, and its summary; returns its parser.
@@ -48,15 +48,12 @@ def _count(text: str) -> int:
     return min(int(text), sys.maxsize)
 
 
-def seconds(text: str) -> float:
-    """A time to wait; not a number (`nan`) would be waited for without end."""
+def duration(text: str) -> float:
+    """An argument's duration in seconds."""
     try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not number >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return number
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, not {text!r}") from None
 
 
 def _add_init(command: AddCommand, find_config: FindConfig) -> None:

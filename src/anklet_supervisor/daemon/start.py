@@ -35,6 +35,7 @@ from anklet_worker.life.records import RecordBook, drivers_on_record
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotWriter
 from anklet_worker.log.service_log import ServiceLog, open_log
+from anklet_worker.plugins import installed_at
 from anklet_worker.state_layout import Place
 
 _DRAIN_FILE = Path(".config") / "anklet" / ".drain"
@@ -218,6 +219,7 @@ def _setups(config: SupervisorConfig, ids: HostIds, *, once: bool) -> dict[str, 
             drain_file=Path.home() / _DRAIN_FILE,
             log_level=config.log.level,
             drivers=drivers,
+            plugin_at=installed_at(service.plugin),
         )
         for number, service in enumerate(config.services)
     }

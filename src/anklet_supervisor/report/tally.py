@@ -1,7 +1,8 @@
-"""What is counted of services, jobs and commands: plain figures, folded from the facts that workers report. Pure.
+"""Counts of services, jobs and commands, folded from the facts that workers report. Pure.
 
-Workers report facts, never figures: so counters survive their restarts, and no label is invented elsewhere. Every label is of a
-closed list but the configuration's own (a service's name, plugin, owner, repository) and the URL of each service's last job.
+Workers report facts, not totals, so counters survive a worker's restart. Every label comes from a closed list, except those of
+the configuration (a service's name, plugin, owner, repository) and the URL of each service's last job. A plugin's figures count
+only when its rules declare them.
 """
 
 from __future__ import annotations
@@ -9,36 +10,36 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from anklet_supervisor.machine.model import Model
-from anklet_worker.contract.figures import Figure
+from anklet_worker.contract.figures import Figure, FigureKind
 from anklet_worker.contract.job import Conclusion
 from anklet_worker.contract.service import ServiceConfig
 from anklet_worker.link import messages as m
 from anklet_worker.link.messages import Status
 
-#: Upper bounds, in seconds. A job may take hours, a listing should take a tenth of a second.
+#: Upper bounds of the histograms, in seconds. A job may take hours, a listing a tenth of a second.
 COMMAND_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600, 3600)
 STAGE_BOUNDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 4 * 3600)
 API_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-#: The verbs of all drivers, and the classes of outcome. Anything else is counted as `other`.
+#: The verbs of all drivers, and the classes of outcome. Anything else counts as `other`.
 COMMANDS = frozenset(
     {"probe", "list", "check", "pull", "clone", "set", "start", "run", "ip", "fqn", "exec", "cp", "stop", "delete"}
 )
-#: Of so many attempts it is remembered what was counted; far more than a host can have unsettled.
+#: Attempts whose counted facts are remembered; far more than a host can have unsettled.
 _MOST_COUNTED = 1000
 OUTCOMES = frozenset({"done", "not_found", "name_exists", "limit_reached", "busy", "fatal", "transient"})
 OTHER = "other"
-#: Pairs of route and outcome that are told apart, for each service, and routes whose durations are; a plugin that invents routes
-#: cannot flood the endpoint.
+#: Most pairs of route and outcome per service, and most routes with a histogram: a plugin that invents routes cannot flood the
+#: endpoint.
 _MOST_CALLS, _MOST_ROUTES = 200, 50
 
 
 class Distribution:
-    """How often a duration fell below each of some bounds, and the sum of all."""
+    """Histogram counts per upper bound, and the total of all durations."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -46,25 +47,25 @@ class Distribution:
         self.sum = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one duration. One that is none (negative, not a number) counts nowhere."""
+        """Count one duration in seconds; ignores what is not one (negative, not a number)."""
         if math.isfinite(seconds) and seconds >= 0:
             self._counts[bisect.bisect_left(self._bounds, seconds)] += 1
             self.sum += seconds
 
     def cumulative(self) -> list[tuple[float, int]]:
-        """Each bound, and how many did not exceed it; the last bound is infinite."""
+        """Each bound with the number of durations up to it; the last bound is infinite."""
         return list(zip((*self._bounds, math.inf), itertools.accumulate(self._counts), strict=True))
 
 
-class Run(msgspec.Struct, frozen=True):
-    """The last run of a kind: its job's URL and its end, Unix seconds (0: never)."""
+class LastJob(msgspec.Struct, frozen=True):
+    """The last job of a service that succeeded, or failed: its URL and its end, Unix seconds (0: none yet)."""
 
     job_url: str = ""
     ended: float = 0.0
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
-    """What has been counted of one attempt. `claimed_at` (Unix seconds) tells it from an earlier one with the same VM name."""
+    """The facts already counted of one attempt. `claimed_at` (Unix seconds) separates attempts with one VM name."""
 
     claimed_at: float = 0.0
     given_back: bool = False
@@ -72,25 +73,46 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceTally:
-    """One service. `since` is when it took on its status, Unix seconds."""
+    """One service. `since` is when its status began, Unix seconds."""
 
     def __init__(self, config: ServiceConfig, now: float) -> None:
         self.relabel(config)
         self.status = Status.IDLE
         self.since = now
-        self.last_success = Run()
-        self.last_failure = Run()
+        self.last_success = LastJob()
+        self.last_failure = LastJob()
         self.jobs = dict.fromkeys(Conclusion, 0)
         self.given_back = self.retries = self.leases_lost = self.orphans_reaped = 0
         #: Jobs that wait for this service, as last seen, and since when the oldest (Unix seconds, 0: none waits).
         self.waiting = 0
         self.oldest = 0.0
-        self.figures: dict[Figure, float] = {}
+        #: The plugin's figures, by name; and the API's limit, once a worker has seen it.
+        self.figures: dict[str, float] = {}
+        self.budget: m.ApiBudgetSeen | None = None
         self.api_calls: dict[tuple[str, str], int] = {}
 
     def relabel(self, config: ServiceConfig) -> None:
-        """Take over the labels of a configuration."""
+        """Take over a configuration's labels, and the figures that its plugin declares."""
         self.name, self.plugin, self.owner, self.repo = config.name, config.plugin, config.owner, config.repo
+        self.declared = {figure.name: figure for figure in config.figures}
+
+    def report(self, name: str, value: float) -> None:
+        """Set a gauge or add to a counter; ignores figures that are not declared, and negative growth."""
+        figure = self.declared.get(name)
+        if figure is None:
+            return
+        if figure.kind is FigureKind.GAUGE:
+            self.figures[name] = value
+        elif value >= 0:
+            self.figures[name] = self.figures.get(name, 0.0) + value
+
+    def reported(self) -> Iterator[tuple[Figure, float]]:
+        """The declared figures that have a value; a counter begins at 0."""
+        for name, figure in self.declared.items():
+            if figure.kind is FigureKind.COUNTER:
+                yield figure, self.figures.get(name, 0.0)
+            elif name in self.figures:
+                yield figure, self.figures[name]
 
 
 class Tally:
@@ -101,17 +123,17 @@ class Tally:
         self.successes = self.failures = 0
         self.stages = {stage: Distribution(STAGE_BOUNDS) for stage in m.STAGES}
         self.commands: dict[tuple[str, str], Distribution] = {}
-        #: How long calls of the origins' APIs took, by route.
+        #: Durations of calls of the origins' APIs, by route.
         self.api: dict[str, Distribution] = {}
         self.model: Model | None = None
         self.log_lines_dropped = 0
-        #: The host refuses VMs although it should have room: a slot has leaked in the kernel, and only a reboot gives it back.
+        #: The host refuses VMs although it should have room: the kernel has leaked a place, and only a reboot frees it.
         self.degraded = False
-        #: What has been counted of the latest attempts, by VM: what a later process tells again is not counted again.
+        #: The facts counted of the latest attempts, by VM, so that a fact repeated by a later process counts once.
         self._counted: dict[str, Counted] = {}
 
     def add_service(self, config: ServiceConfig, now: float) -> None:
-        """A service that is new, or configured anew: what was counted under its name stays."""
+        """Add a service, or take over its new configuration; its counts stay."""
         known = self.services.get(config.name)
         if known is None:
             self.services[config.name] = ServiceTally(config, now)
@@ -119,11 +141,11 @@ class Tally:
             known.relabel(config)
 
     def remove_service(self, name: str) -> None:
-        """A service that is no more. What it added to sums over all services stays."""
+        """Drop a service; its share in sums over all services stays."""
         self.services.pop(name, None)
 
     def take_over(self, model: Model, now: float) -> None:
-        """The supervisor's state as it is now."""
+        """Take over the supervisor's current state."""
         self.model = model
         self.degraded = model.allocation.host.degraded
         for name, service in model.services.items():
@@ -132,14 +154,14 @@ class Tally:
                 tally.status, tally.since = service.status, now
 
     def know(self, vm: str, counted: Counted) -> None:
-        """What has been counted of the attempt in this VM, here or by an earlier supervisor."""
+        """Note the facts already counted of the attempt in this VM, here or by an earlier supervisor."""
         self._counted.pop(vm, None)
         self._counted[vm] = counted
         if len(self._counted) > _MOST_COUNTED:
             del self._counted[next(iter(self._counted))]
 
     def _is_news(self, fact: m.JobClaimed | m.JobFinished | m.JobGivenBack) -> bool:
-        """Whether this has not been counted yet of the attempt; from now on it has. What ended is not given back."""
+        """True, once, for a fact of an attempt that has not been counted. A job that ended is not given back."""
         known = self._counted.get(fact.vm)
         match fact:
             case m.JobClaimed(claimed_at=claimed_at):
@@ -156,19 +178,16 @@ class Tally:
         return news
 
     def fold(self, service: str, fact: m.Fact, now: float) -> None:
-        """What a worker reported."""
+        """Count a fact that a worker reported."""
         if isinstance(fact, m.JobClaimed | m.JobFinished | m.JobGivenBack) and not self._is_news(fact):
             return
         match fact:
             case m.JobFinished(conclusion=conclusion, job_url=url):
-                self._job_finished(service, conclusion, Run(url, now))
+                self._job_finished(service, conclusion, LastJob(url, now))
             case m.StageTook(stage=stage, seconds=seconds) if stage in self.stages:
                 self.stages[stage].add(seconds)
             case m.ApiCalled() if service in self.services:
                 self._api_called(self.services[service].api_calls, fact)
-            case m.FigureReported(figure=figure, value=value) if service in self.services:
-                figures = self.services[service].figures
-                figures[figure] = value + (figures.get(figure, 0.0) if figure is Figure.SWEPT_RUNNERS else 0.0)
             case m.DriverCommandEnded(command=command, outcome=outcome, seconds=seconds):
                 self._command_ended(command, outcome, seconds)
             case _ if service in self.services:
@@ -182,6 +201,10 @@ class Tally:
                 tally.retries += attempt > 1
             case m.QueueSeen(waiting=waiting, oldest=oldest):
                 tally.waiting, tally.oldest = waiting, oldest
+            case m.FigureReported(figure=figure, value=value):
+                tally.report(figure, value)
+            case m.ApiBudgetSeen():
+                tally.budget = fact
             case m.LeaseLost():
                 tally.leases_lost += 1
             case m.OrphanReaped():
@@ -195,8 +218,8 @@ class Tally:
         route = fact.route if fact.route in self.api or len(self.api) < _MOST_ROUTES else OTHER
         self.api.setdefault(route, Distribution(API_BOUNDS)).add(fact.seconds)
 
-    def _job_finished(self, service: str, conclusion: Conclusion, run: Run) -> None:
-        """Only success and failure count as runs, as with the original; a cancelled job was nobody's success or failure."""
+    def _job_finished(self, service: str, conclusion: Conclusion, job: LastJob) -> None:
+        """Only success and failure count as runs, as in the original; a cancelled job is neither."""
         self.successes += conclusion is Conclusion.SUCCESS
         self.failures += conclusion is Conclusion.FAILURE
         tally = self.services.get(service)
@@ -204,9 +227,9 @@ class Tally:
             return
         tally.jobs[conclusion] += 1
         if conclusion is Conclusion.SUCCESS:
-            tally.last_success = run
+            tally.last_success = job
         elif conclusion is Conclusion.FAILURE:
-            tally.last_failure = run
+            tally.last_failure = job
 
     def _command_ended(self, command: str, outcome: str, seconds: float) -> None:
         labels = (command if command in COMMANDS else OTHER, outcome if outcome in OUTCOMES else OTHER)

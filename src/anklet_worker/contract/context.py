@@ -77,7 +77,11 @@ class Context(Protocol):
         ...
 
     def report(self, figure: Figure, value: float) -> None:
-        """Report a figure that the plugin alone can know."""
+        """Report a figure that the plugin's rules declare: a gauge's value, or what a counter grew by. Others are dropped."""
+        ...
+
+    def api_budget(self, left: float, limit: float, resets_at: float) -> None:
+        """Report how many calls of the origin's API the login has left out of `limit`, until `resets_at` (Unix seconds)."""
         ...
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:

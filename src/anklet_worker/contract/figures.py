@@ -1,20 +1,48 @@
-"""Figures that a plugin may report beside facts about jobs."""
+"""Figures that a plugin declares in its rules and reports while it works; each becomes one metric.
+
+Owns their form, which is closed: a name, a line of help, gauge or counter. The only label is the service's name.
+"""
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
+import msgspec
 
-class Figure(Enum):
-    """What a plugin may report beside facts about jobs. The values are the endings of metrics' names."""
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
+#: Endings that Prometheus reserves for parts of counters, histograms and the like.
+_RESERVED = ("_total", "_count", "_sum", "_bucket", "_created", "_info")
 
-    #: Calls of the API that the credentials have left until the limit is reset, how many they have in all, and Unix time of that.
-    API_CALLS_LEFT = "api_calls_left"
-    API_CALLS_LIMIT = "api_calls_limit"
-    API_LIMIT_RESETS_AT = "api_limit_resets_at_timestamp_seconds"
-    #: Queued jobs that have waited for long and that nobody has claimed.
-    STALE_JOBS = "stale_jobs"
-    #: Runners (or the like) of this host that are registered, offline, and without a VM.
-    LEFT_RUNNERS = "left_runners"
-    #: How many of these were removed just now; summed up.
-    SWEPT_RUNNERS = "swept_runners"
+
+class FigureKind(Enum):
+    """A gauge shows the last value reported; a counter adds up all values."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """One figure. `anklet_<name>` is its metric (a counter's ends in `_total`), `help` one line about it for people.
+
+    Raises `ValueError` for a name or help that Prometheus would not take.
+    """
+
+    name: str
+    help: str
+    kind: FigureKind = FigureKind.GAUGE
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"figure {self.name!r}: a name is lower-case letters, digits and _, and begins with a letter"
+            )
+        if self.name.endswith(_RESERVED):
+            raise ValueError(f"figure {self.name!r}: a name must not end in {', '.join(_RESERVED)}")
+        if not self.help.strip():
+            raise ValueError(f"figure {self.name!r} needs a line of help")
+
+    @property
+    def family(self) -> str:
+        """Name of the metric family; Prometheus adds `_total` to a counter's samples."""
+        return f"anklet_{self.name}"

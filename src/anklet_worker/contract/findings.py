@@ -1,6 +1,6 @@
-"""What an examination of a host finds: the words that `anklet-supervisor doctor` shares with plugins.
+"""The findings of an examination: the words that `anklet-supervisor doctor` shares with plugins.
 
-Owns the form of a finding and how a plugin's own examination is found. Examines nothing itself.
+Owns the form of a finding, and the entry point of a plugin's own examination. Examines nothing itself.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ DOCTOR_GROUP = "anklet.plugin_doctor"
 class Verdict(Enum):
     """What a finding means for the host."""
 
-    #: As it should be.
+    #: Nothing to do.
     OK = "ok"
-    #: It works, but an operator should know.
+    #: It works, but an operator should know about it.
     WARNING = "warning"
-    #: The host is not fit to run jobs until this is mended.
+    #: The host cannot run jobs until this is fixed.
     PROBLEM = "problem"
-    #: Cannot be told on this host or now.
+    #: Could not be examined on this host, or now.
     NOT_CHECKED = "not checked"
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at. `said` and `remedy` are a sentence for people each, with no secret in them.
+    """The result of one check. `said` and `remedy` are sentences for people, without secrets.
 
-    `service`: the one that it concerns; empty when it is the host.
+    `service`: the name of the service that it is about; empty for the host.
     """
 
     check: str
@@ -44,12 +44,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PluginDoctor(Protocol):
-    """Says whether what a plugin needs outside of this host is there: rights, limits, the other side's clock.
+    """Examines what a plugin needs outside this host: rights, limits, the other side's clock.
 
-    Called by `doctor` for each service of the plugin, in no worker: with a supervisor running or not. It must be quick (some ten
-    seconds at most), leave nothing behind, and raise nothing: what goes wrong is a finding.
+    `doctor` calls it for each service of the plugin, outside any worker, whether or not a supervisor runs. It takes ten seconds at
+    most, leaves nothing behind, and raises nothing: a failure is a finding.
     """
 
     def __call__(self, service: ServiceConfig) -> Iterable[Finding]:
-        """Examine what `service` depends on."""
+        """Examine the things that `service` depends on."""
         ...

@@ -12,7 +12,6 @@ from typing import TypeVar
 import msgspec
 
 from anklet_worker.contract.errors import UNREADABLE, ProtocolError
-from anklet_worker.contract.figures import Figure
 from anklet_worker.contract.job import Conclusion
 
 T = TypeVar("T")
@@ -222,10 +221,18 @@ class ApiCalled(Message, frozen=True, kw_only=True, tag=True):
 
 
 class FigureReported(Message, frozen=True, kw_only=True, tag=True):
-    """A figure that only the plugin knows, as it is now."""
+    """A figure that the plugin's rules declare: the last value of a gauge, or what a counter grew by. `figure` is its name."""
 
-    figure: Figure
+    figure: str
     value: float
+
+
+class ApiBudgetSeen(Message, frozen=True, kw_only=True, tag=True):
+    """The calls of the origin's API that the login has left, out of `limit`, until `resets_at` (Unix seconds)."""
+
+    left: float
+    limit: float
+    resets_at: float
 
 
 class QueueSeen(Message, frozen=True, kw_only=True, tag=True):
@@ -273,6 +280,7 @@ Fact = (
     | DriverCommandEnded
     | ApiCalled
     | FigureReported
+    | ApiBudgetSeen
     | QueueSeen
     | OrphanReaped
     | LeaseLost

@@ -1,6 +1,6 @@
 """The settings that a worker process starts with, and their form on the pipe. Nothing of them is ever in an argv.
 
-They are the first message on the pipe, and the only one that is pickled: settings hold types of a plugin, and both ends are one
+They are the first message on the pipe, and the only one that is pickled: settings hold secrets and paths, and both ends are one
 installation. The version stands in front, so a worker of another version refuses the rest unread.
 """
 
@@ -26,8 +26,9 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     """The service's configuration, and the facts of the host that its worker needs.
 
     `services` are the names of all configured services: a VM of ours whose name bears none of their tags belongs to a service
-    that was removed, and the service with `sweeps_strays` looks after it. `drivers` are the VM drivers that this host uses or has
-    used: all their VMs count against one limit.
+    that was removed, and the service with `sweeps_strays` looks after it. `drivers` are the VM drivers that this host uses or
+    has used: all their VMs count against one limit. `plugin_at` says where an installed plugin is (`module:attribute`); it is empty
+    for one in a file.
     """
 
     service: ServiceConfig
@@ -43,6 +44,7 @@ class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
     drain_file: Path
     log_level: str
     drivers: tuple[str, ...] = ()
+    plugin_at: str = ""
 
     @property
     def service_dir(self) -> Path:
