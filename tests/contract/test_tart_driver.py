@@ -182,7 +182,7 @@ def test_local_image_is_never_pulled(rig):
     """A name without a registry is local under any policy, present or not."""
     driver = rig.driver(tart=Tart(pull="always"))
     assert ensure(driver, "macos") == "macos"
-    with pytest.raises(VMNotFound, match=r"image 'nowhere' is not on this host$"):
+    with pytest.raises(VMNotFound, match=r"image 'nowhere' is not found on this host$"):
         ensure(driver, "nowhere")
     assert rig.argvs("pull") == []
 

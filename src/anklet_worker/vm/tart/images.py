@@ -75,7 +75,7 @@ class Images:
         with self._locks.cloning(name):
             row = self._find_stopped(name)
             if row is None:
-                raise VMNotFound(f"image {name!r} is not on this host" + self._why_not_pulled(name))
+                raise VMNotFound(f"image {name!r} is not found on this host" + self._why_not_pulled(name))
             if row.state is not VMState.STOPPED:
                 raise VMTransient(f"image {name!r} is {row.state.value}, so a copy would be damaged; shut it down")
             yield name
