@@ -36,7 +36,7 @@ class AnkaHost(Host):
         """Open Anka's state."""
         return Store(self.home, self.quota_path, lifecycle.settle)
 
-    # -- what the host has ---------------------------------------------------------------------------
+    # -- setup ---------------------------------------------------------------------------------------
 
     def add_template(self, name, uuid=None, tag=None, home_files=None):
         """Add a local stopped template; its clones' guest homes start as a copy of the directory `home_files`. Returns its uuid."""

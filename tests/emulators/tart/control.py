@@ -52,7 +52,7 @@ class TartHost(Host):
                 program.write_text(text)
                 program.chmod(0o755)
 
-    # -- what the host has ---------------------------------------------------------------------------
+    # -- setup ---------------------------------------------------------------------------------------
 
     def add_image(self, name, *, home_files=None, agent=True, sshd=True, os_name="darwin", disk_gb=50):
         """Add a local stopped VM or, for a remote name, an image in the cache. Returns the uuid of its disk.
