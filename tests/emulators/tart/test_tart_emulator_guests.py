@@ -296,7 +296,7 @@ def test_ssh_to_nobody(host, reached):
 
 @pytest.mark.parametrize("alive", [(), ("-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=1")])
 def test_ssh_when_the_vm_ends(host, reached, alive):
-    """When the VM ends, the client is told or notices by itself: 255."""
+    """When the VM ends, ssh reports it or finds out by itself: 255."""
     if alive:
         host.set(ssh_lost="hangs", ssh_silence=0.1)
     more = {

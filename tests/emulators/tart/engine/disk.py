@@ -1,4 +1,4 @@
-"""Where an emulated host with Tart keeps its state: Tart's own folder, and the emulator's additional state.
+"""The state of an emulated host with Tart: Tart's own folder, and the emulator's additional state.
 
 Owns these paths and names; vmhost/state.py keeps the state consistent. Tart's folder alone defines which VMs exist. The
 operations in flight of kind `run`, one for each living hypervisor, define which of them run.
