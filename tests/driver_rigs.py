@@ -1,4 +1,4 @@
-"""Rigs: each sets up one VM driver on its emulated host, and breaks that host, for the tests that every driver must pass."""
+"""Rigs: each sets up one VM driver on its emulated host, and breaks that host, for the tests that all drivers share."""
 
 import hashlib
 import logging
@@ -27,7 +27,7 @@ from anklet_worker.vm.tart import images as tart_images
 
 
 class Records(logging.Handler):
-    """Keeps what is logged: (level, message, err)."""
+    """Keeps log records as (level, message, err)."""
 
     def __init__(self):
         super().__init__()
@@ -37,7 +37,7 @@ class Records(logging.Handler):
         self.lines.append((record.levelname, record.getMessage(), getattr(record, "err", "")))
 
     def warnings(self):
-        """The lines of level WARNING or worse."""
+        """Return the records of level WARNING or worse."""
         return [line for line in self.lines if line[0] in ("WARNING", "ERROR")]
 
 
@@ -45,12 +45,12 @@ class Rig:
     """A driver on an emulated host that has the image `macos`."""
 
     name = ""
-    #: What a job asks for, and by which labels.
+    #: The image that a job requests, and the labels that request it.
     spec = VMSpec(template="macos")
     labels = ()
-    #: The modules whose time-outs a test may shorten.
+    #: The modules whose timeouts a test may shorten.
     modules = ()
-    #: The verbs of a guest command, and of what tells by data whether it worked, as metrics and the emulator know them.
+    #: The verbs of a guest command and of its status query, as metrics and the emulator name them.
     guest_verb = "run"
     telling_verb = "list"
     #: The verb that starts a VM.
@@ -65,7 +65,7 @@ class Rig:
         self.orders = Orders()
 
     def commands(self, orders=None):
-        """The runner of one worker's commands."""
+        """Return the command runner of one worker."""
         settings = CommandSettings(
             env=self.host.environ(),
             secrets=(),
@@ -76,7 +76,7 @@ class Rig:
         return CommandRunner(orders or self.orders, settings)
 
     def driver(self, orders=None, **changes):
-        """A driver as one worker has it."""
+        """Return a driver as one worker has it."""
         logger = logging.Logger("rig")  # noqa: LOG001  not shared with anyone
         logger.addHandler(self.log)
         orders = orders or self.orders
@@ -86,12 +86,12 @@ class Rig:
         return open_driver(service, self.folder / "state", self.commands(orders), orders, logger)
 
     def vm(self, attempt=1):
-        """The name of one of our VMs."""
-        # Commands are found by their words in the machine's process table: no two rigs may have a VM of one name.
+        """Return the name of one of our VMs."""
+        # Tests find commands by their words in the machine's process table, so two rigs must not share a VM name.
         return vm_name(hashlib.sha256(str(self.folder).encode()).hexdigest()[:8], "RUNNER1", "7", attempt)
 
     def started(self, driver, attempt=1):
-        """The name of a VM that is cloned and started."""
+        """Clone and start a VM; return its name."""
         name = self.vm(attempt)
         with driver.image(self.spec, lambda: None) as source:
             driver.clone(source, name)
@@ -99,19 +99,19 @@ class Rig:
         return name
 
     def argvs(self, word=""):
-        """The arguments of all commands that contain this word."""
+        """Return the arguments of all commands that contain this word."""
         return [" ".join(call["argv"]) for call in self.host.calls() if not word or word in call["argv"]]
 
     def names(self):
-        """Names of all VMs and templates."""
+        """Return the names of all VMs and templates."""
         return {vm["name"] for vm in self.host.vms()}
 
     def hang(self, command, when="before"):
-        """The next such command hangs."""
+        """Make the next such command hang."""
         self.host.fault(command, hang=True, when=when)
 
     def shorten(self, monkeypatch, name, seconds):
-        """Shorten one of the driver's time-outs."""
+        """Shorten one of the driver's timeouts."""
         (module,) = (module for module in self.modules if hasattr(module, name))
         monkeypatch.setattr(module, name, seconds)
 
@@ -139,24 +139,24 @@ class AnkaRig(Rig):
         self.uuid = self.host.add_template("macos", tag="v1")
 
     def boots_for(self, tries):
-        """A guest takes commands only after this number of tries."""
+        """Let a guest accept commands only after this number of tries."""
         self.host.set(boot_runs=tries)
 
     def holds_output(self):
-        """A guest command lasts until all its output is closed."""
+        """Make a guest command last until all its output is closed."""
         self.host.set(run_waits_for="eof")
 
     def deny(self, command):
-        """The next such command answers that there is no such VM."""
+        """Make the next such command answer that the VM does not exist."""
         self.host.fault(command, when="before", code=3, message="vlaunchd socket: not found")
 
     def guest_shell(self, vm):
-        """The command by which scripts reach the guest."""
+        """Return the command by which scripts reach the guest."""
         return ["anka", "-j", "run", vm, "bash", "-s"]
 
 
 class TartRig(Rig):
-    """The tart driver; the guests have an agent, and no ssh."""
+    """The tart driver; the guests have an agent, but no ssh."""
 
     name = "tart"
     labels = ("self-hosted", "tart", "tart-image:macos")
@@ -169,24 +169,24 @@ class TartRig(Rig):
         self.host.add_image("macos", agent=agent, sshd=sshd)
 
     def boots_for(self, tries):
-        """A guest takes commands only after this number of tries."""
+        """Let a guest accept commands only after this number of tries."""
         self.host.set(boot_execs=tries)
 
     def holds_output(self):
-        """A guest command lasts until all its output is closed."""
+        """Make a guest command last until all its output is closed."""
         self.host.set(exec_output="drained")
 
     def deny(self, command):
-        """The next such command answers that there is no such VM."""
+        """Make the next such command answer that the VM does not exist."""
         self.host.fault(command, when="before", code=2, message='the specified VM "x" does not exist')
 
     def guest_shell(self, vm):
-        """The command by which scripts reach the guest."""
+        """Return the command by which scripts reach the guest."""
         return ["tart", "exec", "-i", vm, "bash", "-s"]
 
 
 class MemoryRig(Rig):
-    """The driver in memory; its guests are this machine's bash."""
+    """The in-memory driver; its guests are this machine's bash."""
 
     name = "memory"
     labels = ("self-hosted", "memory", "memory-image:macos")
@@ -196,42 +196,42 @@ class MemoryRig(Rig):
         self.host.add("macos")
 
     def driver(self):
-        """All drivers of the host share its VMs."""
+        """Return a driver; all drivers of the host share its VMs."""
         return MemoryDriver(self.host, bash, lambda step, _vm: self.host.steps.append(step))
 
     def close(self):
-        """There is no process to end."""
+        """Do nothing: there is no process to end."""
 
 
 class MemoryHostOfRig(MemoryHost):
-    """The host in memory, with the controls that tests use on an emulated host."""
+    """The in-memory host, with the controls that tests use on an emulated host."""
 
     def __init__(self, folder):
         super().__init__(folder)
         self.steps = []
 
     def start_foreign(self, name, *, hidden=False):
-        """Run somebody else's VM; `hidden`: this driver does not list it."""
+        """Run another user's VM; `hidden`: this driver does not list it."""
         if hidden:
             self.most_running -= 1
         else:
             self.add(name, VMState.RUNNING)
 
     def max_running(self):
-        """The most VMs that ran at once: here no VM stops by itself."""
+        """Return the most VMs that ran at once; here no VM stops by itself."""
         return len(self.running())
 
     def guest_home(self, vm):
-        """The home of a VM's guest."""
+        """Return the home of a VM's guest."""
         return self.vms[vm].home
 
     def calls(self):
-        """Each step as a command of one word."""
+        """Return each step as a command of one word."""
         return [{"argv": [step]} for step in self.steps]
 
 
 def bash(vm, script, timeout):
-    """A guest in memory: runs the script in its home, as the drivers of real tools do."""
+    """Run the script in an in-memory guest's home, as the drivers of real tools do."""
     nonce = new_nonce()
     command = ["bash", "-s"]
     env = {**os.environ, "HOME": str(vm.home)}
@@ -248,7 +248,7 @@ def bash(vm, script, timeout):
 
 
 def executable(path, script):
-    """A program for PATH."""
+    """Write an executable program for PATH."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Finds every ERROR that the sources can log: by their syntax trees, so that none is forgotten."""
+"""Finds every ERROR that the sources can log, from their syntax trees, so that the list is complete."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ _METHODS = {"error", "exception", "critical"}
 
 
 def error_lines():
-    """The message of every ERROR, with … for what differs, and the file that it is in."""
+    """Return the message of every ERROR, with … for the variable parts, mapped to the file that contains it."""
     found = {}
     for path in SOURCES:
         for function in ast.walk(ast.parse(path.read_text())):
@@ -38,7 +38,7 @@ def _message(call, aliases):
 
 
 def _aliases(function):
-    """Names that stand for an error method: `tell = log.error if ... else log.debug`."""
+    """Names bound to an error method: `tell = log.error if ... else log.debug`."""
     names = set()
     for node in ast.walk(function):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.IfExp):

@@ -1,7 +1,7 @@
-"""A launchctl for tests: a program that keeps what is loaded in a folder, with the exit codes and texts of the real one.
+"""A launchctl for tests: a program that keeps the loaded job in a folder, with the exit codes and texts of the real one.
 
-From launchctl(1) and what it prints on macOS 14: `print` of what is not loaded exits 113, `bootout` of it 3, a `bootout` whose
-job takes its time 36, a `bootstrap` of what is loaded already 5.
+From launchctl(1) and the output of macOS 14: `print` of a job that is not loaded exits with 113, `bootout` of it with 3, a
+`bootout` whose job takes long to end with 36, a `bootstrap` of a job that is already loaded with 5.
 """
 
 import json
@@ -47,7 +47,7 @@ elif verb != "enable":
 
 
 class FakeLaunchctl:
-    """The program in a folder for PATH, and what became of it."""
+    """The fake program in a folder for PATH, and a record of its calls."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -58,7 +58,7 @@ class FakeLaunchctl:
 
     @property
     def loaded(self):
-        """The property list that is loaded, or None."""
+        """The loaded property list, or None."""
         path = self.folder / "loaded"
         return path.read_bytes() if path.exists() else None
 
@@ -68,9 +68,9 @@ class FakeLaunchctl:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def end(self):
-        """What is loaded has ended by intention, and stays down."""
+        """Make the loaded job end on purpose; it stays down."""
         (self.folder / "ended").touch()
 
     def fail(self, verb, code, text):
-        """From now on this subcommand exits so."""
+        """Make this subcommand exit with this code and text from now on."""
         (self.folder / f"fault-{verb}").write_text(f"{code} {text}")

@@ -1,4 +1,4 @@
-"""A real Prometheus for tests: started on a free port, asked by its HTTP API, ended for certain."""
+"""A real Prometheus for tests: starts on a free port, answers queries over its HTTP API, and always ends."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ NEEDS_PROMETHEUS = pytest.mark.skipif(
 
 
 class Prometheus:
-    """One server that scrapes a few addresses as the job `anklet`, with rules if they are named."""
+    """One server that scrapes `targets` as the job `anklet`, with `rules` if given."""
 
     def __init__(self, folder: Path, targets, *, rules=None, interval="500ms"):
         folder.mkdir()
@@ -62,7 +62,7 @@ class Prometheus:
             return False
 
     def api(self, path, **query):
-        """The data of an answer of the HTTP API; fails when Prometheus reports an error."""
+        """Return the data of an HTTP API reply; fails if Prometheus reports an error."""
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
         with urllib.request.urlopen(url, timeout=20) as reply:
             answer = json.loads(reply.read())
@@ -70,12 +70,12 @@ class Prometheus:
         return answer["data"]
 
     def query(self, expression):
-        """The samples of an instant query: labels and value."""
+        """Return the samples of an instant query: labels and value."""
         result = self.api("query", query=expression)["result"]
         return [(sample["metric"], float(sample["value"][1])) for sample in result]
 
     def value(self, expression):
-        """The one value of an instant query; None when there is none."""
+        """Return the single value of an instant query, or None if there is none."""
         samples = self.query(expression)
         assert len(samples) <= 1, samples
         return samples[0][1] if samples else None

@@ -23,7 +23,7 @@ import redis
 OLDEST_VERSION = (6, 2)
 _START_PATIENCE = 20.0
 _INSTALL_PATIENCE = 300.0
-# The shell is the server's keeper: its standard input ends when the test process does, by whatever death.
+# The shell keeps the server: its standard input ends when the test process dies, however that happens.
 _KEEPER = 'exe=$1; shift; "$exe" "$@" >&2 & pid=$!; echo $pid; cat >/dev/null; kill -9 $pid; wait $pid'
 
 
@@ -66,7 +66,7 @@ def version(path):
 
 
 def _install_on_debian():
-    # RUNLEVEL=1 keeps the package from starting a server of its own; the lock is for parallel test processes.
+    # RUNLEVEL=1 keeps the package from starting its own server; the lock is for parallel test processes.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     with Path(tempfile.gettempdir(), "anklet-tests-install-redis.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -111,7 +111,7 @@ class RedisServer:
             self._launch(self.port or _free_port())
             if self._answers(deadline):
                 return self
-            # The port was taken between the look and the start; or, after a stop, is not free yet.
+            # The port was taken after we chose it or, after a stop, is not free yet.
             self.stop()
             if time.monotonic() > deadline:
                 raise RuntimeError(f"redis-server did not start: {self.log.read_text()[-1000:]}")
@@ -176,7 +176,7 @@ class RedisServer:
                     return False
                 time.sleep(0.02)
             else:
-                # Another test's server may sit on the port that we wanted.
+                # Another test's server may use the port that we chose.
                 if answering == self.pid:
                     self.port = self._trying
                 return answering == self.pid

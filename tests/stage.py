@@ -30,8 +30,8 @@ _PORTS = (20_000, 32_000)
 PERMISSIONS = {"administration": "write", "actions": "read"}
 
 
-#: A poll that took t seconds is followed by a pause of at least this many times t, so that a test that waits leaves the processor
-#: to the program that it waits for.
+#: After a poll that took t seconds, wait at least this many times t, so that a waiting test leaves the processor to the program
+#: under test.
 _PAUSE_PER_POLL = 2.0
 
 
@@ -249,7 +249,7 @@ class Mac:
             return 0, ""
 
     def said(self):
-        """What the supervisor wrote to its terminal."""
+        """The terminal output of the supervisor."""
         return (self.folder / "output.txt").read_text()
 
     def send(self, number):
@@ -310,7 +310,7 @@ class Mac:
         return max(host.max_running() for host in self.hosts)
 
     def leftovers(self):
-        """What is left of past jobs: VMs, runners, records, guest processes, commands. Empty if all is cleaned up.
+        """Return what is left of past jobs: VMs, runners, records, guest processes, commands. Empty if all is cleaned up.
 
         Looks for processes only if nothing else is left, because that reads all of /proc.
         """

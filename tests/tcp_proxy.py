@@ -1,4 +1,4 @@
-"""A TCP proxy whose line can be cut, hung or delayed, as a network's can."""
+"""A TCP proxy whose connections a test can cut, hang or delay, like those of a network."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ _CHUNK = 65536
 
 
 class TcpProxy:
-    """Carries bytes between clients and one address behind. `port` stays the same whatever becomes of the line."""
+    """Relays bytes between clients and one upstream address. `port` never changes."""
 
     def __init__(self, behind):
         self._behind = behind
@@ -18,7 +18,7 @@ class TcpProxy:
         self._cut = False
         self._open_line = threading.Event()
         self._open_line.set()
-        #: Seconds that each chunk is late, either way.
+        #: Delay of each chunk in seconds, in both directions.
         self.delay = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -31,13 +31,13 @@ class TcpProxy:
         self.cut()
         self._open_line.set()
         with contextlib.suppress(OSError):
-            # Wakes the thread that accepts.
+            # Wakes the accepting thread.
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._accepting.join(10)
 
     def cut(self):
-        """Every connection ends, and new ones end at once."""
+        """End every connection, and end new ones at once."""
         with self._lock:
             self._cut = True
             ended, self._sockets = self._sockets, set()
@@ -46,15 +46,15 @@ class TcpProxy:
                 one.shutdown(socket.SHUT_RDWR)
 
     def hang(self):
-        """Connections are taken, and nothing comes through any more: packets are lost."""
+        """Accept connections but relay nothing, as if packets were lost."""
         self._open_line.clear()
 
     def lead_to(self, behind):
-        """New connections lead to another address; the old ones stay."""
+        """Lead new connections to another address; the old ones stay."""
         self._behind = behind
 
     def mend(self):
-        """The line is as it was."""
+        """Restore the line after `cut` or `hang`."""
         with self._lock:
             self._cut = False
         self._open_line.set()

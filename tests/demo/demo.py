@@ -1,8 +1,8 @@
 """`make demo`: the real supervisor, an emulated Mac and an emulated GitHub; eight jobs through two services, from start to drain.
 
-The Mac has Anka, or with `tart` as the argument, Tart.
+The Mac has Anka, or Tart with the argument `tart`.
 
-Exits 0 only when every job ended as it should and nothing is left over.
+Exits 0 only if every job ended as expected and nothing is left over.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEADLINE = 55.0
 DRIVER = sys.argv[1] if len(sys.argv) > 1 else "anka"
 PULLED = {"anka": "macos-26-beta", "tart": "ghcr.io/acme/macos-beta:26"}[DRIVER]
 _job = functools.partial(job, driver=DRIVER)
-#: name, what it does, how it must end.
+#: (name, job, expected conclusion).
 JOBS = [
     (_job("unit tests", steps=["echo 42 tests passed"], duration=2.0), "success"),
     (_job("lint", steps=["echo clean"], duration=1.0), "success"),
@@ -42,9 +42,9 @@ COLOURS = {"success": "green", "failure": "red", "cancelled": "yellow", "in_prog
 
 
 def main():
-    """Run the demo; the exit code."""
+    """Run the demo; returns the exit code."""
     console = Console()
-    # A terminal that is closed must not leave a supervisor behind.
+    # Closing the terminal must not leave a supervisor behind.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="anklet-demo-"))
@@ -75,7 +75,7 @@ def _run(console, mac, github):
     console.print("\nSIGTERM: drain ...", end=" ")
     mac.send(signal.SIGTERM)
     code = mac.wait(30)
-    console.print(f"the supervisor ended with exit code {code}.")
+    console.print(f"the supervisor exited with code {code}.")
     return _verdict(console, mac, github, ids, code)
 
 
@@ -100,7 +100,7 @@ def _start(mac, github):
 
 
 def _watch(console, mac, github, ids):
-    """A live table until every job has ended and every service is idle; cancels one job in the middle, as its user would."""
+    """Show a live table until every job has ended and every service is idle; cancel one job midway, as its user would."""
     end = time.monotonic() + DEADLINE
     cancelled = False
     cancel_id = next(job_id for job_id, (_, conclusion) in zip(ids, JOBS, strict=True) if conclusion == "cancelled")
@@ -145,7 +145,7 @@ def _verdict(console, mac, github, ids, code):
     ended = [github.job(job_id)["conclusion"] for job_id in ids]
     expected = [conclusion for _, conclusion in JOBS]
     checks = {
-        f"all {len(JOBS)} jobs ended as they should": ended == expected,
+        f"all {len(JOBS)} jobs ended as expected": ended == expected,
         "never more than two VMs": mac.max_running() <= 2,
         "GitHub saw nothing odd (no double run, no second session)": not github.anomalies(),
         "nothing left over: no VM, runner, record, process": not mac.leftovers(),

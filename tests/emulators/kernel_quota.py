@@ -1,8 +1,9 @@
-"""The kernel's quota of running macOS VMs, as one file that every VM emulator of this host shares.
+"""The kernel's quota of running macOS VMs, as one file that all VM emulators of this host share.
 
 Owns the file's format and its lock. Knows no product: an owner is a string like `anka:<host>:<uuid>` or `tart:<name>`.
-The file: {"limit": 2, "slots": [{"owner": str, "pid": int | null}]}. A slot with a pid belongs to that process and is free once
-it is dead; a slot without one is free when its owner gives it back. A leaked slot is owned by `leaked:<owner>` until a reboot.
+The file: {"limit": 2, "slots": [{"owner": str, "pid": int | null}]}. A slot with a pid belongs to that process and becomes
+free when it dies; a slot without one becomes free when its owner releases it. `leaked:<owner>` owns a leaked slot until a
+reboot.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class KernelQuota:
         self.path = str(path)
 
     def claim(self, owner, *, pid=None):
-        """Take a slot for `owner`; True when it has one now (also when it had one before), False when none is free."""
+        """Take a slot for `owner`; True if it has one now (a new or an earlier one), False if none is free."""
         with _Locked(self.path) as data:
             if any(slot["owner"] == owner for slot in data["slots"]):
                 return True
@@ -31,7 +32,7 @@ class KernelQuota:
             return True
 
     def release(self, owner, *, leak=False):
-        """Give the slot of `owner` back; with `leak` it stays taken until `reset`. No slot: nothing happens."""
+        """Release the slot of `owner`; with `leak` it stays taken until `reset`. Without a slot, this does nothing."""
         with _Locked(self.path) as data:
             if leak:
                 for slot in data["slots"]:
@@ -40,7 +41,7 @@ class KernelQuota:
             data["slots"] = [slot for slot in data["slots"] if slot["owner"] != owner]
 
     def reconcile(self, prefix, owners):
-        """Let exactly `owners` hold the slots whose owners begin with `prefix`: mends what a killed emulator left half done."""
+        """Make exactly `owners` hold the slots whose owners begin with `prefix`: repairs what a killed emulator left half done."""
         with _Locked(self.path) as data:
             kept = [s for s in data["slots"] if not s["owner"].startswith(prefix) or s["owner"] in owners]
             missing = [owner for owner in owners if owner not in [slot["owner"] for slot in kept]]
@@ -52,12 +53,12 @@ class KernelQuota:
             return [slot["owner"] for slot in data["slots"]]
 
     def set_limit(self, limit):
-        """Change how many slots there are."""
+        """Change the number of slots."""
         with _Locked(self.path) as data:
             data["limit"] = limit
 
     def reset(self):
-        """Free every slot: the host was rebooted."""
+        """Free every slot, as after a reboot of the host."""
         with _Locked(self.path) as data:
             data["slots"] = []
 

@@ -1,6 +1,6 @@
-"""A workbench for tests: an emulated host whose commands are run in one line, and waiting with a deadline.
+"""A workbench for tests: an emulated host whose commands run in one line, and waiting with a deadline.
 
-Owns convenience only; what a host can do is in control.py.
+Owns convenience only. control.py defines the features of a host.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ class Host(AnkaHost):
     """An emulated host whose commands a test runs in one line."""
 
     def anka(self, *args, stdin=b"", **env):
-        """Run a command to its end; its output as bytes."""
+        """Run a command to completion; return the finished process with its output as bytes."""
         return subprocess.run(
             ["anka", *args], input=stdin, env=self.environ(**env), capture_output=True, timeout=60, check=False
         )
 
     def ok(self, *args, **more):
-        """Run a command that must succeed; its body."""
+        """Run a command that must succeed; return its body."""
         done = self.anka("-j", *args, **more)
         assert done.returncode == 0, done
         return json.loads(done.stdout.splitlines()[-1])["body"]
 
     def error(self, *args, **more):
-        """Run a command that must fail with an envelope; its (code, message)."""
+        """Run a command that must fail with an envelope; return its (code, message)."""
         done = self.anka("-j", *args, **more)
         assert done.returncode != 0, done
         envelope = json.loads(done.stdout.splitlines()[-1])
@@ -38,7 +38,7 @@ class Host(AnkaHost):
         return envelope["code"], envelope["message"]
 
     def begin(self, *args, **more):
-        """Start a command and return its Popen."""
+        """Start a command; return its Popen."""
         more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
         return subprocess.Popen(["anka", *args], env=self.environ(), **more)
 

@@ -11,14 +11,14 @@ from emulators.anka.bench import Host
 
 @pytest.fixture
 def directory():
-    """A directory that is gone after the test."""
+    """A directory that is removed after the test."""
     with tempfile.TemporaryDirectory(prefix="fake-anka-") as path:
         yield Path(path)
 
 
 @pytest.fixture
 def host(directory):
-    """A host with the local template `tpl`; every process of it is ended after the test."""
+    """A host with the local template `tpl`; all its processes end after the test."""
     with Host(directory / "host") as made:
         made.add_template("tpl", tag="v1")
         yield made

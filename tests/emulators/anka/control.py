@@ -1,6 +1,6 @@
-"""The hand of a test or a demo on an emulated host: set it up, break it, look at what happened.
+"""Controls an emulated host from a test or a demo: set it up, break it, inspect what happened.
 
-Owns the public face of the emulator. Changes the same state as the commands do, under the same lock; starts no command.
+Owns the public API of the emulator. It changes the same state as the commands do, under the same lock; it starts no command.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from emulators.vmhost.control import Host
 
 
 class _Silent:
-    """Stands where a command's call stands: no fault strikes it and it takes no time."""
+    """Replaces a command's call: no fault strikes it and it takes no time."""
 
     def __init__(self, store):
         self.store = store
 
     def pause(self):
-        """Nothing happens in the middle."""
+        """Do nothing in the middle of an effect."""
 
 
 class AnkaHost(Host):
-    """One emulated host with Anka, kept in the directory `home`. As a context manager it ends every process it has at the end."""
+    """One emulated host with Anka, kept in the directory `home`. As a context manager, it ends all its processes on exit."""
 
     VARIABLE = "FAKE_ANKA_HOME"
     PROGRAMS = {"anka": "emulators.anka.engine.cli"}  # noqa: RUF012  a constant
@@ -33,13 +33,13 @@ class AnkaHost(Host):
     CHOICES = settings.CHOICES
 
     def open_store(self):
-        """Anka's state."""
+        """Open Anka's state."""
         return Store(self.home, self.quota_path, lifecycle.settle)
 
-    # -- what the host has ---------------------------------------------------------------------------
+    # -- setup ---------------------------------------------------------------------------------------
 
     def add_template(self, name, uuid=None, tag=None, home_files=None):
-        """A local, stopped template; its clones' guest homes begin as a copy of the directory `home_files`. Returns its uuid."""
+        """Add a local stopped template; its clones' guest homes start as a copy of the directory `home_files`. Returns its uuid."""
         uuid = uuid or new_uuid()
         image = None
         if home_files is not None:
@@ -52,7 +52,7 @@ class AnkaHost(Host):
         return uuid
 
     def add_registry_template(self, name, uuid=None, *, tags=("v1",), size=30 * settings.GIB, home_files=None):
-        """A template in the registry. `tags` oldest first; each adds a tenth of `size` (bytes) to its predecessor's layers."""
+        """Add a template to the registry. `tags` oldest first; each adds a tenth of `size` (bytes) to the layers."""
         uuid = uuid or new_uuid()
         home = None
         if home_files is not None:
@@ -63,10 +63,10 @@ class AnkaHost(Host):
             tx.registry[uuid] = {"uuid": uuid, "name": name, "created": time.time(), "tags": entries}
         return uuid
 
-    # -- what others do ------------------------------------------------------------------------------
+    # -- other actors --------------------------------------------------------------------------------
 
     def start_foreign(self, name, *, hidden=False):
-        """Somebody else's VM, running. A `hidden` one belongs to another product: it takes a slot but is in no Anka listing."""
+        """Start another user's VM. A `hidden` one belongs to another product: it takes a slot, but no Anka listing shows it."""
         uuid = new_uuid()
         if hidden:
             self.start_hidden(name)
@@ -77,7 +77,7 @@ class AnkaHost(Host):
         return uuid
 
     def stop_foreign(self, name):
-        """End a foreign VM, hidden or not, and give its slot back."""
+        """End a foreign VM, hidden or not, and free its slot."""
         self.stop_hidden(name)
         with self._store.transaction() as tx:
             uuids = [vm["uuid"] for vm in tx.vms.values() if vm["name"] == name]
@@ -87,7 +87,7 @@ class AnkaHost(Host):
                 tx.event("deleted", tx.vms.pop(uuid))
 
     def halt(self, vm, *, status="stopped"):
-        """The guest shuts itself down ("stopped") or its hypervisor dies ("failed")."""
+        """Make the guest shut down ("stopped") or its hypervisor die ("failed")."""
         with self._store.transaction() as tx:
             uuid = lifecycle.resolve(tx, vm)["uuid"]
         self._halt(uuid, status)
@@ -96,7 +96,7 @@ class AnkaHost(Host):
         lifecycle.go_down(_Silent(self._store), uuid, status=status)
 
     def reboot_host(self):
-        """The host restarts: commands and guest processes die, VMs are stopped, every slot is free, leaked ones too."""
+        """Restart the host: commands and guest processes die, VMs stop, and every slot becomes free, leaked ones too."""
         self.shutdown_all()
         self._store.quota.reset()
         with self._store.transaction() as tx:
@@ -108,21 +108,21 @@ class AnkaHost(Host):
     # -- what happened -------------------------------------------------------------------------------
 
     def vms(self):
-        """Every VM and template of the host: a list of dicts with uuid, name, status, tag, ..."""
+        """Return all VMs and templates of the host as dicts with uuid, name, status, tag, ..."""
         with self._store.transaction() as tx:
             return list(tx.vms.values())
 
     def running(self):
-        """The names of the running VMs."""
+        """Return the names of the running VMs."""
         return [vm["name"] for vm in self.vms() if vm["status"] == "running"]
 
     def guest_home(self, vm):
-        """The directory that is a VM's home."""
+        """Return the home directory of a VM."""
         with self._store.transaction() as tx:
             return Path(self._store.guest_home(lifecycle.resolve(tx, vm)["uuid"]))
 
     def guest_processes(self, vm=None):
-        """The living processes inside one VM, or inside all: objects with pid, vm (uuid) and argv."""
+        """Return the living processes inside one VM, or inside all: objects with pid, vm (uuid) and argv."""
         uuids = None
         if vm is not None:
             with self._store.transaction() as tx:

@@ -1,4 +1,4 @@
-"""The emulated anka: its command line, its listing, its record, and that it is what its README says.
+"""The emulated anka: its command line, listing and records, and the claims of its README.
 
 Owns the proof of the emulator as a program; knows nothing of the program that is tested with it.
 """
@@ -28,7 +28,7 @@ def test_bare_command_exits_zero(host):
 
 
 def test_static_executable_works_from_path(host):
-    """The executable in bin/ works with nothing but its folder on PATH, FAKE_ANKA_HOME, and any python3."""
+    """The executable in bin/ needs only its folder on PATH, FAKE_ANKA_HOME, and any python3."""
     path = f"{HERE / 'bin'}:{os.environ['PATH']}"
     done = subprocess.run(
         ["anka", "version"], env={**host.env(), "PATH": path}, capture_output=True, text=True, check=True, timeout=60
@@ -38,7 +38,7 @@ def test_static_executable_works_from_path(host):
 
 
 def test_refuses_to_run_without_a_host():
-    """Without FAKE_ANKA_HOME the emulator refuses, with a status that no Anka error has."""
+    """Without FAKE_ANKA_HOME the emulator refuses to run, with a status that no Anka error has."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("FAKE_")}
     done = subprocess.run([HERE / "bin" / "anka", "list"], env=env, capture_output=True, check=False, timeout=60)
     assert done.returncode == 70
@@ -108,7 +108,7 @@ def test_text_errors_are_one_line_on_stderr(host):
 
 
 def test_list_mixes_templates_and_clones(host):
-    """`list` shows templates and clones alike; `version` is absent for what has no tag."""
+    """`list` shows templates and clones alike; `version` is absent for a VM without a tag."""
     host.ok("clone", "tpl", "one")
     rows = {row["name"]: row for row in host.ok("list")}
     assert rows["tpl"]["version"] == "v1"
@@ -130,7 +130,7 @@ def test_list_filters(host):
 
 
 def test_unknown_ids_are_code_three(host):
-    """list, show, clone, start, stop, cp, delete and modify say `<id>: not found`, code 3."""
+    """list, show, clone, start, stop, cp, delete and modify report `<id>: not found`, code 3."""
     for args in (
         ["list", "x"],
         ["show", "x"],
@@ -157,7 +157,7 @@ def test_unknown_ids_are_code_three(host):
     ],
 )
 def test_empty_list_shapes(host, choice, stdout):
-    """An empty `list -r` has the shape that the switch says, and status 0."""
+    """An empty `list -r` has the shape that the switch chooses, and status 0."""
     host.set(empty_list=choice)
     done = host.anka("-j", "list", "-r")
     assert (done.returncode, done.stdout) == (0, stdout)
@@ -184,13 +184,13 @@ def test_ip_comes_after_some_polls(host, shape, absent):
 
 
 def test_list_refuses_until_the_eula_is_accepted(host):
-    """Without an accepted EULA `list` answers ERROR with an object body."""
+    """Without an accepted EULA, `list` answers ERROR with an object body."""
     host.set(eula_accepted=False)
     assert "EULA" in host.error("list")[1]
 
 
 def test_calls_and_events_are_recorded(host):
-    """Each invocation's argv, times and status, and each life event with the number of running VMs, are on record."""
+    """Each invocation's argv, times and status, and each life-cycle event with the number of running VMs, are recorded."""
     host.run_vms("one")
     host.anka("delete", "--yes", "one")
     host.anka("show", "one")
@@ -207,7 +207,7 @@ def test_calls_and_events_are_recorded(host):
 
 
 def test_halt_and_reboot_host(host):
-    """A guest's own shutdown and a dead hypervisor end its processes; a reboot ends everything on the host."""
+    """A guest's own shutdown and a dead hypervisor end the guest's processes; a reboot ends everything on the host."""
     host.run_vms("one", "two")
     for name in ("one", "two"):
         host.anka("run", "-b", name, "sleep", "600")
@@ -225,7 +225,7 @@ def test_halt_and_reboot_host(host):
 
 
 def test_shutdown_all_ends_hung_commands_and_guests(host):
-    """shutdown_all ends hanging commands, guests and their agents, and leaves the VMs' state as it is."""
+    """shutdown_all ends hanging commands, guests and their agents, and does not change the VMs' state."""
     host.run_vms("one")
     host.anka("run", "one", "bash", "-c", "sleep 600 & setsid sleep 600 &")
     host.fault("list", hang=True)
@@ -238,7 +238,7 @@ def test_shutdown_all_ends_hung_commands_and_guests(host):
 
 
 def test_lost_events_are_written_again(host):
-    """Events whose writer died between state and log are written by the next command, once."""
+    """If a writer dies between state and log, the next command writes its events again, once."""
     log = host.home / "events.jsonl"
     host.ok("clone", "tpl", "one")
     whole = log.read_bytes()
@@ -251,7 +251,7 @@ def test_lost_events_are_written_again(host):
 
 
 def test_ps_listing_is_understood():
-    """Where there is no /proc, guests are found in a `ps` listing with environments."""
+    """Without /proc, guests are found in a `ps` listing with environments."""
     listing = "  10     1 Ss   /bin/sh HOME=/x FAKE_ANKA_VM=u-1 USER=anka\n  11    10 S    sleep 5\n  12     1 Z    (sh)\n  x\n"
     table = processes.parse_ps(listing.replace("  x\n", ""), "FAKE_ANKA_VM=")
     assert {pid: (vm, parent) for pid, (vm, parent, _) in table.items()} == {10: ("u-1", 1), 11: ("", 10)}
@@ -264,7 +264,7 @@ def test_readme_explains_every_switch():
 
 
 def test_emulator_imports_nothing_of_the_program():
-    """The emulator's own code imports the standard library and itself only."""
+    """The emulator's own code imports only the standard library and itself."""
     shared = [HERE.parent / "kernel_quota.py", *HERE.parent.glob("vmhost/*.py")]
     sources = [*HERE.glob("*.py"), *HERE.glob("engine/*.py"), HERE / "bin" / "anka", *shared]
     for source in sources:

@@ -1,6 +1,6 @@
-"""The emulated anka: the registry, pulls and what spoils them, and injected faults.
+"""The emulated anka: the registry, pulls and their corruption, and injected faults.
 
-Owns the proof that the emulator fails as asked, and only so.
+Owns the proof that the emulator fails exactly as requested.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def test_registry_list_and_show(host):
 
 
 def test_pull_prints_progress_then_the_result(host, directory):
-    """A pull prints several JSON lines, the last being the result, with or without a newline; the template is then local."""
+    """A pull prints several JSON lines; the last is the result, with or without a newline. The template is then local."""
     (directory / "files").mkdir()
     (directory / "files" / "hello").write_text("hello")
     uuid = host.add_registry_template("14.6", tags=["a", "b"], home_files=directory / "files")
@@ -47,7 +47,7 @@ def test_pull_prints_progress_then_the_result(host, directory):
 
 
 def test_check_download_size(host):
-    """--check-download-size tells sizes and changes nothing; of a local tag it says `available locally`."""
+    """--check-download-size reports sizes and changes nothing; for a local tag it reports `available locally`."""
     host.add_registry_template("14.6", tags=["a", "b"], size=1000)
     free = settings.DEFAULTS["disk_available"]
     assert host.ok("pull", "14.6", "--check-download-size") == {"size": 1000, "cached": 0, "available": free}
@@ -59,7 +59,7 @@ def test_check_download_size(host):
 
 
 def test_pull_failures(host):
-    """Unknown template or tag is code 3; a registry that does not answer and a full disk are other errors."""
+    """An unknown template or tag is code 3; a registry that does not answer and a full disk are other errors."""
     host.add_registry_template("14.6", tags=["a"], size=1000)
     assert host.error("pull", "15") == (3, "15: not found")
     assert host.error("pull", "-t", "z", "14.6") == (3, "14.6: not found")
@@ -74,7 +74,7 @@ def test_pull_failures(host):
 
 
 def test_registry_down_with_a_local_copy(host):
-    """With pull_failback a local copy answers for a registry that is down."""
+    """With pull_failback, a local copy answers for a registry that is down."""
     host.add_registry_template("14.6", tags=["a"])
     host.ok("pull", "14.6")
     host.set(registry_down=True)
@@ -95,7 +95,7 @@ def test_local_checkout_and_fetch_only(host):
 
 
 def pulling(host):
-    """Start a pull that takes long, and wait until it is under way."""
+    """Start a slow pull and wait until it is in flight."""
     host.set(delays={"pull": 60})
     process = host.begin("-j", "pull", "14.6")
     eventually(lambda: list((host.home / "ops").iterdir()))
@@ -104,7 +104,7 @@ def pulling(host):
 
 
 def test_two_pulls_at_once_spoil_the_template(host):
-    """A second pull of the same template fails, and so does the first; both stand in the events."""
+    """A second pull of the same template fails, and so does the first; the events record both."""
     host.add_registry_template("14.6", tags=["a"])
     host.set(delays={"pull": 1})
     first = host.begin("-j", "pull", "14.6")
@@ -117,7 +117,7 @@ def test_two_pulls_at_once_spoil_the_template(host):
 
 
 def test_clone_during_a_pull_spoils_the_template(host):
-    """A clone while its template is pulled fails, and later clones of that template do not start until it is pulled anew."""
+    """A clone while its template is pulled fails; later clones of that template do not start until a new pull of it."""
     uuid = host.add_registry_template("14.6", tags=["a", "b"])
     host.ok("pull", "-t", "a", "14.6")
     process = pulling(host)
@@ -135,7 +135,7 @@ def test_clone_during_a_pull_spoils_the_template(host):
 
 
 def test_overlapping_pulls_of_two_templates_are_noted(host):
-    """Pulls of different templates at once work, and stand in the events for a checker of "one pull per host"."""
+    """Concurrent pulls of different templates work; the events record them for a checker of "one pull per host"."""
     host.add_registry_template("14.6")
     host.add_registry_template("15.1")
     process = pulling(host)
@@ -148,7 +148,7 @@ def test_overlapping_pulls_of_two_templates_are_noted(host):
 
 @pytest.mark.parametrize("choice", ["clean", "half", "blocked"])
 def test_sigkill_in_mid_pull(host, choice):
-    """A killed pull leaves nothing, a template that will not start, or one that blocks the next pull, as the switch says."""
+    """A killed pull leaves nothing, a template that does not start, or one that blocks the next pull, as the switch says."""
     host.add_registry_template("14.6", tags=["a"])
     host.set(interrupted_pull=choice)
     host.fault("pull", kill_at="middle")
@@ -169,7 +169,7 @@ def test_sigkill_in_mid_pull(host, choice):
 
 
 def test_develop_licence_is_narrower(host):
-    """The develop licence runs one VM, and has neither registry nor suspend."""
+    """The develop licence allows one VM, and neither registry nor suspend."""
     host.set(license_type="com.veertu.anka.develop")
     host.run_vms("one")
     host.ok("clone", "tpl", "two")
@@ -191,7 +191,7 @@ def test_error_fault_before_and_after_the_effect(host):
 
 
 def test_output_faults(host):
-    """Garbage, nothing, and text on stderr beside a sound reply."""
+    """Garbage, empty output, and text on stderr beside a correct reply."""
     host.fault("list", stdout="<html>", exit_status=0)
     host.fault("list", stdout="", exit_status=3)
     host.fault("list", stderr="warning: low disk\n")
@@ -204,7 +204,7 @@ def test_output_faults(host):
 
 
 def test_faults_match_arguments_and_commands(host):
-    """A fault hits only the command and the arguments it names, `*` any command, until it is cleared."""
+    """A fault hits only the command and the arguments that it names, or with `*` any command, until it is cleared."""
     host.fault("clone", match=r"\bone$", message="not this")
     host.ok("clone", "tpl", "two")
     host.error("clone", "tpl", "one")
@@ -234,7 +234,7 @@ def test_hang_and_kill(host, when, present):
 
 
 def test_reply_lost_after_the_effect(host):
-    """kill_at="after": the effect is done, the reply is not."""
+    """With kill_at="after", the effect is complete but the reply is lost."""
     host.fault("clone", kill_at="after")
     done = host.anka("-j", "clone", "tpl", "one")
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")
@@ -243,7 +243,7 @@ def test_reply_lost_after_the_effect(host):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_delays(host, when):
-    """A delay fault and the delay setting make a command take that long and succeed."""
+    """With a delay fault or the delay setting, a command takes that long and succeeds."""
     host.fault("list", delay=0.3, when=when)
     begin = time.monotonic()
     host.ok("list")
@@ -255,7 +255,7 @@ def test_delays(host, when):
 
 
 def test_run_faults(host):
-    """A run can be lost before its command (125) or killed while it goes on."""
+    """A run can be lost before its command starts (125), or be killed while the command runs."""
     host.run_vms("one")
     host.fault("run", exit_status=125)
     assert host.anka("run", "one", "touch", "here").returncode == 125

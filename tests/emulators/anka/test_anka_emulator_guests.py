@@ -1,6 +1,6 @@
-"""The emulated anka: run and cp, guest processes, their streams, environment and end.
+"""The emulated anka: run and cp; guest processes, their streams, environment and end.
 
-Owns the proof of what happens inside guests.
+Owns the proof of the behaviour inside guests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BINARY = bytes(range(256)) * 2000
 
 
 def goes_on(ticks):
-    """A guest's process still writes to this file, again and again."""
+    """Return True if a guest's process still writes to this file."""
     eventually(ticks.exists)
     size = ticks.stat().st_size
     eventually(lambda: ticks.stat().st_size >= size + 3)
@@ -25,7 +25,7 @@ def goes_on(ticks):
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137)])
 def test_run_passes_the_exit_status(host, script, status):
-    """The exit status is the guest command's; a signal's is 128 plus its number. A stopped VM is started."""
+    """The exit status is the guest command's; a death by signal is 128 plus the number. A stopped VM is started first."""
     host.ok("clone", "tpl", "one")
     assert host.anka("-j", "run", "one", "sh", "-c", script).returncode == status
     assert host.running() == ["one"]
@@ -47,7 +47,7 @@ def test_run_forwards_binary_streams(host):
 
 
 def test_run_takes_a_script_from_stdin(host):
-    """`bash -s` runs a script from stdin in the guest's home, and what does not read stdin ends all the same."""
+    """`bash -s` runs a script from stdin in the guest's home; a command that does not read stdin also ends."""
     host.ok("clone", "tpl", "one")
     done = host.anka("run", "one", "bash", "-s", stdin=b"pwd\necho $0\nexit 3\n")
     assert (done.returncode, done.stdout.decode().split()) == (3, [str(host.guest_home("one").resolve()), "bash"])
@@ -57,7 +57,7 @@ def test_run_takes_a_script_from_stdin(host):
 
 
 def test_run_environment_is_the_guests(host):
-    """Nothing of the host's environment reaches the guest but the marker; only stdin, stdout and stderr are open."""
+    """No host variable except the marker reaches the guest; only stdin, stdout and stderr are open."""
     host.ok("clone", "tpl", "one")
     done = host.anka("run", "one", "sh", "-c", "env; ls /proc/self/fd 2>/dev/null | wc -l", SECRET="bait")
     lines = done.stdout.decode().splitlines()
@@ -76,7 +76,7 @@ def test_run_environment_is_the_guests(host):
 
 
 def test_run_environment_options(host, directory):
-    """-e and --env-file override, -E inherits without overriding and without the emulator's own variables, -w sets the folder."""
+    """-e and --env-file override; -E inherits, without overriding and without the emulator's variables; -w sets the folder."""
     host.ok("clone", "tpl", "one")
     (directory / "env").write_text('FROM_FILE="quoted"\n')
     show = 'echo "$A|$FROM_FILE|$INHERITED|$USER|$FAKE_ANKA_HOME|$PWD"'
@@ -104,7 +104,7 @@ def test_run_of_a_missing_program(host):
 
 
 def test_run_returns_before_background_processes(host):
-    """The end of the command ends `anka run`, though a background process holds its streams; that one lives on and may write."""
+    """`anka run` ends with its command even if a background process holds its streams; that one lives on and may write."""
     host.ok("clone", "tpl", "one")
     script = "(while :; do echo tick; echo >>ticks; sleep 0.02; done) & echo done"
     done = host.anka("run", "one", "bash", "-c", script)
@@ -116,7 +116,7 @@ def test_run_returns_before_background_processes(host):
 
 
 def test_run_waits_for_end_of_output_when_told(host):
-    """With run_waits_for=eof a background writer keeps `anka run` until it is gone."""
+    """With run_waits_for=eof, a background writer delays the end of `anka run` until it is gone."""
     host.set(run_waits_for="eof")
     host.ok("clone", "tpl", "one")
     assert host.anka("run", "one", "bash", "-c", "(sleep 0.3; echo late) & echo soon").stdout == b"soon\nlate\n"
@@ -124,7 +124,7 @@ def test_run_waits_for_end_of_output_when_told(host):
 
 @pytest.mark.parametrize(("choice", "lives"), [("lives", True), ("killed", False)])
 def test_killing_the_host_command(host, choice, lives):
-    """SIGKILL to the process group of `anka run` leaves the guest's process alive, or kills it, as the switch says."""
+    """SIGKILL to the process group of `anka run` leaves the guest's process alive or kills it, as the switch says."""
     host.set(killed_run_guest=choice)
     host.ok("clone", "tpl", "one")
     script = "echo up; while :; do echo tick; echo >>ticks; sleep 0.02; done"
@@ -141,7 +141,7 @@ def test_killing_the_host_command(host, choice, lives):
 
 
 def test_run_dies_with_its_reader(host):
-    """When nobody reads its output any more, `anka run` dies of SIGPIPE; what the guest does then is the switch's matter."""
+    """When the reader of its output is gone, `anka run` dies of SIGPIPE; the switch decides the fate of the guest's process."""
     host.set(killed_run_guest="killed")
     host.ok("clone", "tpl", "one")
     process = host.begin("run", "one", "bash", "-c", "while echo tick; do sleep 0.01; done")
@@ -153,7 +153,7 @@ def test_run_dies_with_its_reader(host):
 
 
 def test_run_with_closed_standard_streams(host):
-    """A closed stdin reads as empty, a closed stdout swallows: no stream of the guest takes a closed number."""
+    """A closed stdin reads as empty, a closed stdout discards: no stream of the guest takes a closed descriptor's number."""
     host.ok("clone", "tpl", "one")
     script = (
         "anka run one cat <&-; anka run one cat 0>/dev/null; anka run one sh -c 'echo hi; exit 4' >&- 2>&-; echo $?"
@@ -163,7 +163,7 @@ def test_run_with_closed_standard_streams(host):
 
 
 def test_run_of_a_stopped_guest_is_125(host):
-    """A guest that is stopped, deleted or rebooted under a running command makes it end with 125 and text on stderr."""
+    """If a guest is stopped, deleted or rebooted under a running command, the run ends with 125 and text on stderr."""
     host.run_vms("one")
     for args in (["stop", "-f", "one"], ["reboot", "one"], ["delete", "--yes", "one"]):
         process = host.begin("run", "one", "sleep", "600")
@@ -194,14 +194,14 @@ def test_run_before_the_guest_is_ready(host):
     ],
 )
 def test_machine_readable_run(host, choice, stdout):
-    """With -j the guest's output is raw, has an envelope after it, or is inside one, as the switch says."""
+    """With -j, the guest's output is raw, is followed by an envelope, or is inside one, as the switch says."""
     host.set(run_json=choice)
     host.ok("clone", "tpl", "one")
     assert host.anka("-j", "run", "one", "echo", "hi").stdout == stdout
 
 
 def test_graceful_stop_terminates_first(host):
-    """`stop` gives the guest's processes SIGTERM and time; `stop -f` does not."""
+    """`stop` sends SIGTERM to the guest's processes and waits; `stop -f` does not."""
     host.set(stop_grace=20)
     script = "trap 'echo bye > bye; exit 0' TERM; echo ready > ready; while :; do sleep 0.05; done"
     for args, said_bye in ((["stop"], True), (["stop", "--force"], False)):
@@ -216,7 +216,7 @@ def test_graceful_stop_terminates_first(host):
 
 
 def test_cp_both_ways(host, directory):
-    """Files go to the guest's home with their mode, and trees come back, by relative and by /Users/anka path."""
+    """Files arrive in the guest's home with their mode, and trees come back, by relative and by /Users/anka path."""
     host.run_vms("one")
     script = directory / "run.sh"
     script.write_text("#!/bin/sh\nmkdir -p actions-runner/_diag; echo log > actions-runner/_diag/Runner.log\n")
@@ -242,7 +242,7 @@ def test_cp_refusals(host, directory):
 
 
 def test_cp_and_symlinks(host, directory):
-    """-a copies a symlink as a symlink (dangling in the guest), plain cp and -RL what it points to."""
+    """-a copies a symlink as a symlink (dangling in the guest); plain cp and -RL copy its target."""
     host.run_vms("one")
     (directory / "real").write_text("content")
     (directory / "link").symlink_to(directory / "gone" / "real")

@@ -1,6 +1,6 @@
-"""The emulated anka: clone, start, stop, delete, the limit of running VMs, and what a SIGKILL leaves of them.
+"""The emulated anka: clone, start, stop, delete, the limit of running VMs, and the effects of a SIGKILL on them.
 
-Owns the proof of the life of VMs; knows nothing of guests' commands.
+Owns the proof of the VM life cycle; knows nothing of guests' commands.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from emulators.kernel_quota import KernelQuota
 
 
 def test_clone_copies_the_guest_home(host, directory):
-    """A clone's guest home begins as a copy of the template's: files, modes, symlinks."""
+    """A clone's guest home starts as a copy of the template's: files, modes, symlinks."""
     (directory / "files" / "actions-runner").mkdir(parents=True)
     program = directory / "files" / "actions-runner" / "run.sh"
     program.write_text("#!/bin/sh\necho ran\n")
@@ -57,7 +57,7 @@ def test_clone_of_a_tag(host):
 
 
 def test_concurrent_clones_of_one_name_make_one_vm(host):
-    """Of several clones to one name at once exactly one succeeds."""
+    """Of several concurrent clones to one name, exactly one succeeds."""
     host.set(delays={"clone": 0.1})
     running = [host.begin("-j", "clone", "tpl", "one") for _ in range(6)]
     statuses = sorted(finish(process)[0] for process in running)
@@ -67,7 +67,7 @@ def test_concurrent_clones_of_one_name_make_one_vm(host):
 
 @pytest.mark.parametrize(("choice", "present", "starts"), [("nothing", 0, 0), ("half", 1, 0), ("whole", 1, 1)])
 def test_sigkill_in_mid_clone(host, choice, present, starts):
-    """A clone killed half way leaves what the switch says; its name is in no listing while it is in flight."""
+    """A clone killed halfway leaves what the switch says; no listing shows its name while it is in flight."""
     host.set(killed_clone=choice, delays={"clone": 60})
     process = host.begin("clone", "tpl", "one")
     eventually(lambda: (host.home / "ops").exists() and list((host.home / "ops").iterdir()))
@@ -84,7 +84,7 @@ def test_sigkill_in_mid_clone(host, choice, present, starts):
 
 
 def test_third_vm_is_refused(host):
-    """With two running VMs a third start is refused and its VM stays stopped; a freed slot can be taken again."""
+    """With two running VMs, a third start is refused and its VM stays stopped; a freed slot is available again."""
     host.run_vms("one", "two")
     host.ok("clone", "tpl", "three")
     assert host.error("start", "three")[1] == "three: maximum number of running instances exceeded"
@@ -110,7 +110,7 @@ def test_concurrent_starts_never_run_a_third(host):
 
 
 def test_churn_keeps_the_state_whole(host):
-    """Clones, starts and deletes from many processes, some killed at random points, keep state, quota and events in step."""
+    """Clones, starts and deletes from many processes, some killed at random points, keep state, quota and events consistent."""
 
     def life(number):
         name = f"vm{number}"
@@ -144,7 +144,7 @@ def test_quota_is_shared_with_other_products(host):
 
 
 def test_slot_of_a_dead_process_is_free(directory):
-    """A slot that belongs to a process is given back by its death."""
+    """The slot of a process becomes free when the process dies."""
     quota = KernelQuota(directory / "quota.json")
     process = subprocess.Popen(["sleep", "60"])
     try:
@@ -157,7 +157,7 @@ def test_slot_of_a_dead_process_is_free(directory):
 
 
 def test_half_done_slots_are_mended(host):
-    """A slot that a killed command took for nothing is given back, and one that it gave back too early is taken again."""
+    """The slot of a killed command that started no VM becomes free; one that it freed too early is taken again."""
     quota = KernelQuota(host.quota_path)
     assert quota.claim(host._store.owner("ghost"))
     host.run_vms("one", "two")
@@ -168,7 +168,7 @@ def test_half_done_slots_are_mended(host):
 
 
 def test_concurrent_claims_are_all_kept(directory):
-    """Claims of many threads on one quota file lose nothing, and stop at the limit."""
+    """Claims from many threads on one quota file are all kept, and stop at the limit."""
     quota = KernelQuota(directory / "quota.json")
     quota.set_limit(100)
     with ThreadPoolExecutor(8) as pool:
@@ -178,7 +178,7 @@ def test_concurrent_claims_are_all_kept(directory):
 
 
 def test_two_hosts_share_a_quota(directory):
-    """Starts at once on two states with one quota file: two succeed in all."""
+    """Concurrent starts on two states with one quota file: two succeed in total."""
     shared = directory / "quota.json"
     with Host(directory / "a", shared) as a, Host(directory / "b", shared) as b:
         running = []
@@ -191,7 +191,7 @@ def test_two_hosts_share_a_quota(directory):
 
 
 def test_leaked_slot_stays_taken_until_reboot(host):
-    """With leak_slot a stopped VM's slot is not given back; a reboot of the host frees it."""
+    """With leak_slot, a stopped VM's slot stays taken; a reboot of the host frees it."""
     host.set(leak_slot=1)
     host.run_vms("one")
     host.ok("stop", "one")
@@ -205,14 +205,14 @@ def test_leaked_slot_stays_taken_until_reboot(host):
 
 
 def test_limit_with_nothing_running(host):
-    """limit_always refuses every start although nothing runs."""
+    """limit_always refuses every start even if nothing runs."""
     host.set(limit_always=True)
     host.ok("clone", "tpl", "one")
     assert "maximum number" in host.error("start", "one")[1]
 
 
 def test_foreign_vms_take_slots(host):
-    """Somebody else's Anka VM is listed; another product's takes a slot unseen."""
+    """A foreign Anka VM is listed; another product's VM takes a slot unseen."""
     host.start_foreign("their-vm")
     host.start_foreign("utm", hidden=True)
     assert [row["name"] for row in host.ok("list", "-r")] == ["their-vm"]
@@ -225,7 +225,7 @@ def test_foreign_vms_take_slots(host):
 
 
 def test_start_of_a_running_vm(host):
-    """Starting a running VM is fine, or an error, as the switch says."""
+    """Starting a running VM succeeds or fails, as the switch says."""
     host.run_vms("one")
     assert host.ok("start", "one")["status"] == "running"
     host.set(start_running="error")
@@ -237,7 +237,7 @@ def test_start_of_a_running_vm(host):
     ("choice", "status", "slots"), [("running", "running", 1), ("failed", "failed", 0), ("stopped", "stopped", 0)]
 )
 def test_sigkill_in_mid_start(host, choice, status, slots):
-    """A start killed half way leaves the VM as the switch says, and its slot accordingly; a failed one needs stop --force."""
+    """A start killed halfway leaves the VM and its slot as the switch says; a failed VM needs stop --force."""
     host.set(killed_start=choice)
     host.ok("clone", "tpl", "one")
     host.fault("start", kill_at="middle")
@@ -283,7 +283,7 @@ def test_modify_needs_a_stopped_vm(host):
 
 
 def test_delete_asks_and_blocks(host):
-    """Without --yes delete asks on stdout and blocks on stdin: EOF and n keep the VM, y deletes it."""
+    """Without --yes, delete asks on stdout and blocks on stdin: EOF and n keep the VM, y deletes it."""
     host.ok("clone", "tpl", "one")
     process = host.begin("delete", "one", stdin=subprocess.PIPE)
     question = f"are you sure you want to delete vm {host.vm('one')['uuid']} one [y/N]: ".encode()
@@ -299,7 +299,7 @@ def test_delete_asks_and_blocks(host):
 
 
 def test_delete_of_a_running_vm_ends_its_processes(host):
-    """A delete --yes of a running VM ends background, setsid and double-forked processes before it reports success."""
+    """With --yes, delete of a running VM ends background, setsid and double-forked processes before it reports success."""
     host.run_vms("one", "two")
     script = (
         b"nohup sleep 601 & setsid sleep 602 & (setsid sh -c 'trap \"\" TERM; sleep 603' &) & env -i sleep 604 & exit 0"
@@ -315,14 +315,14 @@ def test_delete_of_a_running_vm_ends_its_processes(host):
 
 
 def test_delete_of_a_tag_keeps_the_vm(host):
-    """`delete -t` removes the tag only."""
+    """`delete -t` removes only the tag."""
     host.ok("delete", "--yes", "-t", "v1", "tpl")
     assert "version" not in host.ok("list", "tpl")[0]
     assert host.error("delete", "--yes", "-t", "v1", "tpl") == (3, "v1: not found")
 
 
 def test_sigkill_in_mid_delete_leaves_a_stopped_vm(host):
-    """A delete that dies half way has stopped the VM and not removed it; a second one does."""
+    """A delete that dies halfway has stopped the VM but not removed it; a second one removes it."""
     host.run_vms("one")
     host.fault("delete", kill_at="middle")
     assert host.anka("delete", "--yes", "one").returncode == -signal.SIGKILL

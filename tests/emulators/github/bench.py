@@ -1,6 +1,6 @@
-"""What the emulator's own tests work with: an API client that measures every reply, a listener without a process, a guest with one.
+"""Equipment of the emulator's own tests: an API client that checks every reply, a listener without a process, a guest with one.
 
-Owns no expectation; a test says what must come out.
+Owns no expectation; each test states its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REPO = "/repos/octo-org/hello"
 
 
 class Api:
-    """The REST API as one token sees it; each request and each reply is measured against GitHub's description."""
+    """The REST API as one token sees it. Checks each request and each reply against GitHub's description."""
 
     def __init__(self, url, token=TOKEN, *, measured=True):
         self.url, self.token, self.measured = url, token, measured
@@ -36,7 +36,7 @@ class Api:
         self._pool.clear()
 
     def call(self, method, path, body=None, *, headers=None, **query):
-        """The reply (urllib3), sound or not; `.json()` is its body. Its status is the test's matter."""
+        """Return the reply (urllib3), valid or not; `.json()` is its body. The test checks its status."""
         sent = {"Authorization": f"Bearer {self.token}", "User-Agent": "tests", "Accept": "application/vnd.github+json"}
         sent = {name: value for name, value in (sent | (headers or {})).items() if value is not None}
         data = None if body is None else json.dumps(body).encode()
@@ -51,13 +51,13 @@ class Api:
         return reply
 
     def get(self, path, *, headers=None, **query):
-        """The parsed body of a GET that must succeed."""
+        """Return the parsed body of a GET that must succeed."""
         reply = self.call("GET", path, headers=headers, **query)
         assert reply.status == 200, (reply.status, reply.data)
         return reply.json()
 
     def jit(self, name="runner-1", labels=None, *, scope=REPO, group=1):
-        """The reply to generate-jitconfig: {"runner", "encoded_jit_config"}."""
+        """Return the reply to generate-jitconfig: {"runner", "encoded_jit_config"}."""
         asked = {"name": name, "runner_group_id": group, "labels": labels or LABELS}
         reply = self.call("POST", f"{scope}/actions/runners/generate-jitconfig", asked)
         assert reply.status == 201, reply.data
@@ -80,12 +80,12 @@ class Listener:
         self._pool.clear()
 
     def call(self, method, tail, body=None):
-        """The reply (urllib3)."""
+        """Return the reply (urllib3)."""
         data = None if body is None else json.dumps(body).encode()
         return self._pool.request(method, f"{self._base}/{tail}", body=data, headers=self._headers)
 
     def open(self, *, version="2.336.0", nonce=None):
-        """Try to open a session: the HTTP status."""
+        """Try to open a session; return the HTTP status."""
         asked = {"nonce": nonce or secrets.token_hex(4), "version": version, "os": "macOS"}
         reply = self.call("POST", "session", asked)
         if reply.status == 200:
@@ -93,21 +93,21 @@ class Listener:
         return reply.status
 
     def poll(self):
-        """One long poll: (status, message)."""
+        """Do one long poll; return (status, message)."""
         reply = self.call("GET", f"message?sessionId={self.session}")
         return reply.status, reply.json() if reply.data else None
 
     def acquire(self, job_id, nonce="once"):
-        """Take the job up: the HTTP status."""
+        """Acquire the job; return the HTTP status."""
         return self.call("POST", f"jobs/{job_id}/acquire", {"nonce": nonce}).status
 
     def finish(self, job_id, conclusion="success", nonce="once"):
-        """Report the end: the HTTP status."""
+        """Report the end of the job; return the HTTP status."""
         return self.call("POST", f"jobs/{job_id}/finish", {"conclusion": conclusion, "nonce": nonce}).status
 
 
 class Guest:
-    """A home directory with a runner in it, and the processes that were started there."""
+    """A home directory with a runner in it, and the processes that start there."""
 
     def __init__(self, github):
         self._folder = tempfile.TemporaryDirectory(prefix="fake-guest-")
@@ -116,13 +116,13 @@ class Guest:
         self._started = []
 
     def close(self):
-        """End every process started here, remove the directory."""
+        """End every process that was started here and remove the directory."""
         for process in self._started:
             self.kill(process)
         self._folder.cleanup()
 
     def environment(self, **more):
-        """HOME and a PATH with this interpreter, bash and little else."""
+        """Return HOME and a PATH with this interpreter, bash and little else."""
         return {
             "HOME": str(self.home),
             "PATH": f"{Path(os.path.realpath(sys.executable)).parent}:/usr/bin:/bin",
@@ -130,7 +130,7 @@ class Guest:
         }
 
     def start(self, program, *arguments, **more):
-        """A program of the runner's folder, in the background; its output goes to `<program>.out`."""
+        """Start a program of the runner's folder in the background; its output goes to `<program>.out`."""
         with self.output(program).open("ab") as output:
             process = subprocess.Popen(
                 [str(self.runner / program), *arguments],
@@ -144,11 +144,11 @@ class Guest:
         return process
 
     def output(self, program):
-        """Where a background program's output goes."""
+        """The file with a background program's output."""
         return self.home / f"{program}.out"
 
     def run(self, program, *arguments, **more):
-        """A program of the runner's folder to its end: the completed process with stdout."""
+        """Run a program of the runner's folder to completion; return the completed process with stdout."""
         return subprocess.run(
             [str(self.runner / program), *arguments],
             env=self.environment(**more),
@@ -161,7 +161,7 @@ class Guest:
         )
 
     def kill(self, process):
-        """End it and what it started, as a VM does that is switched off."""
-        with contextlib.suppress(ProcessLookupError):  # it has ended, and all it started
+        """Kill the process and its children, as a VM does when it is switched off."""
+        with contextlib.suppress(ProcessLookupError):  # it and its children have ended
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

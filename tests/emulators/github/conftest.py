@@ -1,4 +1,4 @@
-"""Fixtures of the emulator's own tests: a server of its own for each test, clients and guests that leave nothing behind."""
+"""Fixtures of the emulator's own tests: a separate server for each test, clients and guests that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emulators.github.control import GitHubServer
 
 @pytest.fixture
 def github():
-    """A server with the organisation octo-org, its repository hello, and a token that may do all."""
+    """A server with the organisation octo-org, its repository hello, and a token with all permissions."""
     with GitHubServer() as server:
         server.add_org("octo-org")
         server.add_repo("octo-org", "hello")
@@ -28,13 +28,13 @@ def closing():
 
 @pytest.fixture
 def api(github, closing):
-    """The REST API for the token that may do all."""
+    """The REST API with the token that has all permissions."""
     return closing.enter_context(contextlib.closing(Api(github.url)))
 
 
 @pytest.fixture
 def listen(closing):
-    """A function: a JIT configuration -> a Listener with an open session."""
+    """A function that opens a session with a JIT configuration and returns its Listener."""
 
     def opened(config):
         listener = closing.enter_context(contextlib.closing(Listener(config)))
@@ -52,7 +52,7 @@ def guest(github, closing):
 
 @pytest.fixture
 def queue(github):
-    """A function: names (or job dicts) -> the run that holds these jobs."""
+    """A function that queues a run with these jobs (names or job dicts) and returns the run."""
 
     def queued(*jobs, labels=("self-hosted", "anka"), **more):
         made = [{"labels": list(labels), **({"name": job} if isinstance(job, str) else job)} for job in jobs]

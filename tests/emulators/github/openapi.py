@@ -1,7 +1,7 @@
-"""Measure requests and replies against GitHub's own OpenAPI description, tests/data/github-rest-openapi.json.
+"""Checks requests and replies against GitHub's own OpenAPI description, tests/data/github-rest-openapi.json.
 
-Owns the reading of OpenAPI 3.0 (references, `nullable`, formats) and the list of what is allowed beside the description. Knows
-neither the emulator nor the plugin: both are measured by it. Needs jsonschema.
+Owns the reading of OpenAPI 3.0 (references, `nullable`, formats) and the list of allowed deviations from the description.
+Knows neither the emulator nor the plugin: it checks both. Needs jsonschema.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import jsonschema
 _FILE = Path(__file__).resolve().parents[2] / "data" / "github-rest-openapi.json"
 _ERROR = {"$ref": "#/components/schemas/basic-error"}
 
-#: Statuses every route may answer with. The description names them for some routes only; GitHub's documentation ("Best practices",
-#: "Troubleshooting the REST API", "Conditional requests") says that they can come from any.
+#: Statuses that every route may answer with. The description names them for some routes only; GitHub's documentation ("Best
+#: practices", "Troubleshooting the REST API", "Conditional requests") says that they can come from any.
 GENERAL_STATUSES = {400: _ERROR, 401: _ERROR, 403: _ERROR, 404: _ERROR, 429: _ERROR, 304: None}
 
 #: Query parameters that the description types more narrowly than its own text does.
@@ -27,13 +27,13 @@ LOOSE_QUERY = {
     "created": "typed as one date-time; the text beside it points to the search syntax, which has ranges and comparisons",
 }
 
-#: Keys beside the schema that GitHub's own replies have.
+#: Keys that GitHub's own replies have in addition to the schema.
 LOOSE_KEYS = {
     "user_view_type": "users have it; the copy of simple-user inside of /app/installations leaves it out",
     "status": "errors repeat the HTTP status as text; some of the error schemas leave it out",
 }
 
-#: A place where the description contradicts itself: one account that is a user *and* an enterprise, with the keys of both. The
+#: A place where the description contradicts itself: one account is a user *and* an enterprise, with the keys of both. The
 #: single installation says `anyOf` there.
 _ACCOUNT_OF_LISTED = ("/app/installations", "get", "responses", "200", "content", "application/json", "schema", "items")
 
@@ -45,9 +45,9 @@ class ContractBroken(Exception):
 
 
 def check_request(method, path, query=None, body=None):
-    """ContractBroken unless this is a request of the description.
+    """Raise ContractBroken unless the description allows this request.
 
-    `path` is without /api/v3; `query` a mapping (a parameter given twice is an error beforehand); `body` the parsed JSON, or None.
+    `path` is without /api/v3; `query` a mapping (the caller must reject duplicates first); `body` the parsed JSON or None.
     """
     operation, parts = _operation(method, path)
     where = f"{method} {path}"
@@ -78,9 +78,9 @@ def _check_body(where, described, body):
 
 
 def check_reply(method, path, status, body, *, closed=False):
-    """ContractBroken unless this is a reply of the description (or of GENERAL_STATUSES) to that request.
+    """Raise ContractBroken unless the description (or GENERAL_STATUSES) allows this reply to that request.
 
-    `body` is the parsed JSON, None for an empty one. With `closed`, objects must have no keys that the description does not name.
+    `body` is the parsed JSON, None for an empty one. With `closed`, objects must not have keys that the description lacks.
     """
     operation, _ = _operation(method, path)
     where = f"{method} {path} -> {status}"
@@ -91,7 +91,7 @@ def check_reply(method, path, status, body, *, closed=False):
     elif status in GENERAL_STATUSES or status >= 500:
         schema = GENERAL_STATUSES.get(status)
     else:
-        raise ContractBroken(f"{where}: the description knows the statuses {', '.join(operation['responses'])} only")
+        raise ContractBroken(f"{where}: the description has only the statuses {', '.join(operation['responses'])}")
     if schema is None:
         if body is not None and status < 500:
             raise ContractBroken(f"{where}: has no body, got {body!r}")
@@ -106,7 +106,7 @@ def check_reply(method, path, status, body, *, closed=False):
 
 @functools.cache
 def description():
-    """The parsed description, set right where it contradicts itself."""
+    """The parsed description, corrected where it contradicts itself."""
     parsed = json.loads(_FILE.read_text(encoding="utf-8"))
     account = functools.reduce(lambda found, key: found[key], _ACCOUNT_OF_LISTED, parsed["paths"])["properties"][
         "account"
@@ -117,7 +117,7 @@ def description():
 
 @functools.cache
 def _paths():
-    """Pairs of a pattern and its operations; those with fewer parameters first, for a literal goes before a parameter."""
+    """Pairs of a pattern and its operations; those with fewer parameters first, as a literal takes precedence over a parameter."""
     templates = sorted(description()["paths"], key=lambda template: (template.count("{"), template))
     return [(re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", one)), description()["paths"][one]) for one in templates]
 
@@ -152,7 +152,7 @@ def _check_parameter(where, parameter, text):
 
 
 def _typed(schema, text):
-    """The text of a parameter as its schema's type; left as text when it is none, for the validator to complain of."""
+    """Convert a parameter's text to its schema's type; invalid text stays text, so that the validator complains."""
     if schema.get("type") == "integer" and re.fullmatch(r"-?[0-9]+", text):
         return int(text)
     if schema.get("type") == "boolean" and text in ("true", "false"):
@@ -183,7 +183,7 @@ def _components(closed):
 
 
 def _converted(schema, closed, *, part=False):
-    """An OpenAPI 3.0 schema as JSON Schema. `part`: it is one of an allOf and so does not know all keys."""
+    """Convert an OpenAPI 3.0 schema to JSON Schema. `part`: it is one part of an allOf and so does not list all keys."""
     if isinstance(schema, list):
         return [_converted(one, closed) for one in schema]
     if not isinstance(schema, dict):

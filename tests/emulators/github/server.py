@@ -1,7 +1,7 @@
 """The emulated GitHub as a program: python3 tests/emulators/github/server.py --port 0 --port-file FILE.
 
-Owns the command line, the life of the process and its two threads beside the connections: the clock of silent runners, and the
-watch on standard input that ends the server with whoever started it.
+Owns the command line, the life of the process, and the two threads besides those of connections: the clock for silent
+runners, and the watch on standard input that ends the server when its starter ends.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def _arguments(argv):
     parser.add_argument("--public-host", help="name by which guests reach this server (default: the address)")
     parser.add_argument("--state-dir", help="write events.jsonl and anomalies.jsonl there")
     parser.add_argument("--log", help="write a JSON line per API request there")
-    parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
-    parser.add_argument("--scratch", help="with --until-eof: remove this directory then, for the starter is gone")
+    parser.add_argument("--until-eof", action="store_true", help="exit when standard input ends")
+    parser.add_argument("--scratch", help="with --until-eof: also remove this directory then")
     return parser.parse_args(argv)
 
 
@@ -54,7 +54,7 @@ def _watch_stdin(stop, scratch):
 
 
 def _write_whole(path, text):
-    """So that a reader sees all of it or no file."""
+    """Write so that a reader sees the whole file or none."""
     aside = Path(f"{path}.{os.getpid()}")
     aside.write_text(text)
     aside.replace(path)
@@ -92,4 +92,4 @@ def main(argv=None):
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    os._exit(status)  # connections' threads may be waiting in a poll
+    os._exit(status)  # connection threads may be waiting in a poll

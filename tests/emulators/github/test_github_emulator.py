@@ -1,4 +1,4 @@
-"""The emulated REST API: every route's reply is GitHub's, by GitHub's own description (bench.Api measures each one)."""
+"""The emulated REST API: every route's reply conforms to GitHub's own description (bench.Api checks each one)."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def finished(github, queue):
 
 
 def test_every_route_of_the_table_is_a_route_of_github():
-    """The emulator has no route that GitHub's description has not."""
+    """Every route of the emulator is in GitHub's description."""
     for route in ROUTES:
         path = re.sub(r"\{\w+\}", "1", route.template)
         openapi._operation(route.method, path)
 
 
 def test_runs_and_jobs_have_the_described_shape(api, queue, finished):
-    """Runs, attempts, jobs and workflows answer with all that GitHub describes and nothing else."""
+    """Runs, attempts, jobs and workflows have exactly the keys that GitHub describes."""
     queued = queue("test")
     runs = api.get(f"{REPO}/actions/runs")
     assert [run["id"] for run in runs["workflow_runs"]] == [queued["id"], finished["id"]]
@@ -58,7 +58,7 @@ def test_runs_and_jobs_have_the_described_shape(api, queue, finished):
 
 @pytest.mark.parametrize("scope", [REPO, ORG])
 def test_runners_have_the_described_shape(api, scope):
-    """Runners, their labels and tokens are the same for a repository and for an organisation."""
+    """Runners, their labels and tokens work alike for a repository and for an organisation."""
     made = api.jit("one", ["self-hosted", "Anka"], scope=scope)["runner"]
     assert (made["status"], made["busy"], made["os"], made["ephemeral"]) == ("offline", False, "unknown", True)
     assert [label["name"] for label in made["labels"]] == ["self-hosted", "Anka"]
@@ -82,7 +82,7 @@ def test_runners_have_the_described_shape(api, scope):
 
 
 def test_a_repository_does_not_see_its_organisations_runners(api):
-    """Runners of a repository and of its organisation are apart, and may bear the same name."""
+    """Runners of a repository and of its organisation are separate, and may have the same name."""
     api.jit("same", scope=REPO)
     other = api.jit("same", scope=ORG)["runner"]
     assert api.get(f"{REPO}/actions/runners")["total_count"] == 1
@@ -90,7 +90,7 @@ def test_a_repository_does_not_see_its_organisations_runners(api):
 
 
 def test_groups_of_an_organisation(api, github):
-    """An organisation has the group Default, and others that a repository may be kept out of."""
+    """An organisation has the group Default, and others that may exclude a repository."""
     number = github.add_group("octo-org", "macs", repos=["other"])["id"]
     groups = api.get(f"{ORG}/actions/runner-groups")["runner_groups"]
     assert [(group["id"], group["name"], group["default"]) for group in groups] == [
@@ -113,7 +113,7 @@ def test_accounts_and_limits_have_the_described_shape(api):
 
 @pytest.fixture
 def app(github, closing):
-    """An App installed on octo-org: a function claims -> the API for its JWT."""
+    """A function that takes claims and returns the API for the JWT of an App installed on octo-org."""
     github.add_app(77, client_id="Iv23liTEST", owner="octo-org")
     permissions = {"actions": "read", "administration": "write", "metadata": "read"}
     github.add_installation(4242, app_id=77, account="octo-org", permissions=permissions)
@@ -129,7 +129,7 @@ def app(github, closing):
 
 
 def test_an_app_finds_its_installation_and_gets_a_token(app, github, closing):
-    """An App's JWT leads to its installation, and that to a token of the new form that works like another."""
+    """An App's JWT leads to its installation, which issues a token of the new form that works like any other."""
     caller = app(iss="Iv23liTEST")
     assert caller.get("/app")["slug"] == "emulated-app"
     assert [one["id"] for one in caller.get("/app/installations")] == [4242]
@@ -170,12 +170,12 @@ def test_an_installation_token_can_be_narrowed_but_not_widened(app, github, clos
     ],
 )
 def test_an_app_token_out_of_its_time_is_refused(app, claims, status):
-    """A JWT that is expired, lives too long, comes from the future or from an unknown App is refused."""
+    """A JWT that has expired, lives too long, is from the future or from an unknown App is refused."""
     assert app(**claims).call("GET", "/app").status == status
 
 
 def test_an_app_route_refuses_a_user_token(api, app):
-    """What is for Apps takes a JWT only, and a JWT is good for that only."""
+    """Routes for Apps accept only a JWT, and a JWT works only there."""
     assert api.call("GET", "/app").status == 401
     assert app().call("GET", f"{REPO}/actions/runs").status == 403
 
@@ -195,13 +195,13 @@ def test_an_app_route_refuses_a_user_token(api, app):
     ],
 )
 def test_a_jit_configuration_is_checked(api, change, status):
-    """Name, labels and group of a JIT configuration are checked as GitHub does."""
+    """Name, labels and group of a JIT configuration are checked as on GitHub."""
     asked = {"name": "fine", "runner_group_id": 1, "labels": LABELS} | change
     assert api.call("POST", f"{REPO}/actions/runners/generate-jitconfig", asked).status == status
 
 
 def test_a_runners_name_is_taken_once(api):
-    """A second runner of the same name is a conflict, whatever the case of its letters."""
+    """A second runner of the same name is a conflict, whatever its case."""
     api.jit("mac-1")
     asked = {"name": "MAC-1", "runner_group_id": 1, "labels": LABELS}
     reply = api.call("POST", f"{REPO}/actions/runners/generate-jitconfig", asked)
@@ -230,7 +230,7 @@ def _pairs(url):
 
 
 def test_the_default_page_has_thirty(api, github):
-    """Without per_page there are thirty to a page; more than a hundred are not to be had."""
+    """Without per_page a page has thirty entries; the most is a hundred."""
     for number in range(31):
         github.add_runner("octo-org", "hello", f"mac-{number}", LABELS)
     page = api.get(f"{REPO}/actions/runners")
@@ -239,7 +239,7 @@ def test_the_default_page_has_thirty(api, github):
 
 
 def test_runs_are_filtered(api, queue, finished):
-    """Runs can be asked for by status or conclusion, branch and time of creation."""
+    """Runs can be filtered by status or conclusion, branch and time of creation."""
     old = queue("old", created_at="2024-02-03T04:05:06Z", branch="side")
 
     def found(**query):
@@ -254,7 +254,7 @@ def test_runs_are_filtered(api, queue, finished):
 
 
 def test_the_enterprise_form_of_the_address(github, closing):
-    """Under /api/v3 there is the same API, and its links stay there."""
+    """The same API is under /api/v3, and its links stay there."""
     api = closing.enter_context(contextlib.closing(Api(github.enterprise_api_url, measured=True)))
     body = api.get(REPO)
     assert body["url"] == f"{github.enterprise_api_url}{REPO}"
@@ -262,7 +262,7 @@ def test_the_enterprise_form_of_the_address(github, closing):
 
 
 def test_what_is_not_there(api, github):
-    """An unknown route is a JSON 404 and is written down; so is an unknown repository, but that is no anomaly."""
+    """An unknown route is a JSON 404 and is recorded as an anomaly; an unknown repository is a 404 but no anomaly."""
     assert api.call("GET", "/repos/octo-org/none/actions/runs").status == 404
     assert github.anomalies() == []
     api.measured = False
@@ -272,7 +272,7 @@ def test_what_is_not_there(api, github):
 
 
 def test_a_body_that_is_no_json_object(api, github):
-    """A body that cannot be parsed is 400, as GitHub says it."""
+    """A body that does not parse is 400, with GitHub's text."""
     url = f"{github.url}{REPO}/actions/runners/generate-jitconfig"
     headers = {"Authorization": f"Bearer {api.token}", "User-Agent": "tests"}
     for text, message in ((b"{", "Problems parsing JSON"), (b"[1]", "Body should be a JSON object")):
@@ -289,7 +289,7 @@ def test_jobs_have_the_keys_of_the_webhook_examples(api, queue):
 
 
 def test_the_description_finds_what_is_wrong():
-    """The measure itself refuses a wrong body, an undeclared parameter, an unknown status, a missing or a surplus key."""
+    """The checker itself refuses a wrong body, an undeclared parameter, an unknown status, a missing or a surplus key."""
     label = {"id": 1, "name": "x", "type": "custom"}
     labels = f"{REPO}/actions/runners/1/labels"
     openapi.check_reply("GET", labels, 200, {"total_count": 1, "labels": [label]}, closed=True)
@@ -322,6 +322,6 @@ def test_the_description_finds_what_is_wrong():
 
 
 def test_a_taken_port_is_an_error():
-    """A server that cannot listen says so instead of hanging."""
+    """A server that cannot listen reports an error instead of hanging."""
     with GitHubServer() as first, pytest.raises(RuntimeError, match="did not start"):
         GitHubServer(port=int(first.url.rsplit(":", 1)[1])).start()

@@ -1,4 +1,4 @@
-"""Who may call the emulated API, how often, and what a repeated question costs."""
+"""Access to the emulated API: who may call, how often, and the cost of a repeated request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUNS = f"{REPO}/actions/runs"
 
 @pytest.fixture
 def caller(github, closing):
-    """A function: a token's value and its rights -> the API for it; it is made known unless `known` is false."""
+    """A function that returns the API for a token's value and rights; it registers the token unless `known` is false."""
 
     def made(value, *, known=True, **rights):
         if known:
@@ -27,7 +27,7 @@ def caller(github, closing):
 
 
 def test_an_unknown_token_is_refused(caller):
-    """A token nobody knows is 401 `Bad credentials`; none at all is 401 too."""
+    """An unknown token is 401 `Bad credentials`; a missing one is 401 too."""
     nobody = caller("github_pat_unknown", known=False)
     reply = nobody.call("GET", RUNS)
     assert (reply.status, reply.json()["message"]) == (401, "Bad credentials")
@@ -36,7 +36,7 @@ def test_an_unknown_token_is_refused(caller):
 
 
 def test_an_expired_token_is_refused(caller):
-    """A token is good for its time only."""
+    """A token is valid only until it expires."""
     assert caller("github_pat_short", expires_in=-1).call("GET", RUNS).status == 401
     assert caller("github_pat_long", expires_in=60).call("GET", RUNS).status == 200
 
@@ -71,7 +71,7 @@ def test_an_expired_token_is_refused(caller):
     ],
 )
 def test_permissions(caller, queue, permissions, call, status, accepted):
-    """A token without the permission of a route is 403; the header names what would do."""
+    """A token without the permission of a route is 403; the header names the permission that would suffice."""
     queue("build")
     reply = caller("github_pat_some", permissions=permissions).call(*call)
     assert (reply.status, reply.headers["X-Accepted-GitHub-Permissions"]) == (status, accepted)
@@ -80,7 +80,7 @@ def test_permissions(caller, queue, permissions, call, status, accepted):
 
 
 def test_a_token_sees_its_repositories_only(github, caller):
-    """What a token is not for does not exist for it."""
+    """A repository outside of a token's selection does not exist for it."""
     github.add_repo("octo-org", "second")
     mine = caller("github_pat_one", repos=["octo-org/second"])
     assert mine.call("GET", RUNS).status == 404
@@ -88,7 +88,7 @@ def test_a_token_sees_its_repositories_only(github, caller):
 
 
 def test_a_repeated_question_is_free(api, github, queue):
-    """A GET with the ETag of the state as it is gets 304 without a body and costs nothing; after a change it does again."""
+    """A GET with the ETag of the current state gets a free 304 without a body; after a change it costs again."""
     queue("build")
     first = api.call("GET", RUNS)
     assert first.headers["X-RateLimit-Remaining"] == "4999"
@@ -112,7 +112,7 @@ def test_an_etag_is_one_tokens_own(api, caller, queue):
 
 
 def test_the_rate_limit_ends_and_begins_anew(api, github, caller):
-    """With nothing left every route but /rate_limit is 403, for this user only, until the hour is over."""
+    """With nothing left, every route but /rate_limit is 403, for this user only, until the hour is over."""
     other = caller("github_pat_other", user="hubot")
     github.set(rate_limit=100, rate_remaining=2)
     assert [api.call("GET", REPO).status for _ in range(3)] == [200, 200, 403]
@@ -135,7 +135,7 @@ def test_headers_without_a_limit(api, github):
 
 
 def test_api_versions(api):
-    """The version asked for is confirmed; an unknown one is 400; the newer one knows no `rate` at /rate_limit."""
+    """The reply confirms the requested version; an unknown one is 400; the newer one has no `rate` at /rate_limit."""
     reply = api.call("GET", REPO, headers={"X-GitHub-Api-Version": "2022-11-28"})
     assert reply.headers["X-GitHub-Api-Version-Selected"] == "2022-11-28"
     assert api.call("GET", REPO, headers={"X-GitHub-Api-Version": "2020-01-01"}).status == 400
@@ -144,20 +144,20 @@ def test_api_versions(api):
 
 
 def test_a_request_without_a_user_agent(api, github):
-    """GitHub refuses a request that does not say who asks."""
+    """GitHub refuses a request without a User-Agent."""
     headers = {"Authorization": f"Bearer {api.token}", "User-Agent": urllib3.util.SKIP_HEADER}
     assert urllib3.request("GET", github.url + REPO, headers=headers).status == 403
 
 
 def test_every_reply_has_an_id_of_its_own(api):
-    """Replies bear request ids of GitHub's form."""
+    """Every reply has a unique request id of GitHub's form."""
     ids = {api.call("GET", REPO).headers["X-GitHub-Request-Id"] for _ in range(3)}
     assert len(ids) == 3
     assert all(re.fullmatch("[0-9A-F:]{20,}", one) for one in ids)
 
 
 def test_the_log_of_requests_hides_tokens(api, github, caller):
-    """Requests are listed with all but the token, of which a hash tells one from another."""
+    """The log lists requests with a hash in place of the token, which still distinguishes tokens."""
     api.call("POST", f"{REPO}/actions/runners/registration-token")
     caller("github_pat_other").get(RUNS, status="queued")
     first, second = github.requests()

@@ -1,4 +1,4 @@
-"""What the emulated GitHub breaks on request, and the life of its own process."""
+"""The failures that the emulated GitHub produces on request, and the life of its own process."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SERVER = Path(__file__).resolve().parent / "server.py"
 
 @pytest.fixture
 def rough(api):
-    """The API without measuring: what faults send is not GitHub's."""
+    """The API without checks: replies of faults do not conform to GitHub's description."""
     api.measured = False
     return api
 
 
 def test_a_fault_replaces_a_reply_so_often(rough, github, queue):
-    """A status, a body and headers of one's own, for as many requests as wished, on this route only, without effect."""
+    """A fault replaces status, body and headers, without effect, on its route only and as often as requested."""
     run = queue("build")
     path = f"{RUNS}/{run['id']}/cancel"
     github.fault("POST", r"/cancel$", times=2, status=502, body="<html>Unicorn!</html>", headers={"Retry-After": "7"})
@@ -50,14 +50,14 @@ def test_a_fault_with_json_and_one_without_end(rough, github):
 
 
 def test_headers_alone_are_added(rough, github):
-    """A fault of headers only leaves the reply as it is."""
+    """A fault with only headers leaves the rest of the reply alone."""
     github.fault("GET", "/actions/runs", headers={"Retry-After": "1"})
     reply = rough.call("GET", RUNS)
     assert (reply.status, reply.headers["Retry-After"]) == (200, "1")
 
 
 def test_a_reset_has_no_effect(rough, github, queue):
-    """`reset` breaks the connection before anything is done."""
+    """`reset` breaks the connection before any effect."""
     run = queue("build")
     github.fault("POST", "/cancel", reset=True)
     with pytest.raises(urllib3.exceptions.ProtocolError):
@@ -67,7 +67,7 @@ def test_a_reset_has_no_effect(rough, github, queue):
 
 
 def test_a_lost_reply_has_an_effect(rough, github):
-    """`drop_after_effect` does what was asked and then breaks the connection."""
+    """`drop_after_effect` executes the request and then breaks the connection."""
     github.fault("POST", "/generate-jitconfig", drop_after_effect=True)
     with pytest.raises(urllib3.exceptions.ProtocolError):
         rough.jit("mac-1")
@@ -91,7 +91,7 @@ def test_a_reset_in_the_middle_of_a_reply(rough, github):
 
 @pytest.mark.parametrize("kind", ["delay", "slow_drip"])
 def test_slow_replies(rough, github, kind):
-    """`delay` waits before the reply, `slow_drip` within it; both end well, and other requests do not wait."""
+    """`delay` waits before the reply, `slow_drip` within it; both succeed, and other requests do not wait."""
     github.fault("GET", "/actions/runs", **{kind: 0.3})
     started = time.monotonic()
     assert rough.call("GET", RUNS).json()["total_count"] == 0
@@ -99,13 +99,13 @@ def test_slow_replies(rough, github, kind):
 
 
 def test_a_mistake_in_a_fault(github):
-    """A fault that cannot be is refused."""
+    """An impossible fault is refused."""
     with pytest.raises(ValueError, match="error"):
         github.fault("GET", "(", status=500)
 
 
 def test_an_outage_and_its_end(rough, github, guest, queue):
-    """While GitHub is `down` every connection breaks; runners hold out and get their job afterwards."""
+    """While GitHub is `down` every connection breaks; runners keep trying and get their job afterwards."""
     config = rough.jit()["encoded_jit_config"]
     process = guest.start("run.sh", ACTIONS_RUNNER_INPUT_JITCONFIG=config)
     github.wait_for(lambda: github.events("runner-online"))
@@ -123,7 +123,7 @@ def test_an_outage_and_its_end(rough, github, guest, queue):
 @pytest.mark.parametrize("tail", ["/session", "/acquire", "/report", "/finish", "/message"])
 @pytest.mark.parametrize("kind", ["reset", "drop_after_effect"])
 def test_a_runner_survives_lost_requests(rough, github, guest, queue, tail, kind):
-    """A request of the runner's that is lost, or whose reply is, is made again, and nothing runs twice."""
+    """A runner repeats a request if it or its reply is lost, and nothing runs twice."""
     run = queue("build")
     github.set(pickup_after=0.2)
     config = rough.jit()["encoded_jit_config"]
@@ -136,7 +136,7 @@ def test_a_runner_survives_lost_requests(rough, github, guest, queue, tail, kind
 
 
 def test_what_is_written_to_disk(tmp_path):
-    """With `state_dir` and `log` the journal, the anomalies and the requests are on disk, a JSON line each."""
+    """With `state_dir` and `log`, the journal, the anomalies and the requests are on disk, one JSON line each."""
     with GitHubServer(state_dir=tmp_path / "state", log=tmp_path / "requests.jsonl") as server:
         server.add_repo("o", "r")
         server.add_token("t")
@@ -149,7 +149,7 @@ def test_what_is_written_to_disk(tmp_path):
 
 
 def test_the_server_by_hand(tmp_path):
-    """The program prints its address when no file is asked for, and ends with 0 on SIGTERM, a waiting runner or not."""
+    """Without --port-file the program prints its address; it exits with 0 on SIGTERM, even with a waiting runner."""
     with subprocess.Popen([sys.executable, str(SERVER)], stdout=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().strip()
         assert urllib3.request("GET", f"{url}/user", headers={"User-Agent": "tests"}).status == 401
@@ -158,7 +158,7 @@ def test_the_server_by_hand(tmp_path):
 
 
 def test_the_server_ends_with_its_starter(tmp_path):
-    """A test that is killed leaves no server and no directory behind: the end of standard input ends it."""
+    """A killed test leaves no server and no directory behind: the end of standard input ends the server."""
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from emulators.github.control import GitHubServer\n"
@@ -176,7 +176,7 @@ def test_the_server_ends_with_its_starter(tmp_path):
 
 
 def test_nothing_is_left_behind(github):
-    """stop() ends the process and removes its directory; it can be called twice."""
+    """stop() ends the process and removes its directory; a second call is harmless."""
     server = GitHubServer().start()
     process, folder = psutil.Process(server.pid), server._folder
     server.stop()

@@ -1,4 +1,4 @@
-"""How the emulated GitHub deals out jobs: labels, order, cancellation, silence, re-runs. Listeners here have no process."""
+"""How the emulated GitHub assigns jobs: labels, order, cancellation, silence, re-runs. Listeners here have no process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def job_ids(run):
 
 @pytest.fixture
 def online(api, listen):
-    """A function: a name -> (runner id, Listener that is online)."""
+    """A function that registers a runner by name and returns (runner id, online Listener)."""
 
     def made(name="mac-1", labels=None, **more):
         config = api.jit(name, labels, **more)
@@ -28,7 +28,7 @@ def online(api, listen):
 
 @pytest.fixture
 def running(online, queue):
-    """A function: a job's name -> (run, runner id, Listener that runs the job)."""
+    """A function that starts a job by name and returns (run, runner id, Listener that runs the job)."""
 
     def made(name="build", runner="mac-1"):
         run = queue(name)
@@ -42,7 +42,7 @@ def running(online, queue):
 
 
 def test_a_run_in_progress_can_hold_queued_jobs(api, github, online, queue):
-    """A run is in progress from its first job's start on, whatever its other jobs are, and completed with its last."""
+    """A run is in progress from its first job's start, whatever its other jobs' states, and completed with its last job."""
     run = queue("one", "two")
     first, second = job_ids(run)
     path = f"{REPO}/actions/runs/{run['id']}"
@@ -64,7 +64,7 @@ def test_a_run_in_progress_can_hold_queued_jobs(api, github, online, queue):
 
 
 def test_a_started_job_names_its_runner(api, running):
-    """A job in progress bears id, name and group of its runner, which is online and busy."""
+    """A job in progress has id, name and group of its runner, which is online and busy."""
     run, number, _ = running()
     job = api.get(f"{REPO}/actions/jobs/{job_ids(run)[0]}")
     assert (job["status"], job["runner_id"], job["runner_name"]) == ("in_progress", number, "mac-1")
@@ -74,7 +74,7 @@ def test_a_started_job_names_its_runner(api, running):
 
 
 def test_labels_decide_not_the_purpose(github, online, queue):
-    """A runner made for one job gets the oldest that its labels fit, without regard to case."""
+    """A runner made for one job gets the oldest job that its labels fit, without regard to case."""
     newer = queue("newer")
     older = queue("older", labels=["ANKA"], created_at="2024-01-01T00:00:00Z")
     unfit = queue("unfit", labels=["anka", "gpu"], created_at="2023-01-01T00:00:00Z")
@@ -87,7 +87,7 @@ def test_labels_decide_not_the_purpose(github, online, queue):
 
 
 def test_scopes_bound_assignment(github, api, online, queue):
-    """A repository's runner serves that repository; an organisation's serves those its group is open to."""
+    """A repository's runner serves that repository; an organisation's serves the repositories that its group admits."""
     github.add_repo("octo-org", "second")
     github.add_repo("stranger", "hello")
     group = github.add_group("octo-org", "few", repos=["second"])["id"]
@@ -103,7 +103,7 @@ def test_scopes_bound_assignment(github, api, online, queue):
 
 
 def test_a_waiting_poll_gets_a_new_job_at_once(github, online, queue, closing):
-    """A listener that waits is woken by the job, not by a timer."""
+    """A new job wakes a waiting listener; no timer is involved."""
     _, listener = online()
     got = []
     thread = threading.Thread(target=lambda: got.append(listener.poll()))
@@ -129,7 +129,7 @@ def test_an_ephemeral_runner_goes_with_its_job(api, github, running):
 
 
 def test_removal_may_lag(api, github, running):
-    """With `removal_delay` the finished runner stays on the list for a while and gets nothing more."""
+    """With `removal_delay`, the finished runner stays on the list for a while and gets no further job."""
     github.set(removal_delay=0.3, poll_seconds=0.05)
     run, number, listener = running()
     listener.finish(job_ids(run)[0])
@@ -140,7 +140,7 @@ def test_removal_may_lag(api, github, running):
 
 
 def test_a_busy_runner_cannot_be_deleted(api, github, online, queue):
-    """From the assignment on, before the job starts, DELETE is 422; a free runner is deleted, and its poll told so."""
+    """From the assignment on, before the job starts, DELETE is 422; a free runner is deleted, and its poll reports that."""
     queue("build")
     number, listener = online()
     listener.poll()
@@ -157,7 +157,7 @@ def test_a_busy_runner_cannot_be_deleted(api, github, online, queue):
 
 
 def test_a_queued_job_is_cancelled_at_once(api, queue, github):
-    """Cancelling a queued run completes its jobs without a runner, skips what needed them; a second time is a conflict."""
+    """Cancelling a queued run completes its jobs without a runner and skips their dependants; a second cancel is a conflict."""
     run = queue("build", {"name": "deploy", "needs": ["build"]})
     path = f"{REPO}/actions/runs/{run['id']}"
     assert api.call("POST", f"{path}/cancel").status == 202
@@ -169,7 +169,7 @@ def test_a_queued_job_is_cancelled_at_once(api, queue, github):
 
 
 def test_a_running_job_is_told_once_to_stop(api, github, running):
-    """Cancelling a running job reaches its runner at the next poll; the job ends when the runner says so."""
+    """A cancel reaches the runner of a running job at its next poll; the job ends when the runner reports it."""
     github.set(poll_seconds=0.05)
     run, _, listener = running()
     number = job_ids(run)[0]
@@ -182,7 +182,7 @@ def test_a_running_job_is_told_once_to_stop(api, github, running):
 
 
 def test_a_runner_that_does_not_stop_is_overruled(api, github, running):
-    """A cancelled job ends after `cancel_timeout`, or at once when the cancel is forced; late reports are anomalies."""
+    """A cancelled job ends after `cancel_timeout`, or at once with a forced cancel; late reports are anomalies."""
     github.set(cancel_timeout=0.1)
     run, _, _ = running()
     github.cancel_run(run["id"])
@@ -195,7 +195,7 @@ def test_a_runner_that_does_not_stop_is_overruled(api, github, running):
 
 
 def test_a_job_cancelled_between_assignment_and_start(github, online, queue):
-    """A job that is cancelled before its runner takes it up never starts, and its runner's registration is used up."""
+    """A job that is cancelled before its runner starts it never starts, and uses up its runner's registration."""
     run = queue("build")
     number, listener = online()
     listener.poll()
@@ -209,7 +209,7 @@ def test_a_job_cancelled_between_assignment_and_start(github, online, queue):
 
 
 def test_a_job_not_picked_up_is_queued_again(github, api, online, queue):
-    """An assigned job goes back into the queue after `pickup_after`; whoever comes too late is refused."""
+    """An assigned job returns to the queue after `pickup_after`; a runner that comes too late is refused."""
     github.set(pickup_after=0.1)
     run = queue("build")
     _, sleepy = online("sleepy")
@@ -223,7 +223,7 @@ def test_a_job_not_picked_up_is_queued_again(github, api, online, queue):
 
 
 def test_a_silent_runner_goes_offline(github, online):
-    """A runner that does not poll is offline after `offline_after`, and online again when it does."""
+    """A runner that does not poll is offline after `offline_after`, and online again once it polls."""
     github.set(offline_after=0.1, poll_seconds=0.01)
     number, listener = online()
     github.wait_for(lambda: github.runners("octo-org", "hello")[0]["status"] == "offline", 5)
@@ -233,7 +233,7 @@ def test_a_silent_runner_goes_offline(github, online):
 
 
 def test_a_lost_runner_keeps_its_job_until_github_gives_up(api, github, running):
-    """A runner lost in mid-job is offline but busy (422), until after `lost_after` the job fails and the runner is gone."""
+    """A runner lost in mid-job is offline but busy (422); after `lost_after` the job fails and the runner is gone."""
     github.set(offline_after=0.05, lost_after=60)
     run, number, _ = running()
     github.wait_for(lambda: github.runners("octo-org", "hello")[0]["status"] == "offline", 5)
@@ -248,7 +248,7 @@ def test_a_lost_runner_keeps_its_job_until_github_gives_up(api, github, running)
 
 
 def test_a_poll_that_hangs_up_loses_no_job(github, online, queue):
-    """A job is not given to a listener whose connection has ended while it waited."""
+    """A listener whose connection ended while it waited gets no job."""
     github.set(offline_after=0.05)
     _, gone = online("gone")
     thread = threading.Thread(target=_poll_and_vanish, args=(gone,))
@@ -268,7 +268,7 @@ def _poll_and_vanish(listener):
 
 
 def test_a_jit_configuration_works_once(api, github, listen, closing):
-    """A second session beside a living one is a conflict; after its end the configuration is used up. Both are written down."""
+    """A second session beside a living one is a conflict; after its end the configuration is used up. Both are recorded."""
     config = api.jit()["encoded_jit_config"]
     first = listen(config)
     second = Listener(config)
@@ -281,7 +281,7 @@ def test_a_jit_configuration_works_once(api, github, listen, closing):
 
 
 def test_a_repeated_request_is_no_double_run(api, github, online, queue):
-    """A start or an end repeated because its reply was lost is the same one; a second start is an anomaly."""
+    """A start or an end repeated after a lost reply counts once; a second start is an anomaly."""
     run = queue("build")
     number = job_ids(run)[0]
     _, listener = online()
@@ -303,7 +303,7 @@ def test_an_old_runner_version_is_refused(api, github, closing):
 
 
 def test_jobs_wait_for_what_they_need(api, github, online, queue):
-    """A job whose needs are not met is not to be seen; then it is queued, or skipped when they failed."""
+    """A job with unmet needs is invisible; later it is queued, or skipped if its needs failed."""
     run = queue("build", {"name": "test", "labels": ["anka"], "needs": ["build"]}, {"name": "ship", "needs": ["test"]})
     path = f"{REPO}/actions/runs/{run['id']}/jobs"
     assert [job["name"] for job in api.get(path)["jobs"]] == ["build"]
@@ -318,7 +318,7 @@ def test_jobs_wait_for_what_they_need(api, github, online, queue):
 
 
 def test_a_rerun_gives_new_ids(api, github, running):
-    """A re-run keeps the run's id, adds one to run_attempt and gives every job a new id; a running run has none."""
+    """A re-run keeps the run's id, increments run_attempt and gives every job a new id; a running run has no re-run."""
     run, _, listener = running()
     path = f"{REPO}/actions/runs/{run['id']}"
     assert api.call("POST", f"{path}/rerun").status == 403
@@ -336,7 +336,7 @@ def test_a_rerun_gives_new_ids(api, github, running):
 
 
 def test_only_the_failed_jobs_run_again(api, github, online, queue):
-    """A re-run of the failed jobs, or of one job, carries the others' results over; what needs them runs again too."""
+    """A re-run of the failed jobs, or of one job, carries the others' results over; dependants run again too."""
     run = queue("good", "bad", {"name": "after", "needs": ["bad"]})
     for conclusion in ("success", "failure"):
         _, listener = online(f"for-{conclusion}")
@@ -357,7 +357,7 @@ def test_only_the_failed_jobs_run_again(api, github, online, queue):
 
 
 def test_assignment_can_be_held_back(github, online, queue):
-    """With `refuse_assign` nothing, or not this job, is given out."""
+    """With `refuse_assign`, no job is assigned, or only this job is held back."""
     github.set(poll_seconds=0.05, refuse_assign=["held"])
     queue("held")
     free = queue("free")
@@ -371,7 +371,7 @@ def test_assignment_can_be_held_back(github, online, queue):
 
 
 def test_a_foreign_runner_can_take_a_job(github, api, queue):
-    """Tests can let somebody else's runner run a job; an administrator can take a registration away."""
+    """Tests can let a foreign runner run a job; an administrator can delete a registration."""
     run = queue("build")
     runner = github.add_runner("octo-org", "hello", "theirs", LABELS, job_id=job_ids(run)[0])
     assert api.get(f"{REPO}/actions/jobs/{job_ids(run)[0]}")["runner_name"] == "theirs"

@@ -19,12 +19,12 @@ from emulators.github.control import DEFAULT_VERSION
 JIT = "ACTIONS_RUNNER_INPUT_JITCONFIG"
 
 
-# Python 3.11.4 brought the filter; the archive is the emulator's own.
+# Python 3.11.4 introduced the filter; the archive is the emulator's own.
 SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
 def lines(text):
-    """The lines of a runner's output, each without the time before it."""
+    """The lines of a runner's output, each without its time."""
     return [line.split("Z: ", 1)[-1] for line in text.splitlines() if line.strip()]
 
 
@@ -36,7 +36,7 @@ def token(api):
 
 @pytest.fixture
 def configure(github, guest, token):
-    """A function: flags -> the finished config.sh, unattended, with URL and token in the environment."""
+    """A function that takes flags and returns the finished config.sh, unattended, with URL and token in the environment."""
 
     def done(*flags, **more):
         settings = {
@@ -52,7 +52,7 @@ def configure(github, guest, token):
 
 
 def test_a_runner_by_jit_configuration(api, github, guest, queue):
-    """A JIT runner says what the real one says, runs its job's steps in _work, keeps logs, forgets its settings and exits 0."""
+    """A JIT runner prints what the real one prints, runs the steps in _work, keeps logs, forgets its settings and exits 0."""
     run = queue({"name": "build", "steps": ["echo hello from $GITHUB_REPOSITORY", "pwd; env"]})
     ran = guest.run("run.sh", **{JIT: api.jit()["encoded_jit_config"]})
     assert (ran.returncode, lines(ran.stdout)) == (
@@ -100,7 +100,7 @@ def test_a_jit_configuration_as_an_argument(api, github, guest, queue):
     ],
 )
 def test_results(api, github, guest, queue, job, conclusion):
-    """A failing step, or the conclusion a job is given, decides the result; run.sh exits 0 all the same."""
+    """A failing step, or the job's given conclusion, decides the result; run.sh still exits 0."""
     run = queue({"name": "build", **job})
     result = {"failure": "Failed", "success": "Succeeded"}[conclusion]
     ran = guest.run("run.sh", **{JIT: api.jit()["encoded_jit_config"]})
@@ -156,7 +156,7 @@ def test_default_labels_and_a_lasting_runner(api, configure, github, guest, queu
 
 
 def test_configuring_twice_is_refused(configure):
-    """A configured folder is not configured again."""
+    """config.sh refuses a folder that is already configured."""
     assert configure().returncode == 0
     again = configure()
     assert again.returncode == 1
@@ -190,13 +190,13 @@ def test_a_configuration_that_fails(configure, github, flags, more, text):
 
 
 def test_an_unknown_flag_is_only_a_warning(configure):
-    """config.sh names what it does not know and goes on."""
+    """config.sh names unknown flags and continues."""
     done = configure("--frobnicate")
     assert (done.returncode, "Unrecognized command-line input arguments" in done.stdout) == (0, True)
 
 
 def test_an_organisations_runner_in_a_group(api, configure, github):
-    """--runnergroup puts an organisation's runner into its group; an unknown one is an error."""
+    """--runnergroup puts an organisation's runner into its group; an unknown group is an error."""
     number = github.add_group("octo-org", "macs")["id"]
     secret = api.call("POST", "/orgs/octo-org/actions/runners/registration-token").json()["token"]
     org = {"URL": f"{github.url}/octo-org", "TOKEN": secret}
@@ -206,7 +206,7 @@ def test_an_organisations_runner_in_a_group(api, configure, github):
 
 
 def test_removing_a_configuration(api, configure, github, guest):
-    """config.sh remove takes the registration away by a removal token, or only the files with --local."""
+    """config.sh remove deletes the registration by a removal token, or with --local only the files."""
     configure()
     secret = api.call("POST", f"{REPO}/actions/runners/remove-token").json()["token"]
     removed = guest.run("config.sh", "remove", ACTIONS_RUNNER_INPUT_TOKEN=secret)
@@ -225,7 +225,7 @@ def test_versions(guest):
 
 
 def test_an_unconfigured_runner(guest):
-    """Without settings run.sh says so, and exits 0 as it always does; the listener itself exits 1."""
+    """Without settings, run.sh says so and exits 0 as always; the listener itself exits 1."""
     ran = guest.run("run.sh")
     assert (ran.returncode, "Not configured" in ran.stdout, "terminated error" in ran.stdout) == (0, True, True)
     assert guest.run("bin/Runner.Listener", "run").returncode == 1
@@ -247,7 +247,7 @@ def test_a_registration_that_is_gone(api, github, guest):
 
 
 def test_a_session_conflict(api, github, guest, listen):
-    """While another holds the session the listener tries again, and gives up with status 5."""
+    """While another listener holds the session, this one retries and then gives up with status 5."""
     github.set(session_retry=0.05, session_give_up=0.2)
     config = api.jit()["encoded_jit_config"]
     listen(config)
@@ -258,7 +258,7 @@ def test_a_session_conflict(api, github, guest, listen):
 
 
 def test_a_deprecated_version(api, github, guest):
-    """A runner too old for GitHub ends with 1, or with 7 where that is wanted."""
+    """A runner too old for GitHub ends with 1, or with 7 on request."""
     github.set(minimum_runner_version="99.0.0")
     config = {JIT: api.jit()["encoded_jit_config"]}
     assert guest.run("bin/Runner.Listener", "run", **config).returncode == 1
@@ -267,7 +267,7 @@ def test_a_deprecated_version(api, github, guest):
 
 
 def test_a_user_cancels_a_running_job(api, github, guest, queue):
-    """A cancel ends the step's processes; the job is cancelled and the runner done."""
+    """A cancel ends the step's processes; the job is cancelled and the runner ends."""
     run = queue({"name": "build", "steps": ["echo begun > begun; sleep 300"]})
     process = guest.start("run.sh", **{JIT: api.jit()["encoded_jit_config"]})
     begun = guest.runner / "_work" / "hello" / "hello" / "begun"
@@ -282,7 +282,7 @@ def test_a_user_cancels_a_running_job(api, github, guest, queue):
 
 
 def test_a_guest_that_is_switched_off(api, github, guest, queue):
-    """When guest and processes vanish the runner goes offline, and its job fails when GitHub gives up."""
+    """When guest and processes vanish, the runner goes offline, and its job fails when GitHub gives up."""
     github.set(offline_after=0.1, lost_after=0.3)
     run = queue({"name": "build", "duration": 300})
     process = guest.start("run.sh", **{JIT: api.jit()["encoded_jit_config"]})
@@ -323,7 +323,7 @@ def test_the_service_script(api, configure, github, guest, queue):
 
 
 def test_many_runners_share_the_work(api, github, queue, closing):
-    """Each of several jobs is run exactly once, by whichever runner was free, as the journal tells."""
+    """Each of several jobs runs exactly once, on any free runner; the journal proves it."""
     ids = sorted(queue(f"job {number}")["jobs"][0]["id"] for number in range(4))
     guests = [closing.enter_context(contextlib.closing(Guest(github))) for _ in ids]
     processes = [
@@ -338,7 +338,7 @@ def test_many_runners_share_the_work(api, github, queue, closing):
 
 
 def test_the_release_download(github, tmp_path):
-    """The release is where GitHub has it, behind a redirect, the same bytes each time, and it unpacks to a working runner."""
+    """The release has GitHub's address, behind a redirect, with the same bytes each time, and unpacks to a working runner."""
     name = f"actions-runner-osx-arm64-{DEFAULT_VERSION}.tar.gz"
     url = f"{github.url}/actions/runner/releases/download/v{DEFAULT_VERSION}/{name}"
     direct = urllib3.request("GET", url, redirect=False)

@@ -1,6 +1,6 @@
-"""A workbench for tests: an emulated host whose commands are run in one line.
+"""A workbench for tests: an emulated host whose commands run in one line.
 
-Owns convenience only; what a host can do is in control.py.
+Owns convenience only. control.py defines the features of a host.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ class Host(TartHost):
         self._begun = []
 
     def tart(self, *args, stdin=b"", **env):
-        """Run a command to its end; its output as bytes."""
+        """Run a command to completion; return the finished process with its output as bytes."""
         return subprocess.run(
             ["tart", *args], input=stdin, env=self.environ(**env), capture_output=True, timeout=60, check=False
         )
 
     def ok(self, *args, **more):
-        """Run a command that must succeed; its standard output as text."""
+        """Run a command that must succeed; return its standard output as text."""
         done = self.tart(*args, **more)
         assert done.returncode == 0, done
         return done.stdout.decode()
 
     def error(self, *args, **more):
-        """Run a command that must fail and print nothing on standard output; (status, the text on standard error)."""
+        """Run a command that must fail without standard output; return (exit status, text on standard error)."""
         done = self.tart(*args, **more)
         assert done.returncode != 0, done
         return done.returncode, done.stderr.decode().removesuffix("\n")
 
     def begin(self, *args, **more):
-        """Start a command and return its Popen."""
+        """Start a command; return its Popen."""
         more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
         return subprocess.Popen(["tart", *args], env=self.environ(), **more)
 
     def run_vm(self, name, *options):
-        """Start `tart run` and wait until the VM runs; its Popen, with its output in the file `run-<name>.log`."""
+        """Start `tart run` and wait until the VM runs; return its Popen. Its output goes to the file `run-<name>.log`."""
         with (self.home / f"run-{name}.log").open("ab") as log:
             process = self.begin("run", "--no-graphics", *options, name, stdout=log, stderr=log, start_new_session=True)
         self.runs[name] = process
@@ -61,7 +61,7 @@ class Host(TartHost):
             return any(op["run"] == pid for op in tx.ops("run"))
 
     def said(self, name):
-        """What `tart run` has printed for a VM."""
+        """Return the text that `tart run` has printed for a VM."""
         return (self.home / f"run-{name}.log").read_text()
 
     def run_vms(self, *names):
@@ -71,15 +71,15 @@ class Host(TartHost):
             assert self.run_vm(name).poll() is None
 
     def listed(self, *args):
-        """The rows of `tart list --format json`, by name."""
+        """Return the rows of `tart list --format json`, by name."""
         return {row["Name"]: row for row in json.loads(self.ok("list", "--format", "json", *args))}
 
     def vm(self, name):
-        """The record of one VM."""
+        """Return the record of one VM."""
         return next(vm for vm in self.vms() if vm["name"] == name)
 
     def ssh(self, *args, password="admin", stdin=b"", **env):  # noqa: S107  the emulated guest's
-        """Run the emulated ssh, with a program that answers the question for the password."""
+        """Run the emulated ssh with an askpass program that answers the password prompt."""
         asks = self.home / "askpass"
         asks.write_text('#!/bin/sh\nprintf "%s\\n" "$1" >> "$ASKED"\necho "$ANSWER"\n')
         asks.chmod(0o755)
@@ -94,7 +94,7 @@ class Host(TartHost):
         return subprocess.run(["ssh", *args], input=stdin, env=env, capture_output=True, timeout=60, check=False)
 
     def close(self):
-        """End every process, and reap those that were begun."""
+        """End every process and reap those that this object started."""
         super().close()
         for process in self._begun:
             process.wait(timeout=20)

@@ -11,14 +11,14 @@ from emulators.tart.bench import Host
 
 @pytest.fixture
 def directory():
-    """A directory that is gone after the test."""
+    """A directory that is removed after the test."""
     with tempfile.TemporaryDirectory(prefix="fake-tart-") as path:
         yield Path(path)
 
 
 @pytest.fixture
 def host(directory):
-    """A host with the local VM `tpl` to clone from; every process of it is ended after the test."""
+    """A host with the local VM `tpl` as a clone source; all its processes end after the test."""
     with Host(directory / "host") as made:
         made.set(ip_pause=0.02)
         made.add_image("tpl")

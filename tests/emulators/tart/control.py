@@ -1,6 +1,6 @@
-"""The hand of a test or a demo on an emulated host with Tart: set it up, break it, look at what happened.
+"""Controls an emulated host with Tart from a test or a demo: set it up, break it, inspect what happened.
 
-Owns the public face of the emulator. Changes the same folders and the same state as the commands do, under the same locks.
+Owns the public API of the emulator. It changes the same folders and the same state as the commands do, under the same locks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PAUSE = 0.01
 
 
 class TartHost(Host):
-    """One emulated host with Tart, kept in the directory `home`. As a context manager it ends every process it has at the end."""
+    """One emulated host with Tart, kept in the directory `home`. As a context manager, it ends all its processes on exit."""
 
     VARIABLE = "FAKE_TART_HOME"
     PROGRAMS = {"tart": "emulators.tart.engine.cli", "ssh": "emulators.tart.engine.ssh"}  # noqa: RUF012  a constant
@@ -33,17 +33,17 @@ class TartHost(Host):
     CHOICES = settings.CHOICES
 
     def __init__(self, home, quota=None):
-        """`quota` is the file of the kernel's VM quota, to be shared with other emulators; default: inside `home`."""
+        """`quota` is the file of the kernel's VM quota, which other emulators may share; default: a file inside `home`."""
         super().__init__(home, quota)
         self._foreign = {}
         self._make_guest_bin()
 
     def open_store(self):
-        """Tart's state."""
+        """Open Tart's state."""
         return Store(self.home, self.quota_path, lifecycle.settle)
 
     def _make_guest_bin(self):
-        """The guest's own `sudo` and `shutdown`: a job that shuts its VM down must not mean this machine."""
+        """Install the guest's own `sudo` and `shutdown`: a job that shuts its VM down must not shut down this machine."""
         shutdown = '#!/bin/sh\nkill -USR1 "$(cat "$HOME/../hypervisor")"\nexec sleep 60\n'
         sudo = '#!/bin/sh\nwhile case "${1:-}" in -*) ;; *) false ;; esac; do shift; done\nexec "$@"\n'
         for name, text in (("shutdown", shutdown), ("halt", shutdown), ("poweroff", shutdown), ("sudo", sudo)):
@@ -52,13 +52,13 @@ class TartHost(Host):
                 program.write_text(text)
                 program.chmod(0o755)
 
-    # -- what the host has ---------------------------------------------------------------------------
+    # -- setup ---------------------------------------------------------------------------------------
 
     def add_image(self, name, *, home_files=None, agent=True, sshd=True, os_name="darwin", disk_gb=50):
-        """A local stopped VM, or with a remote name an image in the cache. Returns the uuid of its disk.
+        """Add a local stopped VM or, for a remote name, an image in the cache. Returns the uuid of its disk.
 
-        The guest homes of its clones begin as a copy of the directory `home_files`. `agent` and `sshd`: it answers `tart exec`,
-        and ssh. `os_name` is "darwin" or "linux", which counts towards no limit.
+        The guest homes of its clones start as a copy of the directory `home_files`. `agent`: the guest answers `tart exec`.
+        `sshd`: the guest answers ssh. `os_name` is "darwin" or "linux"; Linux does not count against the limit.
         """
         disk = self._disk(agent=agent, sshd=sshd, os_name=os_name, disk_gb=disk_gb)
         config = library.new_config(os_name)
@@ -75,7 +75,7 @@ class TartHost(Host):
         return disk["uuid"]
 
     def add_registry_image(self, name, *, home_files=None, agent=True, sshd=True, os_name="darwin", disk_gb=50):
-        """An image in the registry under a remote name with a tag; a second call moves the tag. Returns its digest."""
+        """Add an image to the registry under a remote name with a tag; a second call moves the tag. Returns its digest."""
         disk = self._disk(agent=agent, sshd=sshd, os_name=os_name, disk_gb=disk_gb)
         digest = _digest(name, disk["uuid"])
         home = None
@@ -99,10 +99,10 @@ class TartHost(Host):
         if home_files is not None:
             trees.copy(str(home_files), str(home))
 
-    # -- what others do ------------------------------------------------------------------------------
+    # -- other actors --------------------------------------------------------------------------------
 
     def start_foreign(self, name, *, hidden=False):
-        """Somebody else's VM, running. A `hidden` one belongs to another product: it takes a slot but is in no Tart listing."""
+        """Start another user's VM. A `hidden` one belongs to another product: it takes a slot, but no Tart listing shows it."""
         if hidden:
             self.start_hidden(name)
             return
@@ -120,7 +120,7 @@ class TartHost(Host):
             raise RuntimeError("no free slot for a foreign VM")
 
     def stop_foreign(self, name):
-        """End a foreign VM, hidden or not, and give its slot back."""
+        """End a foreign VM, hidden or not, and free its slot."""
         self.stop_hidden(name)
         process = self._foreign.pop(name, None)
         if process is None:
@@ -133,7 +133,7 @@ class TartHost(Host):
             library.discard(self._store, vm.path)
 
     def halt(self, vm, *, status="stopped"):
-        """The guest shuts itself down ("stopped") or its hypervisor fails ("failed"); returns when the VM has ended."""
+        """Make the guest shut down ("stopped") or its hypervisor fail ("failed"); return when the VM has ended."""
         uuid = library.open_local(self._store, vm).disk()["uuid"]
         with self._store.transaction() as tx:
             machine = tx.machine(uuid)
@@ -146,57 +146,57 @@ class TartHost(Host):
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                raise RuntimeError("the emulated host does not do what it was told")
+                raise RuntimeError("the emulated host did not reach the requested state in time")
             time.sleep(_PAUSE)
 
     def reboot_host(self):
-        """The host restarts: commands, VMs and guest processes die, every slot is free, leaked ones too."""
+        """Restart the host: commands, VMs and guest processes die; every slot becomes free, leaked ones too."""
         self.shutdown_all()
         self._store.quota.reset()
         with self._store.transaction() as tx:
             tx.event("host-rebooted")
 
     def shutdown_all(self):
-        """End every guest process and every command of this host, `tart run` too; the files stay."""
+        """End every guest process and every command of this host, including `tart run`; keep the files."""
         super().shutdown_all()
         for process in self._foreign.values():
             process.wait()
         self._foreign.clear()
-        self._until(lambda: not self.running())  # the dead may need a moment to let go of their locks
+        self._until(lambda: not self.running())  # a dying process may hold its locks for a moment
 
     # -- what happened -------------------------------------------------------------------------------
 
     def vms(self):
-        """Every local VM: a list of dicts with uuid, name, status, mac, pid (of `tart run`, 0 for none), agent, sshd, os, ..."""
+        """Return all local VMs as dicts with uuid, name, status, mac, pid (of `tart run`, 0 for none), agent, sshd, os, ..."""
         found = []
         for vm in library.local(self._store):
-            with contextlib.suppress(FileNotFoundError):  # it was deleted just now
+            with contextlib.suppress(FileNotFoundError):  # deleted a moment ago
                 more = {"name": vm.name, "status": vm.state(), "mac": vm.config()["macAddress"], "pid": vm.pid()}
                 found.append({**vm.disk(), **more})
         return found
 
     def images(self):
-        """The names of all pulled images, each by digest, and by tag if it has one."""
+        """Return the names of all pulled images: each by digest, and by tag if it has one."""
         return [image.name for image in library.images(self._store)]
 
     def running(self):
-        """The names of the running VMs: those whose hypervisor lives."""
+        """Return the names of the running VMs: those with a living hypervisor."""
         with self._store.transaction() as tx:
             return [op["name"] for op in tx.ops("run")]
 
     def vm_pids(self, vm):
-        """The pids of the processes that a running VM consists of: `tart run` and its hypervisor; [] when it does not run."""
+        """Return the pids of a running VM's processes, `tart run` and its hypervisor; [] if it does not run."""
         found = library.open_local(self._store, vm)
         with self._store.transaction() as tx:
             machine = tx.machine(found.disk()["uuid"])
         return [pid for pid in (found.pid(), machine and machine["pid"]) if pid]
 
     def guest_home(self, vm):
-        """The directory that is a VM's home."""
+        """Return the home directory of a VM."""
         return Path(self._store.guest_home(library.open_local(self._store, vm).disk()["uuid"]))
 
     def guest_processes(self, vm=None):
-        """The living processes inside one VM, or inside all: objects with pid, vm (uuid) and argv."""
+        """Return the living processes inside one VM, or inside all: objects with pid, vm (uuid) and argv."""
         uuids = None if vm is None else [library.open_local(self._store, vm).disk()["uuid"]]
         return self._store.guests.find(uuids)
 

@@ -1,4 +1,4 @@
-"""The emulated tart: its command line, its listings, its record, and that it is what its README says.
+"""The emulated tart: its command line, listings and records, and the claims of its README.
 
 Owns the proof of the emulator as a program; knows nothing of the program that is tested with it.
 """
@@ -29,7 +29,7 @@ def test_version_and_overview(host):
 
 
 def test_static_executables_work_from_path(host):
-    """The executables in bin/ work with nothing but their folder on PATH, FAKE_TART_HOME, and any python3."""
+    """The executables in bin/ need only their folder on PATH, FAKE_TART_HOME, and any python3."""
     env = {**host.env(), "PATH": f"{HERE / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run(["tart", "list", "-q"], env=env, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "tpl\n"
@@ -79,7 +79,7 @@ def test_static_executables_work_from_path(host):
     ],
 )
 def test_unknown_things_on_the_command_line_are_refused(host, args):
-    """An unknown command or option, a value out of range, what excludes another: 64, `Error: ...` on stderr, no effect."""
+    """An unknown command or option, a value out of range and exclusive options: 64, `Error: ...` on stderr, no effect."""
     status, text = host.error(*args)
     assert status == 64
     assert text.startswith("Error: ")
@@ -142,7 +142,7 @@ def test_empty_list(host):
 
 
 def test_get_and_set(host):
-    """`get` tells the hardware, `set` changes it; a disk never shrinks, and fewer cores than the minimum are refused."""
+    """`get` shows the hardware, `set` changes it; a disk never shrinks, and fewer cores than the minimum are refused."""
     host.ok("set", "tpl", "--cpu", "6", "--memory", "12288", "--disk-size", "80", "--display", "1200x800")
     assert json.loads(host.ok("get", "tpl", "--format", "json")) == {
         "OS": "darwin",
@@ -174,7 +174,7 @@ def test_fqn_and_rename(host):
 
 
 def test_prune(host):
-    """`prune` removes images, or VMs, that were used long ago or do not fit a budget."""
+    """`prune` removes images or VMs that were used long ago or exceed a budget."""
     host.add_image(IMAGE)
     host.ok("prune", "--older-than", "1")
     assert len(host.images()) == 2
@@ -203,7 +203,7 @@ def test_old_versions_lack_what_came_later(host):
 
 
 def test_tart_home(host, directory):
-    """TART_HOME names another folder for Tart, which is made."""
+    """TART_HOME names another folder for Tart, which is created."""
     elsewhere = str(directory / "elsewhere")
     assert host.ok("list", "-q", TART_HOME=elsewhere) == ""
     assert host.error("get", "tpl", TART_HOME=elsewhere)[0] == 2
@@ -218,14 +218,14 @@ def test_options_after_names_and_the_terminator(host):
 
 
 def test_noise_stays_on_stderr(host):
-    """The noise switch writes to stderr; stdout stays what it is."""
+    """The noise switch writes to stderr and leaves stdout alone."""
     host.set(stderr_noise="objc[123]: class duplicated")
     done = host.tart("list", "-q")
     assert (done.stdout, done.stderr) == (b"tpl\n", b"objc[123]: class duplicated\n")
 
 
 def test_calls_and_events_are_recorded(host):
-    """Each invocation's argv, times and status, and each life event with the number of running VMs, are on record."""
+    """Each invocation's argv, times and status, and each life-cycle event with the number of running VMs, are recorded."""
     host.ok("clone", "tpl", "one")
     run = host.run_vm("one")
     host.ok("stop", "one")
@@ -252,7 +252,7 @@ def test_calls_and_events_are_recorded(host):
 
 
 def test_shutdown_all_ends_vms_commands_and_guests(host):
-    """shutdown_all ends `tart run`, hanging commands, guests and their agents; the VMs are stopped then."""
+    """shutdown_all ends `tart run`, hanging commands, guests and their agents; afterwards the VMs are stopped."""
     host.run_vms("one")
     host.tart("exec", "one", "bash", "-c", "sleep 600 & setsid sleep 600 &")
     host.fault("list", hang=True)
@@ -278,7 +278,7 @@ def test_readme_explains_every_switch():
 
 
 def test_emulator_imports_nothing_of_the_program():
-    """The emulator's own code imports the standard library, itself and what emulators share."""
+    """The emulator's own code imports only the standard library, itself and the emulators' shared code."""
     for source in [*HERE.glob("*.py"), *HERE.glob("engine/*.py"), *HERE.glob("bin/*")]:
         if not source.name.startswith("test_"):
             found = re.findall(r"^\s*(?:from|import) +(anklet|msgspec|psutil|yaml)", source.read_text(), re.MULTILINE)

@@ -1,6 +1,6 @@
 """The emulated tart: pulls, the registry, and injected faults.
 
-Owns the proof that what a test lays in the way is met.
+Owns the proof that every injected fault takes effect.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ IMAGE = "ghcr.io/acme/macos:v1"
 
 
 def pulling(host, image=IMAGE):
-    """Start a pull that takes long, and wait until it is under way."""
+    """Start a slow pull and wait until it is in flight."""
     host.set(delays={"pull": 60})
     process = host.begin("pull", image)
     eventually(lambda: list((host.home / "ops").iterdir()))
@@ -24,7 +24,7 @@ def pulling(host, image=IMAGE):
 
 
 def test_pull_and_clone(host, directory):
-    """A pull fills the cache, under tag and digest; the second has nothing to do; clones have the image's home."""
+    """A pull fills the cache, by tag and by digest; a second pull has nothing to do; clones have the image's home."""
     home = directory / "files"
     home.mkdir()
     (home / "hello").write_text("from the registry")
@@ -38,7 +38,7 @@ def test_pull_and_clone(host, directory):
 
 
 def test_pull_of_a_local_name_and_of_no_name(host):
-    """A local VM's name is nothing to pull; what is neither local nor remote cannot be parsed."""
+    """There is nothing to pull for a local VM's name; a name that is neither local nor remote does not parse."""
     assert host.ok("pull", "tpl") == '"tpl" is a local image, nothing to pull here!\n'
     status, text = host.error("pull", "nobody")
     assert (status, text.startswith("failed to parse remote name: ")) == (1, True)
@@ -46,7 +46,7 @@ def test_pull_of_a_local_name_and_of_no_name(host):
 
 
 def test_clone_pulls_only_what_is_not_there(host):
-    """A clone of a remote name pulls when the cache lacks it, and does not look for a newer one when it has it."""
+    """A clone of a remote name pulls if the cache lacks it, and does not look for a newer one otherwise."""
     first = host.add_registry_image(IMAGE)
     host.ok("clone", IMAGE, "one")
     second = host.add_registry_image(IMAGE)
@@ -55,11 +55,11 @@ def test_clone_pulls_only_what_is_not_there(host):
     assert host.ok("fqn", IMAGE).strip().endswith(first)
     host.ok("pull", IMAGE)
     assert host.ok("fqn", IMAGE).strip().endswith(second)
-    assert len(host.images()) == 2  # the old one went, as no tag leads to it
+    assert len(host.images()) == 2  # the old one was removed, because no tag points to it
 
 
 def test_pull_by_digest_stays(host):
-    """An image that was pulled by digest is not collected when its tag goes."""
+    """An image that was pulled by digest survives the removal of its tag."""
     digest = host.add_registry_image(IMAGE)
     name = f"ghcr.io/acme/macos@{digest}"
     host.ok("pull", name)
@@ -71,7 +71,7 @@ def test_pull_by_digest_stays(host):
 
 
 def test_registry_failures(host):
-    """404 for a tag or name that is not there, a failed login, no network: status 1, `Error: ` and their words."""
+    """A missing tag or name (404), a failed login, no network: status 1 and Tart's text after `Error: `."""
     host.add_registry_image(IMAGE)
     for name in ("ghcr.io/acme/macos:v2", "ghcr.io/acme/linux"):
         done = host.tart("pull", name)
@@ -88,7 +88,7 @@ def test_registry_failures(host):
 
 
 def test_two_pulls_wait_for_each_other(host):
-    """A second pull from the same registry host waits for the first, says so, and finds the image there."""
+    """A second pull from the same registry host waits for the first, says so, and then finds the image."""
     host.add_registry_image(IMAGE)
     host.set(delays={"pull": 0.5})
     first = host.begin("pull", IMAGE)
@@ -103,7 +103,7 @@ def test_two_pulls_wait_for_each_other(host):
 
 @pytest.mark.parametrize("choice", ["clean", "corrupt"])
 def test_sigkill_in_mid_pull(host, choice):
-    """A killed pull leaves nothing but rubbish under tmp/, or an image whose clones do not start, as the switch says."""
+    """A killed pull leaves only leftovers under tmp/, or an image whose clones do not start, as the switch says."""
     host.add_registry_image(IMAGE)
     host.set(interrupted_pull=choice)
     process = pulling(host)
@@ -140,7 +140,7 @@ def test_disk_full_and_automatic_pruning(host):
     assert IMAGE in host.images()
     host.ok("clone", "tpl", "two", "--prune-limit", "5")
     assert IMAGE in host.images()
-    host.ok("clone", IMAGE, "three")  # what is being cloned stays
+    host.ok("clone", IMAGE, "three")  # the image being cloned stays
     assert IMAGE in host.images()
     host.ok("clone", "tpl", "four")
     assert host.images() == []
@@ -159,7 +159,7 @@ def test_error_fault_before_and_after_the_effect(host):
 
 
 def test_output_faults(host):
-    """Garbage, nothing, and text on stderr beside a sound reply."""
+    """Garbage, empty output, and text on stderr beside a correct reply."""
     host.fault("list", stdout="<html>")
     host.fault("list", stdout="", exit_status=3)
     host.fault("list", stderr="warning: low disk\n")
@@ -170,7 +170,7 @@ def test_output_faults(host):
 
 
 def test_interrupted_commands(host):
-    """SIGINT ends a command with 1: Tart cancels what it does."""
+    """SIGINT ends a command with 1: Tart cancels its work."""
     host.fault("list", hang=True)
     process = host.begin("list")
     eventually(lambda: host.events("fault"))
@@ -179,7 +179,7 @@ def test_interrupted_commands(host):
 
 
 def test_run_faults(host):
-    """`tart run` may die before it locks, with the lock held, or some time after the start: then the VM ends with it."""
+    """`tart run` may die before it locks, with the lock held, or some time after the start; the VM then ends with it."""
     host.fault("run", message="boom")
     assert host.error("run", "tpl") == (1, "boom")
     host.fault("run", kill_at="middle")
@@ -197,7 +197,7 @@ def test_run_faults(host):
 
 
 def test_slow_boot(host):
-    """While `run` takes its delay the VM shows running, its guest does not answer, and `stop` ends it."""
+    """During the delay of `run` the VM shows running, its guest does not answer, and `stop` ends it."""
     host.set(delays={"run": 60})
     run = host.begin("run", "tpl")
     eventually(lambda: host.vm("tpl")["status"] == "running")
@@ -207,7 +207,7 @@ def test_slow_boot(host):
 
 
 def test_exec_faults(host):
-    """An exec can be lost before its command, or be killed while that goes on."""
+    """An exec can be lost before its command starts, or be killed while the command runs."""
     host.run_vms("one")
     host.fault("exec", message="Error: unavailable (14): connection reset", exit_status=1)
     assert host.error("exec", "one", "touch", "here")[0] == 1
@@ -219,7 +219,7 @@ def test_exec_faults(host):
 
 
 def test_killed_hypervisor(host):
-    """When the VM's own process is killed `tart run` says that an error has stopped the VM, and the next look settles the rest."""
+    """After the VM's own process is killed, `tart run` reports an error, and the next look settles the rest."""
     host.run_vms("one")
     pid = int((host.home / "guests" / host.vm("one")["uuid"] / "hypervisor").read_text())
     host.tart("exec", "one", "bash", "-c", "setsid sleep 600 &")

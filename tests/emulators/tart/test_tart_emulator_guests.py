@@ -1,6 +1,6 @@
-"""The emulated tart: exec, ip and ssh, guest processes, their streams, environment and end.
+"""The emulated tart: exec, ip and ssh; guest processes, their streams, environment and end.
 
-Owns the proof of what happens inside guests and on their network.
+Owns the proof of the behaviour inside guests and on their network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_KEYS = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 255)])
 def test_exec_passes_the_exit_status(host, script, status):
-    """The exit status is the guest command's; a signal's is 255."""
+    """The exit status is the guest command's; a death by signal is 255."""
     host.run_vms("one")
     assert host.tart("exec", "one", "sh", "-c", script).returncode == status
 
@@ -35,7 +35,7 @@ def test_exec_argv_meets_no_shell(host):
 
 
 def test_exec_forwards_binary_streams(host):
-    """With -i half a megabyte of all byte values goes in through stdin and comes out of stdout and stderr unchanged."""
+    """With -i, half a megabyte of all byte values goes in through stdin and comes out of stdout and stderr unchanged."""
     host.run_vms("one")
     done = host.tart("exec", "-i", "one", "tee", "/dev/stderr", stdin=BINARY)
     assert (done.stdout == BINARY, done.stderr == BINARY) == (True, True)
@@ -53,7 +53,7 @@ def test_exec_takes_a_script_from_stdin(host):
 
 
 def test_exec_environment_is_the_guests(host):
-    """Nothing of the host's environment reaches the guest but the marker; only stdin, stdout and stderr are open."""
+    """No host variable except the marker reaches the guest; only stdin, stdout and stderr are open."""
     host.run_vms("one")
     done = host.tart("exec", "one", "sh", "-c", "env; ls /proc/self/fd 2>/dev/null | wc -l", SECRET="bait")
     lines = done.stdout.decode().splitlines()
@@ -73,7 +73,7 @@ def test_exec_environment_is_the_guests(host):
 
 
 def test_exec_of_what_is_no_program(host):
-    """A command that the agent cannot start is an error of the call, status 1, whatever a shell would say."""
+    """A command that the agent cannot start is an error of the call, status 1, whatever a shell would report."""
     host.run_vms("one")
     text = 'Error: unknown (2): exec: "no-such-program": executable file not found in $PATH'
     assert host.error("exec", "one", "no-such-program") == (1, text)
@@ -86,7 +86,7 @@ def test_exec_of_what_is_no_program(host):
 
 @pytest.mark.parametrize(("choice", "lives"), [("closed", False), ("drained", True)])
 def test_exec_ends_with_its_command(host, choice, lives):
-    """A background process does not keep `exec`; that one's output ends in a broken pipe, or in nowhere as the switch says."""
+    """A background process does not delay `exec`; its later output hits a broken pipe or is discarded, as the switch says."""
     host.set(exec_output=choice)
     host.run_vms("one")
     script = (
@@ -104,7 +104,7 @@ def test_exec_ends_with_its_command(host, choice, lives):
 
 
 def test_exec_waits_for_the_end_of_output_when_told(host):
-    """With exec_waits_for=eof a background writer keeps `tart exec` until it is gone."""
+    """With exec_waits_for=eof, a background writer delays the end of `tart exec` until it is gone."""
     host.set(exec_waits_for="eof")
     host.run_vms("one")
     assert host.ok("exec", "one", "bash", "-c", "(sleep 0.3; echo late) & echo soon") == "soon\nlate\n"
@@ -112,7 +112,7 @@ def test_exec_waits_for_the_end_of_output_when_told(host):
 
 @pytest.mark.parametrize(("choice", "lives"), [("killed", False), ("lives", True)])
 def test_killing_exec(host, choice, lives):
-    """When `tart exec` is killed the agent kills its command, and that one only; or not, as the switch says."""
+    """After `tart exec` is killed, the agent kills only the command itself, or not even that, as the switch says."""
     host.set(killed_exec_guest=choice)
     host.run_vms("one")
     process = host.begin(
@@ -129,7 +129,7 @@ def test_killing_exec(host, choice, lives):
 
 
 def test_exec_when_the_vm_ends(host):
-    """A VM that ends under a running command makes `exec` fail with 1, and no process of its guest is left."""
+    """If a VM ends under a running command, `exec` fails with 1 and no guest process is left."""
     host.run_vms("one")
     process = host.begin("exec", "one", "sleep", "600")
     eventually(lambda: host.guest_processes("one"))
@@ -140,7 +140,7 @@ def test_exec_when_the_vm_ends(host):
 
 
 def test_exec_without_an_agent(host):
-    """An image without the guest agent, a host where none answers, and an agent that comes up late: status 1 and their words."""
+    """No agent in the image, none on the host, and an agent that comes up late: status 1 and Tart's text."""
     host.add_image("vanilla", agent=False)
     host.run_vm("vanilla")
     host.run_vms("one")
@@ -155,7 +155,7 @@ def test_exec_without_an_agent(host):
 
 
 def test_exec_may_lose_the_tail_of_its_output(host):
-    """With exec_tail_lost the next exec loses the last piece of its output, and its status all the same arrives."""
+    """With exec_tail_lost, the next exec loses the last piece of its output but still returns the status."""
     host.set(exec_tail_lost=1)
     host.run_vms("one")
     script = "echo first; sleep 0.2; echo last; exit 5"
@@ -168,7 +168,7 @@ def test_exec_may_lose_the_tail_of_its_output(host):
 
 
 def test_ip_comes_after_some_looks(host):
-    """`ip` finds nothing for its first looks after a start; with --wait it goes on looking."""
+    """`ip` finds nothing in its first looks after a start; with --wait it keeps looking."""
     host.set(ip_after_polls=2)
     host.run_vms("one")
     assert host.error("ip", "one") == (1, "no IP address found")
@@ -178,7 +178,7 @@ def test_ip_comes_after_some_looks(host):
 
 
 def test_ip_of_a_vm_that_does_not_run(host):
-    """Without a lease `ip` waits a pause, fails, and asks whether the VM runs."""
+    """Without a lease, `ip` waits for a pause, fails, and asks whether the VM runs."""
     host.set(ip_pause=0.3)
     begin = time.monotonic()
     assert host.error("ip", "tpl") == (1, "no IP address found, is your VM running?")
@@ -190,7 +190,7 @@ def test_ip_of_a_vm_that_does_not_run(host):
 
 
 def test_a_lease_outlives_its_vm(host):
-    """The lease file still knows a stopped VM, and a clone with the same MAC before it ever ran; arp and agent do not."""
+    """The lease file still knows a stopped VM, and a clone with the same MAC that never ran; arp and agent do not."""
     host.add_image("ghcr.io/acme/macos:v1")
     host.ok("clone", "ghcr.io/acme/macos:v1", "one")
     host.run_vm("one")
@@ -206,7 +206,7 @@ def test_a_lease_outlives_its_vm(host):
 
 
 def test_a_stale_lease_comes_before_the_right_one(host):
-    """With stale_lease a new VM has first the address of nobody, then its own."""
+    """With stale_lease, a new VM first has an address that no VM uses, then its own."""
     host.set(stale_lease=True, ip_after_polls=1)
     host.run_vms("one")
     assert host.ok("ip", "one") == "192.168.64.254\n"
@@ -214,7 +214,7 @@ def test_a_stale_lease_comes_before_the_right_one(host):
 
 
 def test_running_vms_have_addresses_of_their_own(host):
-    """Two VMs that run at once never have the same address, and an expired lease is none."""
+    """Two running VMs never have the same address, and an expired lease does not count."""
     host.run_vms("one", "two")
     assert host.ok("ip", "one") != host.ok("ip", "two")
     host.ok("stop", "one")
@@ -247,7 +247,7 @@ def test_ssh_runs_a_command_by_the_login_shell(host, reached):
 
 
 def test_ssh_asks_for_the_password_by_its_program_only(host, reached):
-    """The password comes from SSH_ASKPASS when that is forced; a wrong one is asked for so often and refused."""
+    """The password comes from SSH_ASKPASS when that is forced; a wrong one is asked for repeatedly and then refused."""
     asked = host.home / "asked"
     assert host.ssh(*NO_KEYS, reached, "true", ASKED=str(asked)).returncode == 0
     assert asked.read_text() == f"({reached}) Password:\n"
@@ -263,7 +263,7 @@ def test_ssh_asks_for_the_password_by_its_program_only(host, reached):
 
 
 def test_ssh_host_keys(host, reached, directory):
-    """A key that is not known is refused or kept, as told; clones of one image share theirs; another at the address is refused."""
+    """An unknown key is refused or kept, by option; clones of one image share a key; another key at the address is refused."""
     known = directory / "known_hosts"
     keep = ("-o", f"UserKnownHostsFile={known}")
     done = host.ssh(*keep, "-o", "StrictHostKeyChecking=yes", reached, "true")
@@ -275,13 +275,11 @@ def test_ssh_host_keys(host, reached, directory):
     known.write_text(known.read_text().replace("ssh-ed25519 ", "ssh-ed25519 x"))
     done = host.ssh(*keep, "-o", "StrictHostKeyChecking=accept-new", reached, "true")
     assert b"REMOTE HOST IDENTIFICATION HAS CHANGED" in done.stderr
-    assert (
-        host.ssh(*keep, "-o", "StrictHostKeyChecking=no", reached, "true").returncode == 255
-    )  # gives no password away
+    assert host.ssh(*keep, "-o", "StrictHostKeyChecking=no", reached, "true").returncode == 255  # sends no password
 
 
 def test_ssh_to_nobody(host, reached):
-    """An address that no VM has times out, a guest that is not up yet or has no sshd refuses: 255 each."""
+    """An address without a VM times out; a guest that is not up yet or has no sshd refuses: 255 each."""
     host.set(ssh_silence=0.2)
     begin = time.monotonic()
     done = host.ssh(*NO_KEYS, "-o", "ConnectTimeout=5", "admin@192.168.64.99", "true")
@@ -298,7 +296,7 @@ def test_ssh_to_nobody(host, reached):
 
 @pytest.mark.parametrize("alive", [(), ("-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=1")])
 def test_ssh_when_the_vm_ends(host, reached, alive):
-    """When the VM ends the client is told, or it notices by itself: 255."""
+    """When the VM ends, ssh reports it or finds out by itself: 255."""
     if alive:
         host.set(ssh_lost="hangs", ssh_silence=0.1)
     more = {
@@ -307,7 +305,7 @@ def test_ssh_when_the_vm_ends(host, reached, alive):
         "ANSWER": "admin",
         "ASKED": os.devnull,
     }
-    host.ssh(*NO_KEYS, reached, "true")  # makes the program that is asked
+    host.ssh(*NO_KEYS, reached, "true")  # creates the askpass program
     argv = ["ssh", *NO_KEYS, *alive, reached, "sleep 600"]
     process = subprocess.Popen(argv, env=host.environ(**more), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     eventually(lambda: host.guest_processes("one"))
@@ -327,13 +325,13 @@ def test_ssh_is_strict(host, args):
 
 
 def test_ssh_waits_for_the_end_of_output(host, reached):
-    """As sshd does, a background process that holds the output keeps the client."""
+    """As with sshd, a background process that holds the output delays the client's end."""
     done = host.ssh(*NO_KEYS, reached, "(sleep 0.3; echo late) & echo soon")
     assert done.stdout == b"soon\nlate\n"
 
 
 def test_ssh_faults_and_record(host, reached):
-    """Ssh is in calls.jsonl, and faults may be laid for it."""
+    """The emulated ssh is recorded in calls.jsonl and accepts faults."""
     host.fault("ssh", exit_status=255, message="kex_exchange_identification: Connection closed by remote host")
     assert host.ssh(*NO_KEYS, reached, "true").returncode == 255
     assert host.ssh(*NO_KEYS, reached, "true").returncode == 0

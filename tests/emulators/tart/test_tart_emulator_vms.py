@@ -1,6 +1,6 @@
-"""The emulated tart: clone, run, stop, suspend, delete, the limit of running VMs, and what a SIGKILL leaves of them.
+"""The emulated tart: clone, run, stop, suspend, delete, the limit of running VMs, and the effects of a SIGKILL on them.
 
-Owns the proof of the life of VMs; knows nothing of guests' commands.
+Owns the proof of the VM life cycle; knows nothing of guests' commands.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def home_with(directory, text="ran"):
 
 
 def test_clone_copies_the_guest_home(host, directory):
-    """A clone's guest home begins as a copy of the image's, and is its own from then on."""
+    """A clone's guest home starts as a copy of the image's and is independent afterwards."""
     host.add_image("full", home_files=home_with(directory))
     host.run_vms("one")
     host.ok("clone", "full", "two")
@@ -39,7 +39,7 @@ def test_clone_copies_the_guest_home(host, directory):
 
 
 def test_clone_overwrites_silently(host):
-    """A clone to a name that exists replaces that VM and says nothing; the old disk is gone."""
+    """A clone to an existing name replaces that VM silently; the old disk is gone."""
     host.ok("clone", "tpl", "one")
     before = host.vm("one")["uuid"]
     assert host.ok("clone", "tpl", "one") == ""
@@ -49,7 +49,7 @@ def test_clone_overwrites_silently(host):
 
 
 def test_clone_over_a_running_vm_hides_it(host):
-    """A running VM that is overwritten runs on where no command finds it, and holds its slot to its end."""
+    """A running VM that is overwritten keeps running where no command finds it, and holds its slot to its end."""
     host.run_vms("one")
     run, uuid = host.runs["one"], host.vm("one")["uuid"]
     host.ok("clone", "tpl", "one")
@@ -63,7 +63,7 @@ def test_clone_over_a_running_vm_hides_it(host):
 
 
 def test_mac_addresses(host):
-    """A clone of a local VM has a MAC of its own; the first clone of an image has the image's, the second not."""
+    """A clone of a local VM has a new MAC; the first clone of an image has the image's MAC, the second does not."""
     host.add_image("ghcr.io/acme/macos:v1")
     host.ok("clone", "tpl", "one")
     assert host.vm("one")["mac"] != host.vm("tpl")["mac"]
@@ -78,7 +78,7 @@ def test_mac_addresses(host):
 
 
 def test_running_is_a_lock_that_names_its_holder(host):
-    """`running` is a record lock on config.json; its holder is the process of `tart run`, which a second one refuses."""
+    """`running` is a record lock on config.json; its holder is the `tart run` process, and a second one is refused."""
     host.run_vms("one")
     run = host.runs["one"]
     config = host.home / "tart" / "vms" / "one" / "config.json"
@@ -92,7 +92,7 @@ def test_running_is_a_lock_that_names_its_holder(host):
 
 
 def test_run_prints_nothing_and_ends_when_stopped(host):
-    """`tart run` stays in the foreground, silent; `stop` ends it with status 0 and a line of text."""
+    """`tart run` stays silent in the foreground; `stop` ends it with status 0 and a line of text."""
     host.run_vms("one")
     run = host.runs["one"]
     assert (run.poll(), host.said("one")) == (None, "")
@@ -105,7 +105,7 @@ def test_run_prints_nothing_and_ends_when_stopped(host):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_run_ends_the_vm(host, number):
-    """TERM, HUP and KILL end `tart run` at once; the VM shows stopped, its guest's processes and its slot go with it."""
+    """TERM, HUP and KILL end `tart run` at once; the VM shows stopped, and its guest processes and its slot are released."""
     host.run_vms("one")
     run = host.runs["one"]
     host.tart("exec", "one", "bash", "-c", "setsid sleep 600 &")
@@ -119,7 +119,7 @@ def test_a_signal_to_run_ends_the_vm(host, number):
 
 
 def test_run_right_after_a_kill(host):
-    """A VM that is run again at once after its `tart run` was killed has a slot and processes of its own."""
+    """A VM that runs again right after its `tart run` was killed has a slot and processes of its own."""
     host.run_vms("one")
     for _ in range(3):
         host.tart("exec", "one", "bash", "-c", "setsid sleep 600 &")
@@ -133,7 +133,7 @@ def test_run_right_after_a_kill(host):
 
 
 def test_run_outlives_who_started_it(host):
-    """`tart run` goes on when its parent is killed."""
+    """`tart run` keeps running when its parent is killed."""
     host.ok("clone", "tpl", "one")
     script = "setsid tart run one </dev/null >/dev/null 2>&1 & sleep 600"
     parent = subprocess.Popen(["bash", "-c", script], env=host.environ(), start_new_session=True)
@@ -145,7 +145,7 @@ def test_run_outlives_who_started_it(host):
 
 
 def test_run_dies_of_its_last_words_when_nobody_reads(host):
-    """With a pipe for output whose reader is gone, `tart run` dies of SIGPIPE as soon as it prints; the VM ends all the same."""
+    """When the reader of its output pipe is gone, `tart run` dies of SIGPIPE as soon as it prints; the VM still ends."""
     host.ok("clone", "tpl", "one")
     run = host.begin("run", "one", stderr=subprocess.DEVNULL)
     eventually(lambda: host.running() == ["one"])
@@ -156,7 +156,7 @@ def test_run_dies_of_its_last_words_when_nobody_reads(host):
 
 
 def test_guest_shutdown(host):
-    """When the guest shuts itself down `tart run` says so and ends with 0; a failed hypervisor is 0 too."""
+    """When the guest shuts itself down, `tart run` reports it and ends with 0; a failed hypervisor is 0 too."""
     host.run_vms("one")
     run = host.runs["one"]
     host.halt("one")
@@ -170,7 +170,7 @@ def test_guest_shutdown(host):
 
 
 def test_shutdown_from_inside(host):
-    """`sudo shutdown -h now` in a guest ends that guest, and nothing of this machine."""
+    """`sudo shutdown -h now` in a guest ends that guest and does not affect this machine."""
     host.run_vms("one")
     run = host.runs["one"]
     status, text = host.error("exec", "one", "bash", "-c", "sudo shutdown -h now")
@@ -181,7 +181,7 @@ def test_shutdown_from_inside(host):
 
 @pytest.mark.parametrize(("choice", "ends"), [("dialog", False), ("stops", True)])
 def test_request_to_stop(host, choice, ends):
-    """SIGUSR2 asks the guest to shut down: a macOS guest shows a dialog, another one may obey."""
+    """SIGUSR2 asks the guest to shut down: a macOS guest shows a dialog, another may obey."""
     host.set(request_stop=choice)
     host.run_vms("one")
     run = host.runs["one"]
@@ -195,7 +195,7 @@ def test_request_to_stop(host, choice, ends):
 
 
 def test_suspend_and_resume(host):
-    """A suspended VM shows so, goes on at the next run, and is dropped to stopped by `stop`; without --suspendable it fails."""
+    """A suspended VM shows so and resumes at the next run; `stop` makes it stopped; without --suspendable suspend fails."""
     host.ok("clone", "tpl", "one")
     run = host.run_vm("one", "--suspendable")
     host.ok("suspend", "one")
@@ -215,7 +215,7 @@ def test_suspend_and_resume(host):
 
 
 def test_stop_kills_what_does_not_end(host):
-    """When SIGINT has no effect `stop` waits its timeout, kills, and is content."""
+    """If SIGINT has no effect, `stop` waits for its timeout, kills, and succeeds."""
     host.set(stop_hangs=True)
     host.run_vms("one")
     begin = time.monotonic()
@@ -225,7 +225,7 @@ def test_stop_kills_what_does_not_end(host):
 
 
 def test_third_vm_is_refused(host):
-    """With two running VMs a third run ends with 1 and the limit's words; a freed slot can be taken again at once."""
+    """With two running VMs, a third run ends with 1 and the limit's text; a freed slot is available again at once."""
     host.run_vms("one", "two")
     host.ok("clone", "tpl", "three")
     limit = (1, "The number of VMs exceeds the system limit (other running VMs: one, two)")
@@ -312,7 +312,7 @@ def test_limit_with_nothing_running(host):
 
 
 def test_slot_that_comes_back_late(host):
-    """With slot_lag the VM is stopped at once and its slot is free only later."""
+    """With slot_lag, the VM is stopped at once but its slot becomes free later."""
     host.set(slot_lag=0.5)
     host.run_vms("one")
     host.ok("stop", "one")
@@ -322,7 +322,7 @@ def test_slot_that_comes_back_late(host):
 
 
 def test_foreign_vms(host):
-    """Somebody else's VM takes a slot; a hidden one is in no listing of Tart's."""
+    """A foreign VM takes a slot; a hidden one is in no Tart listing."""
     host.start_foreign("theirs")
     host.start_foreign("utm", hidden=True)
     assert host.listed()["theirs"]["Running"]
@@ -351,7 +351,7 @@ def test_delete_of_several_stops_at_the_first_error(host):
 
 
 def test_sigkill_in_mid_clone_leaves_nothing(host):
-    """A killed clone leaves a folder under tmp/, which the next command collects; two clones at once wait for each other."""
+    """A killed clone leaves a folder under tmp/, which the next command removes; two concurrent clones wait for each other."""
     host.set(delays={"clone": 60})
     process = host.begin("clone", "tpl", "one")
     eventually(lambda: list((host.home / "tart" / "tmp").iterdir()))
@@ -368,7 +368,7 @@ def test_sigkill_in_mid_clone_leaves_nothing(host):
 
 
 def test_clone_and_run_serialise(host):
-    """A clone in progress holds up the first part of a run, as both take the lock of Tart's folder."""
+    """A clone in progress delays the first part of a run: both take the lock of Tart's folder."""
     host.set(delays={"clone": 0.4})
     clone = host.begin("clone", "tpl", "one")
     eventually(lambda: list((host.home / "ops").iterdir()))
@@ -378,7 +378,7 @@ def test_clone_and_run_serialise(host):
 
 
 def test_churn_keeps_the_state_whole(host):
-    """Clones, runs and deletes from many processes, some killed at random points, keep folders, quota and events in step."""
+    """Clones, runs and deletes from many processes, some killed at random points, keep folders, quota and events consistent."""
 
     def life(number):
         name = f"vm{number}"

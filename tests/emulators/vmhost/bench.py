@@ -1,4 +1,4 @@
-"""Waiting with a deadline, for tests. Owns nothing else."""
+"""Waits with a deadline, for tests. Owns nothing else."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def eventually(condition, seconds=20):
 
 
 def finish(process, seconds=30):
-    """Wait for a Popen: (exit status, stdout, stderr)."""
+    """Wait for a Popen; return (exit status, stdout, stderr)."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err

@@ -1,6 +1,6 @@
-"""What a test's hand on an emulated host can do whatever the product: set up, break, look at what happened.
+"""Controls an emulated host from a test, for any product: set it up, break it, inspect what happened.
 
-Owns what all products share of it. Changes the same state as the commands do, under the same lock. Knows no product.
+Owns the part that all products share. It changes the same state as the commands do, under the same lock. Knows no product.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _LONGEST_SHEBANG = 120
 
 
 class Host:
-    """One emulated host, kept in the directory `home`. As a context manager it ends every process it has at the end."""
+    """One emulated host, kept in the directory `home`. As a context manager, it ends all its processes on exit."""
 
-    #: The variable that leads commands to the directory.
+    #: The environment variable that names the directory for commands.
     VARIABLE = ""
-    #: The commands in `bin_dir`, each with the module whose main(argv) it is.
+    #: The commands in `bin_dir`, each with the module that has its main(argv).
     PROGRAMS = {}  # noqa: RUF012  a constant that a product replaces
-    #: What other processes of the product are called.
+    #: The names of the product's other processes.
     HELPERS = ()
-    #: The folder with portable ones, for where an interpreter's path cannot stand in a script's first line.
+    #: The folder with portable commands, for when a script's first line cannot hold the interpreter's path.
     STATIC_BIN = None
     #: The closed sets of values of switches.
     CHOICES = {}  # noqa: RUF012  a constant that a product replaces
 
     def __init__(self, home, quota=None):
-        """`quota` is the file of the kernel's VM quota, to be shared with other emulators; default: inside `home`."""
+        """`quota` is the file of the kernel's VM quota, which other emulators may share; default: a file inside `home`."""
         self.home = Path(home)
         self.home.mkdir(parents=True, exist_ok=True)
         self.quota_path = Path(quota) if quota else self.home / "kernel-quota.json"
@@ -41,7 +41,7 @@ class Host:
         self.bin_dir = self._make_bin()
 
     def open_store(self):
-        """The product's Store in `home`."""
+        """Open the product's Store in `home`."""
         raise NotImplementedError
 
     def __enter__(self):
@@ -57,7 +57,7 @@ class Host:
     # -- for the program under test ------------------------------------------------------------------
 
     def env(self):
-        """The variables the commands need; prepend `bin_dir` to PATH besides."""
+        """The variables that the commands need; also prepend `bin_dir` to PATH."""
         return {self.VARIABLE: str(self.home), "FAKE_KERNEL_QUOTA": str(self.quota_path)}
 
     def environ(self, **more):
@@ -66,7 +66,7 @@ class Host:
         return {**os.environ, **self.env(), "PATH": path, **more}
 
     def _make_bin(self):
-        """Commands that name this interpreter: no search along PATH, which may lead to another version or a shim."""
+        """Create commands that name this interpreter: a search along PATH may find another version or a shim."""
         shebang = f"#!{os.path.realpath(sys.executable)} -SE\n"
         if " " in shebang[:-5] or len(shebang) > _LONGEST_SHEBANG:
             return self.STATIC_BIN
@@ -85,10 +85,10 @@ class Host:
                 program.chmod(0o755)
         return folder
 
-    # -- what it shall do ----------------------------------------------------------------------------
+    # -- behaviour -----------------------------------------------------------------------------------
 
     def set(self, **changes):
-        """Turn switches (see the product's README.md); ValueError for one that does not exist."""
+        """Set switches (see the product's README.md); raises ValueError for an unknown one."""
         with self._store.transaction() as tx:
             switches.check(changes, tx.DEFAULTS, self.CHOICES)
             tx.state["settings"].update(changes)
@@ -109,12 +109,12 @@ class Host:
         kill_at=None,
         match=None,
     ):
-        """Let the next `times` (None: all) invocations of `command` ("clone", "pull", "registry list", "*") fail.
+        """Make the next `times` (None: all) invocations of `command` ("clone", "pull", "registry list", "*") fail.
 
-        `match` is a regular expression searched in the arguments joined by spaces. `when` says at which point the fault strikes:
-        "before" any effect, in the "middle" of it, or "after" all of it; there it waits `delay` seconds, hangs for ever, or
+        `match` is a regular expression searched in the arguments joined by spaces. `when` is the point at which the fault strikes:
+        "before" any effect, in the "middle" of it, or "after" all of it. There the fault waits `delay` seconds, hangs for ever, or
         replaces the reply: an ERROR with `code` and `message`, the text `stdout` ("" for nothing) and `exit_status`.
-        `kill_at` is the point where the command dies by SIGKILL. `stderr` alone adds text to an otherwise sound reply.
+        `kill_at` is the point where the command dies by SIGKILL. `stderr` alone adds text to an otherwise correct reply.
         """
         for point in {when, kill_at} - {None}:
             if point not in ("before", "middle", "after"):
@@ -126,23 +126,23 @@ class Host:
             tx.state["faults"].append(fault)
 
     def clear_faults(self):
-        """Forget all faults that have not struck."""
+        """Remove all faults that have not struck."""
         with self._store.transaction() as tx:
             tx.state["faults"].clear()
 
-    # -- what others do ------------------------------------------------------------------------------
+    # -- other actors --------------------------------------------------------------------------------
 
     def start_hidden(self, name):
-        """Another product's VM, running: it takes a slot and is in no listing of this one."""
+        """Start another product's VM: it takes a slot, but no listing of this product shows it."""
         if not self._store.quota.claim(f"foreign:{name}"):
             raise RuntimeError("no free slot for a foreign VM")
 
     def stop_hidden(self, name):
-        """End it, and give its slot back."""
+        """End the hidden VM and free its slot."""
         self._store.quota.release(f"foreign:{name}")
 
     def shutdown_all(self):
-        """End every guest process and every command of this host; the files stay."""
+        """End every guest process and every command of this host; keep the files."""
         while True:
             pids = [*self.command_pids(), *(process.pid for process in self._store.guests.find())]
             if not pids:
@@ -153,22 +153,22 @@ class Host:
     # -- what happened -------------------------------------------------------------------------------
 
     def slots(self):
-        """The owners of the kernel's taken slots."""
+        """Return the owners of the kernel's taken slots."""
         return self._store.quota.owners()
 
     def calls(self):
-        """Every invocation in order of its begin: dicts with argv, pid, start, end and status (None: killed, or not ended yet)."""
+        """Return all invocations in order of start: dicts with argv, pid, start, end and status (None: killed or still running)."""
         calls = {}
         for line in self._lines("calls.jsonl"):
             calls.setdefault(line["call"], {"end": None, "status": None}).update(line)
         return list(calls.values())
 
     def events(self, *kinds):
-        """The lines of events.jsonl, of these kinds or all."""
+        """Return the lines of events.jsonl, of these kinds or all."""
         return [event for event in self._lines("events.jsonl") if not kinds or event["event"] in kinds]
 
     def max_running(self):
-        """The largest number of VMs that ever ran at once."""
+        """Return the largest number of VMs that ever ran at once."""
         return max((event["running"] for event in self.events()), default=0)
 
     def _lines(self, name):
@@ -176,5 +176,5 @@ class Host:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def command_pids(self):
-        """The pids of the product's commands on this host that live, agents of guests included."""
+        """Return the pids of the product's living commands on this host, agents of guests included."""
         return processes.commands(self._store.home, self.VARIABLE, (*self.PROGRAMS, *self.HELPERS))

@@ -1,6 +1,6 @@
 """Injected faults: which invocation they hit, and at which of its three points.
 
-Owns the points "before" (no effect yet), "middle" (half of it) and "after" (done, the reply is lost or replaced).
+Owns the points "before" (no effect yet), "middle" (half of it) and "after" (complete, but the reply is lost or replaced).
 Knows no command's effect.
 """
 
@@ -13,7 +13,7 @@ import time
 
 
 class Replaced(Exception):
-    """The fault's reply stands in for the command's."""
+    """The fault's reply replaces the command's."""
 
     def __init__(self, fault):
         super().__init__("replaced")
@@ -21,7 +21,7 @@ class Replaced(Exception):
 
 
 def take(tx, command, argv):
-    """The fault that hits this invocation, or None; its `times` go down by one."""
+    """Return the fault that hits this invocation, or None; decrements its `times`."""
     line = " ".join(argv)
     for fault in tx.state["faults"]:
         if fault["command"] not in (command, "*") or not re.search(fault["match"] or "", line):
@@ -36,7 +36,7 @@ def take(tx, command, argv):
 
 
 def strike(fault, point):
-    """Do at `point` what the fault asks for; raises Replaced when its reply is due."""
+    """Do what the fault demands at `point`; raises Replaced when its reply is due."""
     if fault is None:
         return
     if fault["kill_at"] == point:

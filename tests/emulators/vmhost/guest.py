@@ -1,9 +1,10 @@
-"""Run one command in a guest: a real process with the guest's home and environment, its streams carried to and fro.
+"""Run one command in a guest: a real process with the guest's home and environment, whose streams are relayed.
 
-Owns processes, pipes and signals of a command like `anka run`. Three processes take part: the host command, an agent in its own
-session that is the parent of the guest's process, and the guest's process in a session of its own. The agent outlives a killed
-host command. It may then read the guest's output to nowhere, so that a guest that goes on does not die of a broken pipe.
-Knows no VM states: the caller holds the state's lock while `spawn` runs, so that a stop sees either no process or a whole one.
+Owns processes, pipes and signals of a command like `anka run`. Three processes take part: the host command, an agent in a
+separate session that is the parent of the guest's process, and the guest's process in a session of its own. The agent
+outlives a killed host command. It may then read and discard the guest's output, so that a guest that keeps running does not
+die of a broken pipe. Knows no VM states: the caller holds the state's lock while `spawn` runs, so that a stop sees either no
+process or a complete one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _DONE = b"d"
 
 
 class Guest:
-    """The host's ends: the guest's stdin, stdout and stderr, the agent's reports, and the line whose EOF is our death."""
+    """The host's ends: the guest's stdin, stdout and stderr, the agent's reports, and the pipe whose EOF means that we died."""
 
     def __init__(self, ends, pid, *, status=None):
         self.stdin, self.stdout, self.stderr, self.reports, self.life = ends
@@ -25,22 +26,22 @@ class Guest:
         self.status = status
 
     def let_go(self):
-        """Tell the agent that the host command ends in good order."""
+        """Tell the agent that the host command ends normally."""
         try:
             os.write(self.life, _DONE)
         except BrokenPipeError:  # the agent was killed
             return
 
 
-#: What becomes of the guest's process when its host command dies.
+#: What happens to the guest's process when its host command dies.
 LIVES, PROCESS_DIES, SESSION_DIES = "lives", "process-dies", "session-dies"
 
 
 def spawn(argv, env, directory, *, on_loss=LIVES, drain=True):
-    """Start `argv` in the guest; returns once it is executed, or has failed to be (its status is known then).
+    """Start `argv` in the guest; returns once it is executed or has failed to execute (its status is then known).
 
-    `on_loss` is what becomes of it when this host command dies. With `drain` its output is read on after this command's end;
-    without, who writes then gets a broken pipe.
+    `on_loss` says what happens to the process when this host command dies. With `drain`, its output is still read after the end
+    of this command; without it, writers then get a broken pipe.
     """
     stdin, stdout, stderr, reports, life = (os.pipe() for _ in range(5))
     if os.fork() == 0:
@@ -89,21 +90,21 @@ def _agent(what, guest_ends, agent_ends, *, on_loss):
 
 
 def _note(_number, _frame):
-    """Only so that SIGCHLD wakes the agent's select."""
+    """Do nothing; the handler exists so that SIGCHLD wakes the agent's select."""
 
 
 def close_all_but(keep):
-    """Close every open file but these."""
+    """Close every open descriptor except these."""
     low = 0
     for fd in sorted(keep):
-        if low < fd:  # an empty range beginning at 0 would close everything
+        if low < fd:  # an empty range that begins at 0 would close everything
             os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, 4096)
 
 
 def _start(what, guest_ends):
-    """Fork and execute the guest's process; returns when the program is loaded, so that its marker can be seen."""
+    """Fork and execute the guest's process; returns when the program is loaded, so that its marker is visible."""
     seen, loaded = os.pipe()
     child = os.fork()
     if child == 0:
@@ -136,7 +137,7 @@ def _become(what, guest_ends):
 
 
 def _watch(child, outputs, lines, *, on_loss):
-    """Report the guest's status once; when the host command is gone, drain its output until nobody writes any more."""
+    """Report the guest's status once; after the host command is gone, drain the output until every writer has closed it."""
     wake, reports, life = lines
     ended = host_gone = False
     while not (ended and host_gone and not outputs):
@@ -165,7 +166,7 @@ def _tell(reports, number):
 
 
 class Relay:
-    """Carry the host command's streams until the guest's process has ended.
+    """Relay the host command's streams until the guest's process has ended.
 
     `write_out` gets the guest's standard output (bytes); standard error goes to fd 2. With `until_eof` the relay also waits for
     background processes that hold the streams. Without `from_stdin` the guest's standard input is empty.
@@ -184,7 +185,7 @@ class Relay:
             self._close_stdin()
 
     def run(self):
-        """Returns the guest's exit status: negative for a signal, None when the agent vanished."""
+        """Relay until the end; returns the guest's exit status: negative for a signal, None if the agent vanished."""
         status, reported = None, False
         while not reported or (self._until_eof and self._sinks):
             reading = [*self._sinks, *([] if reported else [self._guest.reports])]
@@ -211,7 +212,7 @@ class Relay:
     def _take(self):
         try:
             self._pending = os.read(0, _CHUNK)
-        except OSError:  # a folder, or open for writing only
+        except OSError:  # a folder, or write-only
             self._pending = b""
         if not self._pending:
             self._host_stdin_open = False
@@ -251,7 +252,7 @@ class Relay:
 
 
 def write_all(fd, data):
-    """Write all of `data`. When nobody reads any more this process dies of SIGPIPE, as programs do that are not Python."""
+    """Write all of `data`. If the reader is gone, this process dies of SIGPIPE, as programs not written in Python do."""
     view = memoryview(data)
     try:
         while view:

@@ -1,6 +1,7 @@
 """One invocation of a product's command, from its first line to its end.
 
-Owns standard streams, the record in calls.jsonl, the fault that hits it, and the exit status of a bug. Knows no command.
+Owns standard streams, the record in calls.jsonl, the fault that hits it, and the exit status of an emulator bug. Knows no
+command.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ BUG = 70
 
 
 class Call:
-    """Where the state is, the switches, the fault that hits this invocation."""
+    """One invocation: its store, its switches, and the fault that hits it."""
 
     def __init__(self, store, argv):
         self.store = store
@@ -32,20 +33,20 @@ class Call:
             self.fault = faults.take(tx, command, self.argv) if command else None
 
     def strike(self, point):
-        """Let the fault strike at `point`, if that is where it does."""
+        """Let the fault strike if `point` is its point."""
         faults.strike(self.fault, point)
 
     def pause(self):
-        """The middle of an effect: the command's delay passes, a fault may strike."""
+        """The middle of an effect: wait for the command's delay; a fault may strike."""
         self.pause_for_delay(self.command)
         self.strike("middle")
 
     def pause_for_delay(self, command):
-        """Let the delay of a command pass."""
+        """Wait for the delay of a command."""
         time.sleep(self.delay(command))
 
     def delay(self, command):
-        """The seconds that a command takes."""
+        """The duration of a command's delay in seconds."""
         delays = self.settings["delays"]
         return delays.get(command, delays.get("*", 0))
 
@@ -73,7 +74,7 @@ def run(program, variable, argv, open_store, execute, interrupted=130):
 
 
 def _open_standard_streams():
-    """Let no file of ours become a standard stream that the caller left closed."""
+    """Open the standard streams that the caller left closed, so that no other file of ours takes their place."""
     while True:
         fd = os.open(os.devnull, os.O_RDWR)
         if fd > 2:

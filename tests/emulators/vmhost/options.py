@@ -1,4 +1,4 @@
-"""A strict reader of command lines: known options only, each with its arity.
+"""A strict parser of command lines: known options only, each with its arity.
 
 Owns the grammar (clusters of short flags, `--name=value`, options after positionals). Knows no command.
 """
@@ -21,7 +21,7 @@ def option(*spellings, kind=FLAG):
 
 
 class Parsed:
-    """What was given: `values` by option name (flags True, `MANY` a list) and the positionals."""
+    """The parsed arguments: `values` by option name (flags True, `MANY` a list) and the positionals."""
 
     def __init__(self):
         self.values = {}
@@ -32,9 +32,9 @@ class Parsed:
 
 
 def parse(args, known, *, least=0, most=None, interleaved=True, terminator=False):
-    """Read `args`; raises UsageError for an unknown option, a missing value, or a wrong number of positionals.
+    """Parse `args`; raises UsageError for an unknown option, a missing value, or a wrong number of positionals.
 
-    With `interleaved` False everything from the first positional on is positional; with `terminator` everything after `--`.
+    Without `interleaved`, everything from the first positional on is positional; with `terminator`, everything after `--`.
     """
     parsed = Parsed()
     rest = list(args)

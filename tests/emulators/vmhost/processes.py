@@ -1,7 +1,7 @@
-"""Find and end the processes of a product's guests, and find the product's commands.
+"""Finds and ends the processes of a product's guests, and finds the product's commands.
 
-Owns how a process is recognised as a guest's: a marker like FAKE_ANKA_VM=<uuid> in its environment, a working directory inside
-the guest (Linux), or descent from such a process. Knows nothing of state and commands.
+Owns how to recognise a guest's process: a marker like FAKE_ANKA_VM=<uuid> in its environment, a working directory inside the
+guest (Linux), or descent from such a process. Knows nothing of state and commands.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PAUSE = 0.01
 
 
 class Process:
-    """One process: its pid, the uuid of its VM ("" when none), and its arguments."""
+    """One process: its pid, the uuid of its VM ("" for none), and its arguments."""
 
     def __init__(self, pid, vm, argv):
         self.pid = pid
@@ -26,14 +26,14 @@ class Process:
 
 
 class Guests:
-    """The guests of one product on one host: `folder` holds a folder for each, `marker` is the variable that names a guest."""
+    """The guests of one product on one host: `folder` has a folder for each, `marker` is the variable that identifies a guest."""
 
     def __init__(self, folder, marker):
         self._folder = folder
         self._marker = marker + "="
 
     def find(self, uuids=None):
-        """The living processes of guests (`uuids`: of these only)."""
+        """Return the living processes of guests (`uuids`: only of these)."""
         table = self._from_proc() if os.path.isdir("/proc/self") else self._from_ps()
         owner = {pid: vm for pid, (vm, _, _) in table.items() if vm and self._is_here(vm)}
         children = {}
@@ -50,25 +50,25 @@ class Guests:
         return [Process(pid, vm, table[pid][2]) for pid, vm in owner.items() if uuids is None or vm in uuids]
 
     def end(self, uuids, grace):
-        """End every process of these guests, with SIGTERM first when `grace` (seconds) is not 0; returns when all are gone."""
+        """End every process of these guests, with SIGTERM first if `grace` (seconds) is not 0; returns when all are gone."""
         if grace:
             deadline = time.monotonic() + grace
             _signal([process.pid for process in self.find(uuids)], signal.SIGTERM)
             while self.find(uuids) and time.monotonic() < deadline:
                 time.sleep(_PAUSE)
         while True:
-            found = self.find(uuids) or self.find(uuids)  # one look may miss a process that is just being executed
+            found = self.find(uuids) or self.find(uuids)  # one look may miss a process that is just executing
             if not found:
                 return
             kill(process.pid for process in found)
             time.sleep(_PAUSE)
 
     def _is_here(self, uuid):
-        """Another emulated host on this machine has the same marker but other uuids."""
+        """False for the guests of another emulated host on this machine, which has the same marker but other uuids."""
         return os.path.isdir(os.path.join(self._folder, uuid))
 
     def _from_proc(self):
-        """By pid: (marker's uuid or "", parent pid, argv), of the processes that are not zombies."""
+        """Map pid to (marker's uuid or "", parent pid, argv) for all processes except zombies."""
         table = {}
         for name in map(str, _pids()):
             try:
@@ -82,13 +82,13 @@ class Guests:
             vm = self._marked(environment) or self._by_directory(name)
             try:
                 argv = _slurp(f"/proc/{name}/cmdline").decode(errors="replace").rstrip("\0").split("\0")
-            except OSError:  # it ended just now
+            except OSError:  # it has just ended
                 continue
             table[int(name)] = (vm, int(parent), argv)
         return table
 
     def _marked(self, environment):
-        # Most processes of the machine have no mark at all: they are not worth a split.
+        # Most processes of the machine have no marker at all: skip the split.
         if self._marker.encode() not in environment:
             return ""
         for entry in environment.split(b"\0"):
@@ -104,7 +104,7 @@ class Guests:
         return directory[len(self._folder) + 1 :].split("/")[0] if directory.startswith(self._folder + "/") else ""
 
     def _from_ps(self):
-        """The same from `ps`, where there is no /proc (macOS hides the environment of system programs: descent covers those)."""
+        """The same from `ps`, without /proc (macOS hides the environment of system programs; descent covers those)."""
         with os.popen("ps -axEww -o pid=,ppid=,stat=,command=") as listing:  # noqa: S605  fixed text, no input
             return parse_ps(listing.read(), self._marker)
 
@@ -134,7 +134,7 @@ def commands(home, variable, programs):
 
 
 def kill(pids):
-    """SIGKILL to each; one that is gone is done."""
+    """Send SIGKILL to each; ignores a process that is gone."""
     _signal(pids, signal.SIGKILL)
 
 
@@ -156,7 +156,7 @@ def _slurp(path):
 
 
 def parse_ps(listing, marker):
-    """Read `pid ppid stat command-and-environment` lines; `marker` is the variable with its equals sign."""
+    """Parse `pid ppid stat command-and-environment` lines; `marker` is the variable with its equals sign."""
     table = {}
     for line in listing.splitlines():
         fields = line.split(None, 3)

@@ -1,8 +1,8 @@
-"""The emulated host's state on disk: one JSON file, its lock, and the two logs an independent checker reads.
+"""The emulated host's state on disk: one JSON file, its lock, and the two logs that an independent checker reads.
 
-Owns atomicity. Every transaction holds an exclusive flock, the file is replaced by rename, and the events of a transaction
-are part of the state file until they stand in events.jsonl, so a SIGKILL at any point loses and doubles nothing.
-Knows nothing of what VMs do: `settle` is called for operations whose process died.
+Owns atomicity. Every transaction holds an exclusive flock, and the file is replaced by rename. The events of a transaction
+are part of the state file until they are in events.jsonl, so a SIGKILL at any point neither loses nor doubles an event.
+Knows nothing of the VM life cycle: `settle` is called for operations whose process died.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from emulators.kernel_quota import KernelQuota
 
 from .processes import Guests
 
-#: Open files whose flock says "the operation's process lives"; released by the process's end.
+#: Open files whose flock means "the operation's process lives"; the end of the process releases them.
 _held = {}
 
 
@@ -28,7 +28,7 @@ def new_uuid():
 
 
 def is_held(path):
-    """True when somebody holds the flock of this file or folder."""
+    """True if a process holds the flock of this file or folder."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -43,13 +43,13 @@ def is_held(path):
 
 
 class Store:
-    """The state directory `home` and the host's kernel quota. A product says what its transactions are and who owns a slot."""
+    """The state directory `home` and the host's kernel quota. A product defines its transactions and the owners of slots."""
 
     #: The variable that marks a guest's processes.
     MARKER = ""
     #: The product's Transaction.
     TRANSACTION = None
-    #: The prefix of the owners of its slots.
+    #: The prefix of its slot owners.
     PRODUCT = ""
     FOLDERS = ("guests", "ops")
 
@@ -60,7 +60,7 @@ class Store:
         self.guests = Guests(self.path("guests"), self.MARKER)
 
     def owner(self, uuid):
-        """The owner of a VM's slot in the kernel quota; another state directory on the same quota has other owners."""
+        """The owner of a VM's slot in the kernel quota; unique per state directory, as several may share a quota."""
         return f"{self.PRODUCT}:{binascii.crc32(os.fsencode(self.home)):08x}:{uuid}"
 
     def path(self, *parts):
@@ -68,26 +68,26 @@ class Store:
         return os.path.join(self.home, *parts)
 
     def guest_home(self, uuid):
-        """The directory that is the guest's home of a VM or template."""
+        """The guest's home directory of a VM or template."""
         return self.path("guests", uuid, "home")
 
     def create(self):
-        """Make the state directory's folders."""
+        """Create the state directory's folders."""
         for name in self.FOLDERS:
             os.makedirs(self.path(name), exist_ok=True)
 
     def transaction(self):
-        """`with store.transaction() as tx`: exclusive; saved at the end, also when an error of the product is raised."""
+        """`with store.transaction() as tx`: exclusive; saved at the end, even if an error of the product is raised."""
         return self.TRANSACTION(self)
 
     def begin_call(self, argv):
-        """Note the begin of an invocation in calls.jsonl; returns its id."""
+        """Record the start of an invocation in calls.jsonl; returns its id."""
         call = f"{os.getpid()}-{time.time_ns()}"
         self._log({"call": call, "pid": os.getpid(), "argv": argv, "start": time.time()})
         return call
 
     def end_call(self, call, status):
-        """Note the end of an invocation in calls.jsonl."""
+        """Record the end of an invocation in calls.jsonl."""
         self._log({"call": call, "end": time.time(), "status": status})
 
     def _log(self, line):
@@ -99,13 +99,13 @@ class Store:
 
 
 class Transaction:
-    """Exclusive access to the state. A product adds its parts of the state, its switches, and which VMs run."""
+    """Exclusive access to the state. A product adds its parts of the state, its switches, and the list of running VMs."""
 
-    #: What the state has besides seq, settings, faults and operations in flight.
+    #: The parts of the state besides seq, settings, faults and operations in flight.
     PARTS = ()
     #: The switches with their defaults.
     DEFAULTS = {}  # noqa: RUF012  a constant that a product replaces
-    #: The errors that do not undo what was done before them.
+    #: The errors that do not undo earlier changes of the transaction.
     REPORTED = ()
 
     def __init__(self, store):
@@ -135,7 +135,7 @@ class Transaction:
 
     @property
     def settings(self):
-        """Every switch with its present value."""
+        """Every switch with its current value."""
         return {**self.DEFAULTS, **self.state["settings"]}
 
     def running(self):
@@ -143,7 +143,7 @@ class Transaction:
         raise NotImplementedError
 
     def event(self, kind, vm=None, **more):
-        """Append to events.jsonl, with the number of VMs that run after it."""
+        """Append to events.jsonl, with the number of VMs that run afterwards."""
         self.state["seq"] += 1
         line = {"seq": self.state["seq"], "time": time.time(), "event": kind, "running": len(self.running())}
         if vm is not None:
@@ -151,7 +151,7 @@ class Transaction:
         self._events.append({**line, **more})
 
     def begin_op(self, kind, **fields):
-        """Note an operation in flight. Until `end_op` a later transaction settles it when this process has died."""
+        """Record an operation in flight. If this process dies before `end_op`, a later transaction settles it."""
         op_id = f"{os.getpid()}-{time.time_ns()}"
         fd = os.open(self.store.path("ops", op_id), os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -160,7 +160,7 @@ class Transaction:
         return op_id
 
     def end_op(self, op_id):
-        """The operation is over."""
+        """Remove a finished operation."""
         self.state["ops"].pop(op_id, None)
         if op_id in _held:
             os.close(_held.pop(op_id))
@@ -192,7 +192,7 @@ class Transaction:
         return wal["offset"] + len(wal["lines"].encode())
 
     def _redo_events(self):
-        """Make events.jsonl end with the last transaction's events, once, whatever a SIGKILL left of them."""
+        """Make events.jsonl end with the last transaction's events, exactly once, even after a SIGKILL."""
         wal = self.state["wal"]
         if not wal["lines"]:
             return

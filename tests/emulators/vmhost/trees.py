@@ -1,6 +1,6 @@
-"""Copy and remove directory trees.
+"""Copies and removes directory trees.
 
-Owns what symlinks, modes and existing targets mean. Raises OSError. Knows nothing of VMs.
+Owns the handling of symlinks, modes and existing targets. Raises OSError. Knows nothing of VMs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _CHUNK = 1 << 20
 
 
 class CopyMode:
-    """What the letters of a copy command ask for."""
+    """The options of a copy command."""
 
     def __init__(self, *, follow=False, preserve=True, clobber=True, force=False):
         self.follow = follow
@@ -64,7 +64,7 @@ def _finish(target, status, mode):
 
 
 def remove(path):
-    """Remove a tree, read-only directories too; what is gone already is done."""
+    """Remove a tree, including read-only directories; a missing tree is fine."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def remove(path):
 
 
 def size(path):
-    """Bytes of all files under `path`; 0 when there is nothing."""
+    """Bytes of all files under `path`; 0 if it does not exist."""
     total = 0
     for folder, _, names in os.walk(path):
         total += sum(os.lstat(os.path.join(folder, name)).st_size for name in names)

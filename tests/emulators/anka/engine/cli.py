@@ -1,6 +1,6 @@
-"""Entry of the emulated `anka`: global options, dispatch, faults, output, exit status.
+"""Entry point of the emulated `anka`: global options, dispatch, faults, output, exit status.
 
-Owns the order of these things. Each invocation is noted in calls.jsonl.
+Owns the order of these steps. It records each invocation in calls.jsonl.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _COMMANDS = {
     "registry": commands.registry_,
     "pull": commands.pull,
 }
-#: Commands of Anka 3.9 that the emulator refuses by name, so that a test that needs one says so.
+#: Commands of Anka 3.9 that the emulator refuses by name, so that a test that needs one fails with a clear message.
 _NOT_EMULATED = (
     "config",
     "view",
@@ -86,7 +86,7 @@ def _execute(call):
 
 
 def _global_options(call):
-    """What follows the global options; None when --help was all."""
+    """The arguments after the global options; None if --help was the only request."""
     rest = list(call.argv)
     while rest and rest[0].startswith("-"):
         arg = rest.pop(0)
@@ -105,7 +105,7 @@ def _global_options(call):
 
 
 def _name(args):
-    """The command's name as faults and delays know it: `registry list` is one, `registry pull` is `pull`."""
+    """The command's name in faults and delays: `registry list` is one name, `registry pull` is `pull`."""
     if args[:1] != ["registry"]:
         return args[0] if args else ""
     words = [word for word in args[1:] if word in ("list", "list-repos", "show", "pull")]
@@ -160,7 +160,7 @@ def _print_error(call, message, code):
 
 
 def _fault_reply(call, fault):
-    """Print what the fault asks for instead of the command's reply."""
+    """Print the fault's reply instead of the command's."""
     status = fault["exit_status"]
     if fault["code"] is not None or fault["message"] is not None:
         _print_error(call, fault["message"] or "injected fault", 1 if fault["code"] is None else fault["code"])

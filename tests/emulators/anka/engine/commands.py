@@ -1,6 +1,6 @@
-"""The commands: read the options, do it, answer.
+"""The commands: parse the options, act, answer.
 
-Owns each command's options, positionals and reply. Knows nothing of locks and processes' inner workings.
+Owns each command's options, positionals and reply. Knows nothing of locks and the inner workings of processes.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _row(tx, vm):
 
 
 def _fields(rows, wanted):
-    """Apply `-f`: NAME chooses a column, NAME=TEXT keeps the rows that have TEXT in it."""
+    """Apply `-f`: NAME chooses a column, NAME=TEXT keeps the rows that contain TEXT in it."""
     columns = []
     for part in wanted:
         name, is_filter, text = part.partition("=")
@@ -199,7 +199,7 @@ def reboot(call, args):
 
 
 def delete(call, args):
-    """`delete`: asks for each VM unless told --yes, and reads standard input for the answer."""
+    """`delete`: without --yes, asks for each VM and reads the answer from standard input."""
     known = {
         **option("-a", "--all"),
         **option("-t", "--tag", kind=VALUE),
@@ -354,7 +354,7 @@ def pull(call, args, remote=None):
 
 
 def log_noise(call):
-    """What `--debug` and the noise switch put on standard error."""
+    """Write the output of `--debug` and of the noise switch to standard error."""
     if call.debug:
         sys.stderr.write(f"debug: anka {' '.join(call.argv)}\n")
     if call.settings["stderr_noise"]:

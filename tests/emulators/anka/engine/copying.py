@@ -1,6 +1,6 @@
-"""The `cp` between host and guest.
+"""`cp` between host and guest.
 
-Owns how `vm:path` maps to a folder of this machine and what cp's letters mean. Knows no command line syntax beyond the colon.
+Owns how `vm:path` maps to a folder of this machine and the meaning of cp's letters. Of the command line it knows only the colon.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from emulators.vmhost.options import UsageError
 from . import lifecycle
 from .failure import AnkaError, configured
 
-#: Where a guest's home is in a real guest.
+#: The guest's home in a real guest.
 GUEST_HOME = "/Users/anka"
 
 
 def split(operand):
-    """(vm, path) of `vm:path`, (None, operand) of a host path."""
+    """(vm, path) for `vm:path`, (None, operand) for a host path."""
     vm, colon, path = operand.partition(":")
     if not colon or "/" in vm or not vm:
         return None, operand
@@ -34,7 +34,7 @@ def sides(source, target):
 
 
 def home_for(call, subject):
-    """The guest's home of a VM that can be copied to and from; starts a stopped one when the switch says so."""
+    """The guest's home of a VM that allows copying; starts a stopped VM if the switch says so."""
     with call.store.transaction() as tx:
         vm = lifecycle.resolve(tx, subject)
         answer = tx.settings["cp_stopped"]
@@ -46,7 +46,7 @@ def home_for(call, subject):
 
 
 def copy(home, source, target, mode, *, recursive):
-    """Copy as cp does: into `target` when it is a folder, else to that name. Raises AnkaError."""
+    """Copy as cp does: into `target` if it is a folder, otherwise to that name. Raises AnkaError."""
     source, target = (_locate(home, operand) for operand in (source, target))
     if not (os.path.exists(source) if mode.follow else os.path.lexists(source)):
         raise AnkaError(f"{source}: No such file or directory", 2)
@@ -66,7 +66,7 @@ def copy(home, source, target, mode, *, recursive):
 
 
 def _locate(home, operand):
-    """The path on this machine. A guest's absolute path must lie in the guest's home: nothing else of a guest is emulated."""
+    """The path on this machine. A guest's absolute path must be inside the guest's home, the only emulated part of a guest."""
     vm, path = split(operand)
     if vm is None:
         return os.path.abspath(operand)

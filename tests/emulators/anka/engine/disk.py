@@ -1,6 +1,6 @@
-"""What Anka's state on disk consists of: VMs and templates, the registry, the switches.
+"""The contents of Anka's state on disk: VMs and templates, the registry, the switches.
 
-Owns these names; how the state is kept whole is the shared part's matter.
+Owns these names; vmhost/state.py keeps the state consistent.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["Store", "new_uuid", "utc"]
 
 
 def utc(seconds=None):
-    """RFC3339 UTC as Anka prints it."""
+    """RFC 3339 UTC, in Anka's format."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 class Transaction(state.Transaction):
-    """`vms` and `registry` are by uuid."""
+    """A transaction with `vms` and `registry`, both by uuid."""
 
     PARTS = ("vms", "registry")
     DEFAULTS = DEFAULTS
@@ -30,12 +30,12 @@ class Transaction(state.Transaction):
 
     @property
     def vms(self):
-        """By uuid: VM or template."""
+        """VMs and templates, by uuid."""
         return self.state["vms"]
 
     @property
     def registry(self):
-        """By uuid: template in the registry."""
+        """The templates in the registry, by uuid."""
         return self.state["registry"]
 
     def running(self):

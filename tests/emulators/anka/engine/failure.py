@@ -1,6 +1,6 @@
-"""How a command ends badly: Anka's own errors, and command lines it does not understand.
+"""Errors of the emulated commands: Anka's own, and refused command lines.
 
-Owns these two words. Knows nothing of state and output.
+Owns these error types. Knows nothing of state and output.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ NAME_EXISTS = 18
 
 
 class AnkaError(Exception):
-    """An error that Anka reports: an ERROR envelope with -j, else one line on standard error.
+    """An error that Anka reports: an ERROR envelope with -j, otherwise one line on standard error.
 
-    `status` is the exit status where it is not the usual one.
+    `status` is the exit status if it differs from the usual one.
     """
 
     def __init__(self, message, code=1, status=None):
@@ -23,7 +23,7 @@ class AnkaError(Exception):
 
 
 class LostGuest(AnkaError):
-    """The guest of a `run` does not answer, or is gone: exit status 125."""
+    """The guest of a `run` does not answer or is gone: exit status 125."""
 
     STATUS = 125
 
@@ -37,5 +37,5 @@ def not_found(subject):
 
 
 def configured(settings, name, subject):
-    """The error whose text and code are switches: `<name>_message` with {id}, `<name>_code`."""
+    """An error with text and code from switches: `<name>_message` with {id}, `<name>_code`."""
     return AnkaError(settings[f"{name}_message"].format(id=subject), settings.get(f"{name}_code", 1))

@@ -1,7 +1,7 @@
-"""What happens to VMs: clone, start, stop, suspend, reboot, delete, modify.
+"""The life cycle of VMs: clone, start, stop, suspend, reboot, delete, modify.
 
-Owns the states of a VM and the rule that never a third one runs. Knows no command line and no output.
-A VM's status is running, stopped, suspended or failed; `stopping` marks one whose guest is going down.
+Owns the states of a VM and the rule that a third VM never runs. Knows no command line and no output.
+A VM's status is running, stopped, suspended or failed; `stopping` marks one whose guest is shutting down.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from emulators.vmhost import trees
 from .disk import new_uuid, utc
 from .failure import NAME_EXISTS, AnkaError, configured, not_found
 
-#: No real process has a number like this, so nobody can signal what the emulator calls a hypervisor.
+#: Larger than any real pid, so that no signal can reach what the emulator calls a hypervisor.
 _FIRST_PID = 900_000_000
 
 
@@ -41,7 +41,7 @@ def new_vm(uuid, name, **more):
 
 
 def resolve(tx, subject):
-    """The VM or template that `subject` (uuid or name) means; raises `<subject>: not found`."""
+    """Return the VM or template that `subject` (uuid or name) identifies; raises `<subject>: not found`."""
     if subject in tx.vms:
         return tx.vms[subject]
     for vm in tx.vms.values():
@@ -51,7 +51,7 @@ def resolve(tx, subject):
 
 
 def settle(tx, op):
-    """Give an operation whose process was killed the end that the switches ask for."""
+    """Finish an operation whose process was killed, in the way that the switches choose."""
     kind, uuid, settings = op["kind"], op.get("uuid"), tx.settings
     if kind == "clone":
         _settle_clone(tx, op)
@@ -89,7 +89,7 @@ def _settle_pull(tx, op):
 
 
 def clone(call, source, name, tag):
-    """Make a stopped VM `name` (None: a name is made up) from a VM or template; returns its uuid."""
+    """Clone a VM or template to a stopped VM `name` (None: a generated name); returns its uuid."""
     with call.store.transaction() as tx:
         vm = resolve(tx, source)
         if tag is not None and tag not in vm["tags"]:
@@ -116,7 +116,7 @@ def clone(call, source, name, tag):
 
 
 def _home(store, vm):
-    """Where the files of a VM's present state are: its own home once it has one, else its image's."""
+    """The folder with the files of a VM's current state: its own home once it has one, otherwise its image's."""
     home = store.guest_home(vm["uuid"])
     return home if os.path.isdir(home) or not vm["image"] else vm["image"]
 
@@ -130,7 +130,7 @@ def _refuse_taken_name(tx, name):
 
 
 def _refuse_clone_in_pull(tx, vm):
-    """A clone while the same template is pulled spoils the template's state files."""
+    """Refuse a clone during a pull of the same template, which corrupts the template's state files."""
     pulls = [op for op in tx.ops("pull") if op["uuid"] == vm["uuid"]]
     if pulls:
         pulls[0]["spoilt"] = True
@@ -140,7 +140,7 @@ def _refuse_clone_in_pull(tx, vm):
 
 
 def start(call, subject):
-    """Start a VM. Raises the limit's error when two run, and leaves it stopped then."""
+    """Start a VM. When two already run, raises the limit's error and leaves it stopped."""
     with call.store.transaction() as tx:
         vm = resolve(tx, subject)
         if vm["status"] == "running":
@@ -182,7 +182,7 @@ def _take_slot(tx, vm, subject):
 
 
 def go_down(call, subject, *, status="stopped", grace=0.0, pause=None):
-    """Stop a running VM: end its processes, `pause` (default: the call's), give its slot back. Returns the VM's uuid."""
+    """Stop a running VM: end its processes, `pause` (default: the call's), free its slot. Returns the VM's uuid."""
     with call.store.transaction() as tx:
         vm = resolve(tx, subject)
         if vm["status"] != "running":
@@ -230,7 +230,7 @@ def stop(call, subject, *, force):
 
 
 def suspend(call, subject):
-    """On Apple silicon this stops the VM and shows it as suspended."""
+    """Stop the VM and show it as suspended, as Anka does on Apple silicon."""
     with call.store.transaction() as tx:
         if resolve(tx, subject)["status"] != "running":
             raise configured(tx.settings, "not_running", subject)
@@ -332,7 +332,7 @@ def describe(tx, vm, *, subject_polls=True):
 
 
 def address(tx, vm, *, count):
-    """The guest's ip, or None while it has none yet."""
+    """The guest's ip, or None before it has one."""
     if vm["status"] != "running":
         return None
     if count:

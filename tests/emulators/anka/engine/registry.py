@@ -1,7 +1,7 @@
-"""The template registry and pulls from it.
+"""The template registry, and pulls from it.
 
-Owns what is to be had remotely, what a pull changes locally, and what two pulls at once spoil. Knows no command line.
-A local template's `tags` maps tag -> folder of that tag's guest home (or None).
+Owns the remote templates, the local changes of a pull, and the damage of two simultaneous pulls. Knows no command line.
+A local template's `tags` maps a tag to the folder of that tag's guest home (or None).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .lifecycle import new_vm
 
 
 class PullRequest:
-    """What a pull asks for: the template (uuid or name), a tag (None: the latest), and its switches."""
+    """The request of a pull: the template (uuid or name), a tag (None: the latest), and its switches."""
 
     def __init__(self, subject, tag, *, shrink=False, fetch_only=False):
         self.subject = subject
@@ -24,7 +24,7 @@ class PullRequest:
 
 
 def reach(tx, remote):
-    """Raise when the registry does not answer at `remote`, or the licence has none."""
+    """Raise an error if the registry does not answer at `remote`, or the licence allows no registry."""
     if tx.settings["license_type"] == "com.veertu.anka.develop":
         raise AnkaError("registry: not permitted by the license")
     url = tx.settings["registry_url"]
@@ -33,7 +33,7 @@ def reach(tx, remote):
 
 
 def find(tx, subject, tag):
-    """The registry's template and the tag meant; raises code 3 when it lacks one of them."""
+    """The registry's template and the requested tag; raises code 3 if either does not exist."""
     for template in tx.registry.values():
         if subject in (template["uuid"], template["name"]):
             break
@@ -69,7 +69,7 @@ def describe(template, tag):
 
 
 def download_size(tx, request):
-    """The body of `--check-download-size`, or None when the tag is here."""
+    """The body of `--check-download-size`, or None if the tag is local."""
     template, tag = find(tx, request.subject, request.tag)
     local = tx.vms.get(template["uuid"])
     if local and tag in local["tags"]:
@@ -78,7 +78,7 @@ def download_size(tx, request):
 
 
 def _sizes(tx, template, tag):
-    """Bytes of the tag, of what is here of it in other tags' layers, and free on disk."""
+    """Bytes of the tag, bytes already local in other tags' layers, and bytes free on disk."""
     local = tx.vms.get(template["uuid"])
     cached = max([_entry(template, t)["cached"] for t in local["tags"] if _has(template, t)], default=0) if local else 0
     size = _entry(template, tag)["size"]
@@ -94,7 +94,7 @@ def _entry(template, tag):
 
 
 def pull(call, request, remote):
-    """Fetch a template's tag and check it out. True when it was here already."""
+    """Fetch a template's tag and check it out. Returns True if it was already local."""
     with call.store.transaction() as tx:
         template, tag = _begin(tx, request, remote)
         if template is None:
@@ -115,7 +115,7 @@ def _op_fields(template, tag):
 
 
 def _begin(tx, request, remote):
-    """Check that the pull may go ahead; (None, None) when the local copy answers for it."""
+    """Check that the pull can start; (None, None) if the local copy answers instead."""
     try:
         reach(tx, remote)
     except AnkaError:
@@ -170,7 +170,7 @@ def _check_out(tx, template, tag, request):
 
 
 def check_out_local(tx, vm, tag):
-    """`pull -l`: make a local tag (None: the current one) the template's state again."""
+    """`pull -l`: reset the template's state to a local tag (None: the current one)."""
     tag = tag or vm["tag"]
     if tag not in vm["tags"]:
         raise not_found(tag or vm["name"])

@@ -1,4 +1,4 @@
-"""What a command answers, as JSON envelope or as text.
+"""The answers of commands, as JSON envelope or as text.
 
 Owns the shape of output on both streams. Knows no command.
 """
@@ -9,7 +9,7 @@ import json
 
 
 class Reply:
-    """An answer: its JSON body, its text, and whether it is of an action (which has `code` and `message`, a read has not)."""
+    """An answer: its JSON body, its text, and whether it is an action's (with `code` and `message`) or a read's (without)."""
 
     def __init__(self, body=None, text="", *, message="", action=True):
         self.body = {} if body is None else body
@@ -35,7 +35,7 @@ def error_json(message, code):
 
 
 def grid(rows):
-    """A table with lines around its cells, the first row being its head."""
+    """A table with lines around its cells; the first row is the head."""
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     line = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
     parts = [line]

@@ -1,6 +1,6 @@
-"""`anka run`: options, the guest's environment, and what the exit status means.
+"""`anka run`: options, the guest's environment, and the meaning of the exit status.
 
-Owns the meeting of VM state and guest process. Knows neither pipes nor envelopes of other commands.
+Owns the connection between VM state and guest process. Knows neither pipes nor envelopes of other commands.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(call, args):
 
 
 def _extra_environment(parsed):
-    """(inherited, set): variables that do not override the guest's, and those that do. The emulator's own stay outside."""
+    """(inherited, set): variables that do not override the guest's, and those that do. Excludes the emulator's own variables."""
     inherited = {}
     if parsed["E"]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("FAKE_")}
@@ -71,7 +71,7 @@ def _extra_environment(parsed):
 
 
 def _begin(call, subject, argv, options):
-    """Bring the VM up if need be and spawn the guest's process, in one transaction: a stop sees none or a whole one."""
+    """Start the VM if needed and spawn the guest's process, in one transaction: a stop sees no process or a complete one."""
     parsed, (inherited, given) = options
     with call.store.transaction() as tx:
         vm = lifecycle.resolve(tx, subject)
@@ -94,7 +94,7 @@ def _begin(call, subject, argv, options):
 
 
 def _environment(settings, uuid, home):
-    """What a guest process sees; nothing of the host's environment."""
+    """The environment of a guest process; nothing of the host's environment."""
     return {
         "HOME": home,
         "PATH": settings["guest_path"],

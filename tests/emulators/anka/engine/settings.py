@@ -1,4 +1,4 @@
-"""Every switch of the emulated host and its default. The README's table explains them; a test holds the two together.
+"""Every switch of the emulated host and its default. The README's table explains them; a test compares the two.
 
 Owns the names and defaults. Knows nothing of commands.
 """
@@ -24,7 +24,7 @@ DEFAULTS = {
     "error_exit": 1,
     "usage_exit": 64,
     "declined_exit": 1,
-    # texts and codes nobody has published
+    # unpublished texts and codes
     "name_exists_message": "{id}: already exists",
     "running_message": "{id}: VM is running",
     "running_code": 1,
@@ -67,7 +67,7 @@ DEFAULTS = {
     # the guest
     "guest_path": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     "guest_env": {},
-    # seconds per command, spent in the middle of its effect; "*" is for all that are not named
+    # seconds per command, spent in the middle of its effect; "*" covers all commands that are not named
     "delays": {},
 }
 

@@ -1,4 +1,4 @@
-"""The hand of a test on the server: commands under /_emulator/, JSON in and out. Owns their names; `control.py` is their client."""
+"""The server's control API for tests: commands under /_emulator/, JSON in and out. Owns their names; `control.py` is the client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emulators.github.engine.world import Group, Token
 
 
 class ControlApi:
-    """Commands on one server: its world, its faults, its log of requests. `root` is the server's own address."""
+    """The commands of one server: its world, its faults, its request log. `root` is the server's own address."""
 
     def __init__(self, world, faults, log, root):
         self._world, self._faults, self._log = world, faults, log
@@ -48,7 +48,7 @@ class ControlApi:
         }
 
     def answer(self, request):
-        """200 with the command's result, 400 with what was wrong with it."""
+        """Return 200 with the command's result, or 400 with the error."""
         command = self._commands.get(request.path.rsplit("/", 1)[1])
         if command is None or request.method != "POST":
             return Reply(404, {"error": f"no such command: {request.method} {request.path}"})
@@ -139,7 +139,7 @@ class ControlApi:
         return self._shown_run(run)
 
     def _add_runner(self, owner, repo, name, labels, *, online=False, job_id=None):
-        """Somebody else's runner: no process is behind it. `online` without end; with `job_id` it runs that job."""
+        """Add a foreign runner without a process. `online` keeps it online for ever; with `job_id` it runs that job."""
         world = self._world
         scope = (owner, repo)
         group = world.add_account(owner).groups[1]
@@ -153,14 +153,14 @@ class ControlApi:
         return render.runner(world, runner)
 
     def _delete_runner(self, runner_id):
-        """By an administrator, on the web site."""
+        """Delete a runner, as an administrator does on the web site."""
         runners.remove(self._world, self._world.runners[runner_id], "deleted by an administrator")
 
     def _runners(self, owner, repo=None):
         return [render.runner(self._world, runner) for runner in runners.in_scope(self._world, (owner, repo))]
 
     def _wait(self, since, seconds):
-        """Until there is an event after the number `since`, at most so long. Returns the number of events."""
+        """Wait for an event after the number `since`, at most `seconds`. Returns the number of events."""
         world, deadline = self._world, time.monotonic() + seconds
         while len(world.events) <= since and (left := deadline - time.monotonic()) > 0:
             world.changed.wait(left)

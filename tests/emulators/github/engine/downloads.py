@@ -1,6 +1,6 @@
-"""The release download of the runner: a tarball of the stub in runner/, the same bytes each time for the same name.
+"""The release download of the runner: a tarball of the stub in runner/, always the same bytes for the same name.
 
-Owns the path under which releases stand on the web site. The server answers with a redirect to a signed address, as GitHub does.
+Owns the path of releases on the web site. The server answers with a redirect to a signed address, as GitHub does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STORE = re.compile(rf"/_download/{_NAME}")
 
 
 def answer(world, request):
-    """The reply to a download; None when the path is no download."""
+    """Return the reply to a download, or None if the path is not a download."""
     release, stored = _RELEASE.fullmatch(request.path), _STORE.fullmatch(request.path)
     if request.method != "GET" or not (release or stored):
         return None

@@ -18,7 +18,7 @@ _PER_PAGE = 30
 
 @dataclasses.dataclass
 class Request:
-    """What came in. `path` is without /api/v3; `headers` is case-insensitive; `query` maps a name to its last value."""
+    """An incoming request. `path` is without /api/v3; `headers` is case-insensitive; `query` maps a name to its last value."""
 
     method: str
     path: str
@@ -30,7 +30,7 @@ class Request:
     caller: object = None
 
     def json(self):
-        """The body as a JSON object; an empty one stands for {}."""
+        """The body as a JSON object; {} if it is empty."""
         if not self.body.strip():
             return {}
         try:
@@ -46,7 +46,7 @@ class Request:
 
 @dataclasses.dataclass
 class Reply:
-    """What goes out. `body` is None for none, bytes as they are, anything else as JSON."""
+    """An outgoing reply. A `body` of None is empty, bytes are sent verbatim, anything else as JSON."""
 
     status: int = 200
     body: object = None
@@ -69,18 +69,18 @@ class Refusal(Exception):
 
 
 def not_found():
-    """GitHub's answer for what is not there, and for what the token may not see."""
+    """GitHub's answer for an object that does not exist, or that the token may not see."""
     return Refusal(404, "Not Found")
 
 
 def invalid(errors):
-    """422 with these texts."""
+    """A 422 with these texts."""
     message = "Invalid request.\n\n" + "\n".join(errors)
     return Refusal(422, message, errors=list(errors))
 
 
 def page(request, items, key, *, extra=None):
-    """A page of `items` under `key` (None: a bare list), with the Link header; values out of range are set right."""
+    """A page of `items` under `key` (None: a bare list), with the Link header; corrects values out of range."""
     size = min(max(_number(request.query.get("per_page"), _PER_PAGE), 1), _MOST_PER_PAGE)
     number = max(_number(request.query.get("page"), 1), 1)
     last = max((len(items) + size - 1) // size, 1)

@@ -1,4 +1,4 @@
-"""Faults to come: which request one strikes and what it does to the reply. Owns their list; acts on nothing."""
+"""Pending faults: which request each one strikes and its effect on the reply. Owns their list; executes nothing."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ class Fault:
 
 
 class Faults:
-    """The faults that have not struck out, in the order they were made."""
+    """The faults that are not used up, in order of creation."""
 
     def __init__(self):
         self._lock = threading.Lock()
         self._waiting = []
 
     def add(self, **what):
-        """One more; re.error for a route that is no regular expression, TypeError for a word that is not known."""
+        """Add a fault; re.error for a route that is not a regular expression, TypeError for an unknown argument."""
         re.compile(what["route"])
         with self._lock:
             self._waiting.append(Fault(**what))
 
     def clear(self):
-        """Forget them all."""
+        """Remove all faults."""
         with self._lock:
             self._waiting.clear()
 
     def waiting(self):
-        """The faults that have not struck out, as dicts."""
+        """The faults that are not used up, as dicts."""
         with self._lock:
             return [dataclasses.asdict(fault) for fault in self._waiting]
 
     def take(self, method, path):
-        """The first fault for this request, used up by one; or None."""
+        """Return the first fault for this request, or None; uses up one of its times."""
         with self._lock:
             for fault in self._waiting:
                 if fault.method in ("*", method) and re.search(fault.route, path):

@@ -1,7 +1,7 @@
-"""Who calls, and may they: tokens, App JWTs, permissions, the primary rate limit.
+"""Access control: tokens, App JWTs, permissions, the primary rate limit.
 
-Owns authentication and accounting of the REST API. Knows no route: a route names the permission it needs. App JWTs are taken by
-their structure and times; their signature is not verified.
+Owns authentication and accounting of the REST API. Knows no route: a route names the permission that it needs. Checks the
+structure and times of App JWTs, but not their signature.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ API_VERSIONS = ("2022-11-28", "2026-03-10")
 
 
 class AppCaller:
-    """An App that showed its JWT."""
+    """An App that presented its JWT."""
 
     def __init__(self, app):
         self.app = app
@@ -29,7 +29,7 @@ class AppCaller:
 
 
 def check_headers(request):
-    """What GitHub refuses before it looks at anything else."""
+    """Refuse the headers that GitHub refuses before any other check."""
     if not request.headers.get("User-Agent"):
         text = "Request forbidden by administrative rules. Please make sure your request has a User-Agent header."
         raise Refusal(403, text)
@@ -39,7 +39,7 @@ def check_headers(request):
 
 
 def identify(world, request):
-    """The Token or AppCaller behind the Authorization header; 401 when there is none or it is not known."""
+    """Return the Token or AppCaller of the Authorization header; 401 if it is missing or unknown."""
     scheme, _, value = (request.headers.get("Authorization") or "").partition(" ")
     value = value.strip()
     if not value:
@@ -87,21 +87,21 @@ def _decoded(part):
 
 
 def need_app(caller):
-    """Only an App's JWT will do."""
+    """Accept only an App's JWT."""
     if not isinstance(caller, AppCaller):
         raise Refusal(401, "A JSON web token could not be decoded")
     return caller.app
 
 
 def need_token(caller):
-    """Only a token will do."""
+    """Accept only a token."""
     if not isinstance(caller, Token):
         raise Refusal(403, "Resource not accessible by integration")
     return caller
 
 
 def need(caller, permission, level):
-    """403 unless the caller's token has this permission at this level; everybody may read metadata."""
+    """403 unless the caller's token has this permission at this level; every token may read metadata."""
     token = need_token(caller)
     if token.permissions is None or (permission, level) == ("metadata", "read"):
         return
@@ -111,13 +111,13 @@ def need(caller, permission, level):
 
 
 def sees(token, repo):
-    """404 for a repository that is outside of the token's selection."""
+    """404 for a repository outside of the token's selection."""
     if token.repos is not None and repo.full_name.lower() not in token.repos:
         raise not_found()
 
 
 def charge(world, caller):
-    """403 when the caller's hour is used up; else one request less."""
+    """403 if the caller has used up its hour; otherwise count one request."""
     if not world.switches["rate_headers"]:
         return
     bucket = world.rate(caller.principal)
@@ -128,13 +128,13 @@ def charge(world, caller):
 
 
 def refund(world, caller):
-    """A 304 costs nothing."""
+    """Return the charge: a 304 is free."""
     if world.switches["rate_headers"]:
         world.rate(caller.principal).used -= 1
 
 
 def rate_headers(world, principal):
-    """The headers that tell of a bucket."""
+    """The headers that describe a rate bucket."""
     if not world.switches["rate_headers"]:
         return {}
     bucket = world.rate(principal)

@@ -1,4 +1,4 @@
-"""The life of runs and jobs: queued, assigned to a runner, in progress, completed, cancelled, run again.
+"""The life cycle of runs and jobs: queued, assigned to a runner, in progress, completed, cancelled, re-run.
 
 Owns every change of a Run or a Job. Knows runners only as the holder of a job; knows no HTTP. Call with `world.changed` held.
 """
@@ -15,7 +15,7 @@ _JOB_KEYS = {"name", "labels", "steps", "duration", "conclusion", "needs"}
 
 
 def queue_run(world, repo, jobs, *, workflow="CI", created=None, branch="main"):
-    """A new run with these jobs (see README.md for their keys); jobs that need nothing are queued at once."""
+    """Add a run with these jobs (see README.md for their keys); jobs without needs are queued at once."""
     specs = [_checked(spec, [other.get("name") for other in jobs]) for spec in jobs]
     if not specs:
         raise ValueError("a run has at least one job")
@@ -48,7 +48,7 @@ def _checked(spec, names):
 
 
 def _new_attempt(world, run, plan, now):
-    """Jobs of a new attempt: pairs of a specification and the earlier job whose result is carried over, or None."""
+    """Make the jobs of a new attempt from pairs of a specification and the earlier job whose result it keeps, or None."""
     made = run.attempts[run.attempt] = []
     for spec, earlier in plan:
         job = Job(world.new_id("job"), run, run.attempt, spec, created=now)
@@ -62,7 +62,7 @@ def _new_attempt(world, run, plan, now):
 
 
 def _release(world, run, now=None):
-    """Queue the jobs whose needs are met; skip those whose needs failed. Repeats, for a skipped job settles others' needs."""
+    """Queue the jobs whose needs are met; skip those whose needs failed. Repeats, as a skipped job settles the needs of others."""
     moved = True
     while moved:
         moved = False
@@ -81,7 +81,7 @@ def _release(world, run, now=None):
 
 
 def facts(job):
-    """What every event of a job says."""
+    """The fields in every event of a job."""
     said = {"job_id": job.id, "job": job.name, "run_id": job.run.id, "run_attempt": job.attempt}
     said["repo"] = job.run.repo.full_name
     if job.runner:
@@ -90,7 +90,7 @@ def facts(job):
 
 
 def queued_for(world, runner):
-    """The oldest queued job that this runner may take, or None. GitHub binds no job to a runner: labels decide."""
+    """Return the oldest queued job that this runner may take, or None. GitHub binds no job to a runner: labels decide."""
     refused = world.switches["refuse_assign"]
     if refused is True:
         return None
@@ -118,14 +118,14 @@ def _in_scope(runner, repo):
 
 
 def assign(world, job, runner):
-    """Give the job to the runner; it counts as queued until the runner has taken it up."""
+    """Give the job to the runner; it counts as queued until the runner acquires it."""
     job.holder, runner.job = runner.id, job
     job.assigned_at = time.monotonic()
     world.event("job-assigned", **facts(job) | {"runner_id": runner.id, "runner_name": runner.name})
 
 
 def take_back(world, job, runner, reason):
-    """The runner never took the job up: back into the queue with it, or to its end when it was cancelled meanwhile."""
+    """The runner never acquired the job: requeue it, or end it if it was cancelled meanwhile."""
     job.holder = job.assigned_at = runner.job = None
     world.event("job-requeued", **facts(job) | {"runner_id": runner.id, "runner_name": runner.name}, reason=reason)
     if job.cancel_asked is not None:
@@ -133,7 +133,7 @@ def take_back(world, job, runner, reason):
 
 
 def start(world, job, runner):
-    """The runner runs the job from now on."""
+    """The runner starts the job."""
     now = time.time()
     job.starts += 1
     if job.starts > 1:
@@ -153,7 +153,7 @@ def start(world, job, runner):
 
 
 def complete(world, job, conclusion, reason=""):
-    """The job's end as its runner, or GitHub for it, reports it."""
+    """End the job, as reported by its runner or decided by GitHub."""
     if job.status == "completed":
         world.anomaly("job-completed-twice", **facts(job), conclusion=conclusion)
         return
@@ -188,7 +188,7 @@ def _settle(world, run):
 
 
 def cancel_job(world, job):
-    """A user's cancel: a queued job is over at once; one with a runner is over when its runner obeys. False: too late."""
+    """Cancel for a user: a queued job ends at once, a job with a runner when its runner obeys. False: too late."""
     if job.status == "completed":
         return False
     if job.holder is not None:
@@ -201,7 +201,7 @@ def cancel_job(world, job):
 
 
 def cancel_run(world, run):
-    """A user's cancel of all that is left of a run. False: it is over."""
+    """Cancel the rest of a run for a user. False: it is over."""
     if run.status == "completed":
         return False
     for job in sorted(run.jobs, key=lambda job: not job.spec["needs"]):  # dependants first, or they would be queued
@@ -210,7 +210,7 @@ def cancel_run(world, run):
 
 
 def run_again(world, run, again):
-    """A new attempt of a completed run: the jobs for which `again(job)` holds, and all that need them, get to run once more."""
+    """Start a new attempt of a completed run: re-run the jobs for which `again(job)` holds, and all their dependants."""
     names = {job.name for job in run.jobs if again(job)}
     while True:
         more = {job.name for job in run.jobs if names & set(job.spec["needs"])} - names

@@ -1,7 +1,7 @@
 """GitHub's objects as JSON: repositories, users, runs, jobs, runners, groups, installations, apps.
 
-Owns the shape of every object (the OpenAPI description and the webhook examples in tests/data are its measure) and decides
-nothing. `Urls` says where the API and the web site stand for the request at hand.
+Owns the shape of every object (tests check it against the OpenAPI description and the webhook examples in tests/data) and
+decides nothing. `Urls` gives the roots of the API and the web site for the current request.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _REPO_SUFFIXES, _USER_SUFFIXES = _suffixes(_REPO_URLS), _suffixes(_USER_URLS)
 
 @dataclasses.dataclass(frozen=True)
 class Urls:
-    """Without a slash at the end: `api` is the root of the REST API, `web` that of the web site."""
+    """Roots without a trailing slash: `api` of the REST API, `web` of the web site."""
 
     api: str
     web: str
 
 
 def stamp(epoch):
-    """A time as GitHub writes it: whole seconds, UTC."""
+    """A time in GitHub's format: whole seconds, UTC."""
     if epoch is None:
         return None
     return dt.datetime.fromtimestamp(epoch, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -83,7 +83,7 @@ def simple_user(urls, account):
 
 
 def public_user(urls, account):
-    """A `public-user`: what a fine-grained token sees at /user."""
+    """A `public-user`, as a fine-grained token sees it at /user."""
     zero = ("public_repos", "public_gists", "followers", "following")
     empty = ("company", "location", "email", "hireable", "bio", "twitter_username", "notification_email")
     return {
@@ -98,7 +98,7 @@ def public_user(urls, account):
 
 
 def minimal_repository(urls, repo):
-    """A `minimal-repository`, as it stands inside a run."""
+    """A `minimal-repository`, as in a run."""
     base = f"{urls.api}/repos/{repo.full_name}"
     return {
         "id": repo.id,
@@ -151,7 +151,7 @@ def repository(urls, repo):
 
 
 def full_repository(urls, repo):
-    """A `full-repository`: what GET /repos/{owner}/{repo} shows."""
+    """A `full-repository`, as GET /repos/{owner}/{repo} shows it."""
     body = repository(urls, repo)
     body.update(temp_clone_token=None, network_count=0, subscribers_count=1, custom_properties={})
     if repo.owner.kind == "Organization":
@@ -181,7 +181,7 @@ def _workflow_path(name):
 
 
 def workflow_run(urls, run, attempt=None):
-    """A `workflow-run`, as it is or as one of its earlier attempts was."""
+    """A `workflow-run`, in its current state or as one of its earlier attempts."""
     attempt = attempt or run.attempt
     status, conclusion, started, updated = run.ended.get(
         attempt, (run.status, run.conclusion, run.started, run.updated)
@@ -277,7 +277,7 @@ def _step(number, step):
 
 
 def runner_labels(world, runner):
-    """The labels of a runner; the ones it brought with it by default cannot be taken off."""
+    """The labels of a runner; its default labels are read-only."""
     own = {"self-hosted", "macOS", "X64", "ARM64"} if not runner.jit else set()
     return [
         {"id": world.label_id(name), "name": name, "type": "read-only" if name in own else "custom"}

@@ -1,4 +1,4 @@
-"""Every API request and download that came in, for tests and independent checkers. Owns the list and its file; no secret enters."""
+"""A log of API requests and downloads, for tests and independent checkers. Owns the list and its file; contains no secret."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class RequestLog:
         self._most = 0
 
     def begin(self):
-        """A request came in; returns the moment (monotonic)."""
+        """Note a new request; returns its start (monotonic)."""
         with self._lock:
             self._now += 1
             self._most = max(self._most, self._now)
         return time.monotonic()
 
     def end(self, started, request, *, status, counted, fault):
-        """It was answered with `status`, or, when that is None, not at all."""
+        """Log the request as answered with `status`, or with None as not answered."""
         line = {
             "time": time.time(),
             "method": request.method,
@@ -73,7 +73,7 @@ class RequestLog:
 
 
 def _shown(name, value):
-    """A header's value; that of Authorization as its scheme and a hash, so that two tokens can be told apart."""
+    """A header's value; for Authorization its scheme and a hash, which still distinguishes tokens."""
     if name.lower() != "authorization":
         return value
     scheme, _, secret = value.partition(" ")

@@ -27,7 +27,7 @@ _RANK = {"read": 1, "write": 2, "admin": 3}
 
 
 def rate_limit(world, request):
-    """GET /rate_limit: free of charge; without `rate` from version 2026-03-10 on; 404 where there is no limit."""
+    """GET /rate_limit: free of charge; without `rate` since version 2026-03-10; 404 without a limit."""
     if not world.switches["rate_headers"]:
         raise Refusal(404, "Rate limiting is not enabled.")
     bucket = world.rate(request.caller.principal)
@@ -106,12 +106,12 @@ def list_installations(world, request):
     body, headers = page(request, found, None)
     shown = [render.installation(request.urls, world.accounts[one["account"].lower()], app, one) for one in body]
     for one in shown:
-        del one["client_id"]  # GitHub describes it for the single installation only
+        del one["client_id"]  # GitHub describes it only for the single installation
     return Reply(200, shown, headers)
 
 
 def access_token(world, request, installation_id):
-    """POST /app/installations/{id}/access_tokens: a token of the installation, narrowed if asked."""
+    """POST /app/installations/{id}/access_tokens: a token of the installation, narrowed on request."""
     app, installation = gate.need_app(request.caller), world.installations.get(int(installation_id))
     if installation is None or installation["app_id"] != app["id"]:
         raise not_found()
@@ -144,7 +144,7 @@ def _narrowed(own, asked):
 
 
 def _chosen(world, installation, asked):
-    """Lower-case full names of the repositories the token is for, or None for all."""
+    """Lower-case full names of the token's repositories, or None for all."""
     own = installation["repos"]
     mine = [
         repo
@@ -163,7 +163,7 @@ def _chosen(world, installation, asked):
 
 
 def _stateless_token(app_id, expires):
-    """A token of the newer form, ghs_<app id>_<JWT>, some 520 characters long."""
+    """A token of the newer form, ghs_<app id>_<JWT>, about 520 characters long."""
     parts = [
         json.dumps({"alg": "RS256", "typ": "JWT"}),
         json.dumps({"exp": int(expires), "jti": secrets.token_hex(24)}),

@@ -52,9 +52,9 @@ def _within(moment, span):
 
 
 def _span(text):
-    """First and last second of what a date or a time names."""
+    """The first and last second of a date or a time."""
     try:
-        start = dt.datetime.fromisoformat(text.replace(" ", "+"))  # a plus sign of the query arrives as a blank
+        start = dt.datetime.fromisoformat(text.replace(" ", "+"))  # a plus sign in the query arrives as a blank
     except ValueError:
         raise Refusal(422, "Validation Failed", errors=[f"not a date: {text}"]) from None
     if start.tzinfo is None:
@@ -141,7 +141,7 @@ def rerun_failed(world, request, repo, run_id):
 
 
 def rerun_job(world, request, repo, job_id):
-    """POST .../jobs/{id}/rerun: this job and those that need it."""
+    """POST .../jobs/{id}/rerun: this job and its dependants."""
     job = _job(world, repo, job_id)
     return _again(world, request, job.run, lambda other: other.name == job.name)
 

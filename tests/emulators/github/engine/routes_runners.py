@@ -13,7 +13,7 @@ _TOKEN_LENGTH = 29
 
 
 def list_runners(world, request, scope):
-    """GET .../actions/runners, by name if asked."""
+    """GET .../actions/runners, optionally filtered by name."""
     name = request.query.get("name")
     found = [runner for runner in runners.in_scope(world, scope) if not name or runner.name.lower() == name.lower()]
     body, headers = page(request, found, "runners")
@@ -122,7 +122,7 @@ def add_labels(world, request, scope, runner_id):
 
 
 def set_labels(world, request, scope, runner_id):
-    """PUT .../actions/runners/{id}/labels: instead of the custom ones."""
+    """PUT .../actions/runners/{id}/labels: replaces the custom ones."""
     runner, labels = _runner(world, scope, runner_id), _asked(request, least=0)
     runner.labels = list(dict.fromkeys([*_fixed(world, runner), *labels]))
     return _relabelled(world, runner)
@@ -148,12 +148,12 @@ def _fixed(world, runner):
 
 
 def _relabelled(world, runner):
-    world.changed.notify_all()  # a queued job may fit now
+    world.changed.notify_all()  # a queued job may now fit
     return _labels(world, runner)
 
 
 def list_groups(world, request, scope):
-    """GET /orgs/{org}/actions/runner-groups, those that a repository may use if asked."""
+    """GET /orgs/{org}/actions/runner-groups, optionally only those that a repository may use."""
     account = world.accounts[scope[0].lower()]
     repo = request.query.get("visible_to_repository")
     found = [group for group in account.groups.values() if not repo or group.repos is None or repo in group.repos]

@@ -1,6 +1,6 @@
-"""The table of the REST API: which method and path leads to which handler and asks for which permission.
+"""The table of the REST API: method and path to handler and required permission.
 
-Owns the order of things in an answer: credentials, permission, rate limit, handler, ETag. Knows no socket.
+Owns the order of steps in an answer: credentials, permission, rate limit, handler, ETag. Knows no socket.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _OF_GROUPS = (
     ("GET", "/actions/runner-groups", _RUNNERS.list_groups, "read"),
     ("GET", "/actions/runner-groups/{group_id}", _RUNNERS.get_group, "read"),
 )
-# Method, path, handler; these look at the caller themselves.
+# Method, path, handler; these check the caller themselves.
 _PLAIN = (
     ("GET", "/rate_limit", _ACCOUNTS.rate_limit),
     ("GET", "/user", _ACCOUNTS.user),
@@ -67,7 +67,7 @@ _PLAIN = (
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """One line of the table. `bind` says what its handler is given: the repository, a scope, or the path's parts."""
+    """One line of the table. `bind` names the handler's arguments: the repository, a scope, or the path's parts."""
 
     method: str
     template: str
@@ -107,7 +107,7 @@ _COMPILED = [(route, route.pattern) for route in ROUTES]
 
 
 def find(method, path):
-    """(route, parts of the path), or (None, {})."""
+    """Return (route, parts of the path), or (None, {})."""
     for route, pattern in _COMPILED:
         match = pattern.match(path)
         if match and route.method == method:
@@ -116,7 +116,7 @@ def find(method, path):
 
 
 def answer(world, request):
-    """(reply, whether it counted against the primary rate limit). Takes the world's lock."""
+    """Return (reply, whether it counted against the primary rate limit). Takes the world's lock."""
     with world.changed:
         route, parts = find(request.method, request.path)
         counted = False
@@ -160,7 +160,7 @@ def _handled(world, request, route, parts):
 
 
 def _not_modified(request, reply):
-    """Give a sound GET its ETag, which differs by caller; True when the caller has that state already."""
+    """Give a successful GET its ETag, which differs by caller; True if the caller already has that state."""
     if request.method != "GET" or reply.status != 200 or request.path == "/rate_limit":
         return False
     digest = hashlib.sha256(request.caller.value.encode() + b"\0" + reply.payload()).hexdigest()

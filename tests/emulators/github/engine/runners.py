@@ -1,6 +1,6 @@
-"""The life of runners: registered, online, busy, lost, removed; and what their listeners ask for.
+"""The life cycle of runners (registered, online, busy, lost, removed) and the requests of their listeners.
 
-Owns every change of a Runner and the clock that finds the silent ones. Knows no HTTP: a refusal is a `Refused` with the status
+Owns every change of a Runner and the clock that detects silent ones. Knows no HTTP: a refusal is a `Refused` with the status
 and the type that the service answers. Call with `world.changed` held.
 """
 
@@ -20,7 +20,7 @@ MOST_LABELS = 100
 
 
 class Refused(Exception):
-    """The service says no: HTTP status, type of the exception as the service names it, and a text."""
+    """The service refuses: HTTP status, the service's name for the exception type, and a text."""
 
     def __init__(self, status, kind, message, **more):
         super().__init__(message)
@@ -29,7 +29,7 @@ class Refused(Exception):
 
 
 def faults_of_name(name):
-    """What is wrong with a runner's name: a list of texts."""
+    """Return the problems of a runner's name as a list of texts."""
     if not isinstance(name, str) or not name.strip():
         return ["name must not be blank"]
     wrong = []
@@ -51,12 +51,12 @@ def _key(scope):
 
 
 def by_name(world, scope, name):
-    """The runner of this name in a scope, or None; names are compared without case."""
+    """The runner of this name in a scope, or None; ignores case."""
     return next((runner for runner in in_scope(world, scope) if runner.name.lower() == name.lower()), None)
 
 
 def register(world, scope, name, labels, *, group, ephemeral, jit=False, work_folder="_work"):  # noqa: PLR0913  what a runner is
-    """A new runner, offline until its listener opens a session."""
+    """Register a new runner, which is offline until its listener opens a session."""
     runner = Runner(
         id=world.new_id("runner"),
         name=name,
@@ -75,12 +75,12 @@ def register(world, scope, name, labels, *, group, ephemeral, jit=False, work_fo
 
 
 def facts(runner):
-    """What every event of a runner says."""
+    """The fields in every event of a runner."""
     return {"runner_id": runner.id, "runner_name": runner.name}
 
 
 def remove(world, runner, reason):
-    """Take the registration off the list; a listener that still polls is told so at once."""
+    """Delete the registration; a listener that still polls learns it at once."""
     if world.runners.pop(runner.id, None):
         runner.status, runner.session = "offline", None
         world.event("runner-deleted", **facts(runner), reason=reason)
@@ -129,7 +129,7 @@ def _encode(text):
 
 
 def authenticate(world, runner_id, secret):
-    """The runner that a listener says it is; Refused when it is no longer registered."""
+    """Return the runner whose credential the listener presents; Refused if it is no longer registered."""
     runner = world.runners.get(runner_id)
     if runner is None or not secrets.compare_digest(runner.secret.encode(), secret.encode()):
         raise Refused(404, "AgentNotFoundException", "The runner registration has been deleted from the server.")
@@ -137,7 +137,7 @@ def authenticate(world, runner_id, secret):
 
 
 def open_session(world, runner, nonce, *, version, os):
-    """The id of the runner's one session. The same `nonce` again is the same attempt, whose reply was lost."""
+    """Open the runner's only session and return its id. The same `nonce` again is a retry after a lost reply."""
     if runner.session and runner.session_nonce == nonce:
         return runner.session
     switches = world.switches
@@ -164,7 +164,7 @@ def _numbers(version):
 
 
 def touch(world, runner):
-    """The listener was heard of."""
+    """Record contact from the listener."""
     runner.contact = time.monotonic()
     if runner.status != "online":
         runner.status = "online"
@@ -172,7 +172,7 @@ def touch(world, runner):
 
 
 def close_session(world, runner, session):
-    """The listener says good-bye."""
+    """Close the listener's session."""
     if runner.session == session:
         runner.session = None
         _offline(world, runner)
@@ -185,7 +185,7 @@ def _offline(world, runner):
 
 
 def next_message(world, runner, session):
-    """What the listener should do now: a dict, or None. Assigns a job to an idle runner."""
+    """Return the listener's next message (a dict) or None. Assigns a job to an idle runner."""
     if world.runners.get(runner.id) is not runner:
         raise Refused(404, "AgentNotFoundException", "The runner no longer exists on the server.")
     if runner.session != session:
@@ -203,7 +203,7 @@ def next_message(world, runner, session):
 
 
 def undelivered(world, runner, message):
-    """The reply that carried `message` found nobody: as if it had never been said."""
+    """Undo `message`, because its reply did not reach the listener."""
     job = runner.job
     if job is None or job.id != message["jobId"]:
         return
@@ -215,7 +215,7 @@ def undelivered(world, runner, message):
 
 
 def acquire(world, runner, job_id, nonce):
-    """The runner takes up its job: returns the Job. Refused when the job is not (or no longer) its own."""
+    """Start the runner's job and return the Job. Refused if the job is not (or no longer) its own."""
     job = world.jobs.get(job_id)
     if job is None or runner.job is not job:
         world.anomaly("stranger-acquires", **facts(runner), job_id=job_id)
@@ -236,7 +236,7 @@ def acquire(world, runner, job_id, nonce):
 
 
 def report(world, runner, job_id, *, steps=None, log=None):
-    """Progress of a job: its steps, its log so far."""
+    """Record the progress of a job: its steps, its log so far."""
     job = _own(world, runner, job_id, "stale-report")
     touch(world, runner)
     if steps is not None:
@@ -247,7 +247,7 @@ def report(world, runner, job_id, *, steps=None, log=None):
 
 
 def finish(world, runner, job_id, ending):
-    """The runner says that its job is over (conclusion, steps, log, nonce); an ephemeral runner is done with it."""
+    """End the job as its runner reports (conclusion, steps, log, nonce); this also ends an ephemeral runner."""
     job = world.jobs.get(job_id)
     if job is not None and ending["nonce"] == job.finish_nonce:
         return
@@ -276,7 +276,7 @@ def _free(world, runner):
 
 
 def force_cancel(world, run):
-    """Complete every job of the run at once, whatever the runners do. False: the run is over."""
+    """Complete every job of the run at once, regardless of the runners. False: the run is over."""
     if not jobs.cancel_run(world, run):
         return False
     for job in [job for job in run.jobs if job.status != "completed"]:
@@ -286,7 +286,7 @@ def force_cancel(world, run):
 
 
 def sweep(world):
-    """Draw the conclusions of silence. Returns the seconds until the next one could be due."""
+    """Act on runners that were silent too long. Returns the seconds until the next deadline."""
     now, dues = time.monotonic(), []
     for runner in list(world.runners.values()):
         for due, act in _deadlines(world, runner):
@@ -298,7 +298,7 @@ def sweep(world):
 
 
 def _deadlines(world, runner):
-    """Pairs of a moment (monotonic) and what happens to the runner then, were nothing heard of it until then."""
+    """Pairs of a moment (monotonic) and the action that is due then unless the runner makes contact before."""
     switches, job = world.switches, runner.job
     if runner.remove_at is not None:
         yield runner.remove_at, lambda: remove(world, runner, "ephemeral, its job is over")

@@ -1,7 +1,7 @@
-"""The service behind the runners: registration by token, sessions, the long poll for messages, reports of jobs.
+"""The service behind the runners: registration by token, sessions, the long poll for messages, job reports.
 
-Owns the paths under /_services and POST /actions/runner-registration, which stand for GitHub's own undocumented service; only
-the stub runner of this emulator speaks to it.
+Owns the paths under /_services and POST /actions/runner-registration, which replace GitHub's own undocumented service; only
+this emulator's stub runner uses it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from emulators.github.engine import runners
 from emulators.github.engine.exchange import Reply
 from emulators.github.engine.runners import Refused
 
-_LOOK_FOR_CLIENT = 0.2  # seconds between two looks whether the poller's connection still stands
+_LOOK_FOR_CLIENT = 0.2  # seconds between two checks of the poller's connection
 
 
 class Gone(Exception):
@@ -22,7 +22,7 @@ class Gone(Exception):
 
 
 def answer(world, request, gone):
-    """The reply to a runner; `gone()` tells whether its connection has ended. Raises Gone."""
+    """Return the reply to a runner; `gone()` says whether its connection has ended. Raises Gone."""
     try:
         for method, pattern, handler in _ROUTES:
             match = re.fullmatch(pattern, request.path)
@@ -51,7 +51,7 @@ def _scope_of(world, value, kind):
 
 
 def _connect(world, request, gone):
-    """config.sh shows its token and learns where to go on."""
+    """Exchange config.sh's token for the address and token of the service."""
     body = request.json()
     token = _secret(request, "RemoteAuth")
     with world.changed:
@@ -139,7 +139,7 @@ def _close(world, request, gone, runner_id):
 
 
 def _message(world, request, gone, runner_id):
-    """Wait for something to do: 200 with a message, 202 when there was none for `poll_seconds`."""
+    """Wait for a message: 200 with it, or 202 without one after `poll_seconds`."""
     session = request.query.get("sessionId")
     deadline = time.monotonic() + world.switches["poll_seconds"]
     with world.changed:
@@ -164,7 +164,7 @@ def _message(world, request, gone, runner_id):
 
 
 def undelivered(world, request, reply):
-    """The reply to a poll could not be sent: take its message back."""
+    """Take back the message of a reply that could not be sent."""
     match = re.fullmatch(_MESSAGE, request.path)
     if match and reply.status == 200:
         with world.changed:

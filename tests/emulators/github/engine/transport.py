@@ -1,6 +1,6 @@
-"""Sockets: read a request, let a fault strike, hand it to whom it is for, send the reply.
+"""Sockets: read a request, let a fault strike, dispatch it, send the reply.
 
-Owns HTTP and the effects of faults. `Hub` bundles what a connection's thread needs; decisions are elsewhere.
+Owns HTTP and the effects of faults. `Hub` bundles the objects that a connection's thread needs; other modules decide.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SERVICES = ("/_services/", "/actions/runner-registration")
 
 @dataclasses.dataclass
 class Hub:
-    """Everything that is served."""
+    """The objects that the server serves."""
 
     world: object
     faults: object
@@ -38,7 +38,7 @@ class Hub:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """One thread per connection; a connection stays for many requests."""
+    """One thread per connection; a connection serves many requests."""
 
     daemon_threads = True
     block_on_close = False
@@ -50,7 +50,7 @@ class Server(http.server.ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request, client_address):
-        """A client that hangs up is no error of ours."""
+        """Ignore a client that hangs up: it is not our error."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -65,10 +65,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     sys_version = ""
 
     def log_message(self, *_):
-        """The log is elsewhere."""
+        """Do nothing: request_log.py keeps the log."""
 
     def version_string(self):
-        """As GitHub names its server."""
+        """GitHub's server name."""
         return "github.com"
 
     def _serve(self):
@@ -88,7 +88,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815  names that http.server looks for
 
     def _read(self):
-        """The request, or None when it was not sound; then it has been answered."""
+        """Return the request, or None for a malformed one, which is then already answered."""
         if self.headers.get("Transfer-Encoding"):
             self.close_connection = True
             self.send_error(http.HTTPStatus.LENGTH_REQUIRED)
@@ -110,7 +110,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     # -- the two audiences ---------------------------------------------------------------------------
 
     def _serve_public(self, request):
-        """The REST API and downloads: logged."""
+        """The REST API and downloads, which are logged."""
         hub = self.server.hub
         started = hub.log.begin()
         fault, sent = hub.faults.take(request.method, request.path), [None, False]
@@ -122,7 +122,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 reply.headers.update(fault.headers)
             sent[0] = None if fault and (fault.reset or fault.drop_after_effect) else reply.status
         finally:
-            # Before the reply is sent: a client that has it finds its request in the log.
+            # Before the reply is sent, so that a client with a reply finds its request in the log.
             hub.log.end(started, request, status=sent[0], counted=sent[1], fault=fault is not None)
         self._send_struck(request, reply, fault)
 
@@ -156,7 +156,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _hung_up(self):
-        """True when the peer closed its end, or broke it."""
+        """True if the peer closed or broke its end."""
         try:
             readable, _, _ = select.select([self.connection], [], [], 0)
             return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
@@ -166,7 +166,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     # -- faults --------------------------------------------------------------------------------------
 
     def _struck_before(self, fault):
-        """Let the fault act before the effect: the reply that stands for the real one, or None for the real one."""
+        """Apply the fault before the effect; return the reply that replaces the real one, or None for the real one."""
         if fault is None:
             return None
         if fault.delay:
@@ -190,12 +190,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._send(request, reply, drip=fault.slow_drip)
 
     def _reset(self, *, hard=True):
-        """End the connection: `hard` so that the peer sees a reset, else an orderly end in mid-reply."""
+        """End the connection: `hard` shows the peer a reset, otherwise it is an orderly end in mid-reply."""
         self.close_connection = True
         if hard:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
-            # The buffered writer would flush on a closed socket.
+            # The buffered writer would flush to a closed socket.
             self.wfile = _Nowhere()
         else:
             self.connection.shutdown(socket.SHUT_WR)
@@ -219,7 +219,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _drip(self, payload, seconds):
-        """Send the body in pieces over so many seconds."""
+        """Send the body in pieces over `seconds`."""
         size = max(1, -(-len(payload) // _DRIPS))
         for start in range(0, len(payload), size):
             self.wfile.flush()
@@ -228,15 +228,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class _Nowhere:
-    """Takes the place of a stream that is no more."""
+    """Replaces a stream that is closed."""
 
     closed = True
 
     def flush(self):
-        """Nothing to flush."""
+        """Do nothing: there is nothing to flush."""
 
     def close(self):
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 def _request_id():

@@ -1,7 +1,7 @@
-"""What the emulated GitHub holds: accounts, repositories, runs, jobs, runners, tokens; its one lock, its events, its switches.
+"""The data of the emulated GitHub: accounts, repositories, runs, jobs, runners, tokens; its one lock, its events, its switches.
 
-Owns the data, the identifiers and the journal (events and anomalies). Knows no HTTP and takes no decision: `jobs.py` and
-`runners.py` change what is here, with `World.changed` held.
+Owns the data, the identifiers and the journal (events and anomalies). Knows no HTTP and makes no decision: `jobs.py` and
+`runners.py` change the data, with `World.changed` held.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-#: Name of a switch -> its value at the start. README.md explains each.
+#: Name of a switch -> its initial value. README.md explains each.
 SWITCHES = {
     "offline_after": 60.0,
     "lost_after": 600.0,
@@ -48,7 +48,7 @@ class Account:
 
 @dataclasses.dataclass
 class Group:
-    """A runner group; `repos` is None when every repository of the organisation may use it."""
+    """A runner group; `repos` is None if every repository of the organisation may use it."""
 
     id: int
     name: str
@@ -75,7 +75,7 @@ class Repo:
 
 @dataclasses.dataclass
 class Run:
-    """A workflow run; `attempts` maps the number of each attempt to its jobs, in the order of the workflow."""
+    """A workflow run; `attempts` maps the number of each attempt to its jobs, in workflow order."""
 
     id: int
     repo: Repo
@@ -99,7 +99,7 @@ class Run:
 
 @dataclasses.dataclass
 class Job:
-    """One job of one attempt. `released` turns true when all it needs is done: before, GitHub shows nothing of it."""
+    """One job of one attempt. `released` becomes true when all its needs are done; until then GitHub hides the job."""
 
     id: int
     run: Run
@@ -112,13 +112,13 @@ class Job:
     started: float | None = None
     completed: float | None = None
     steps: list = dataclasses.field(default_factory=list)
-    runner: dict | None = None  # id, name, group_id, group_name: stays when the runner is gone
-    holder: int | None = None  # id of the runner it was given to, from assignment to the end
+    runner: dict | None = None  # id, name, group_id, group_name: stays after the runner is gone
+    holder: int | None = None  # id of its runner, from assignment to the end
     assigned_at: float | None = None  # monotonic
     cancel_asked: float | None = None  # monotonic
     cancel_told: bool = False
     starts: int = 0
-    start_nonce: str | None = None  # tells a repeated request, whose reply was lost, from a second one
+    start_nonce: str | None = None  # distinguishes a repeated request, whose reply was lost, from a second one
     finish_nonce: str | None = None
     log: str = ""
 
@@ -129,13 +129,13 @@ class Job:
 
     @property
     def labels(self):
-        """What its runs-on asks for."""
+        """The labels in its runs-on."""
         return self.spec["labels"]
 
 
 @dataclasses.dataclass
 class Runner:
-    """A registered runner. `scope` is (owner, repo), or (org, None); `secret` is what its listener proves itself with."""
+    """A registered runner. `scope` is (owner, repo), or (org, None); `secret` is its listener's credential."""
 
     id: int
     name: str
@@ -186,7 +186,7 @@ class Rate:
 
 
 class World:
-    """Everything there is. Hold `changed` (a condition with a re-entrant lock) to read or change it; notify through `event`."""
+    """The whole state. Hold `changed` (a condition with a re-entrant lock) to read or change it; notify through `event`."""
 
     def __init__(self, directory=None):
         self.changed = threading.Condition(threading.RLock())
@@ -227,14 +227,14 @@ class World:
         return self._label_ids[name]
 
     def event(self, event, **facts):
-        """Write one line of the journal and wake whoever waits for a change."""
+        """Write one line of the journal and wake every thread that waits for a change."""
         line = {"seq": len(self.events) + 1, "time": time.time(), "event": event, **facts}
         self.events.append(line)
         self._write("events.jsonl", line)
         self.changed.notify_all()
 
     def anomaly(self, kind, **facts):
-        """Write down what must not happen: a job run twice, a credential used twice, a report from a stranger."""
+        """Record an event that must not happen: a job run twice, a credential used twice, a report from a foreign runner."""
         line = {"time": time.time(), "anomaly": kind, **facts}
         self.anomalies.append(line)
         self._write("anomalies.jsonl", line)
@@ -244,10 +244,10 @@ class World:
             with (self._directory / name).open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    # -- what is set up ------------------------------------------------------------------------------
+    # -- setup ---------------------------------------------------------------------------------------
 
     def add_account(self, login, kind="User"):
-        """The account of this login, made when it is new."""
+        """The account of this login, created if new."""
         key = login.lower()
         if key not in self.accounts:
             self.accounts[key] = Account(self.new_id("account"), login, kind)
@@ -258,7 +258,7 @@ class World:
         return account
 
     def add_repo(self, owner, name, *, private=True):
-        """The repository owner/name, made when it is new."""
+        """The repository owner/name, created if new."""
         account = self.add_account(owner)
         key = f"{owner}/{name}".lower()
         if key not in self.repos:
@@ -275,13 +275,13 @@ class World:
         return account if account and account.kind == "Organization" else None
 
     def workflow_id(self, repo, workflow):
-        """The number of a workflow of a repository, given when it is first seen."""
+        """The number of a workflow of a repository, assigned on first use."""
         if workflow not in repo.workflows:
             repo.workflows[workflow] = self.new_id("workflow")
         return repo.workflows[workflow]
 
     def rate(self, principal):
-        """A principal's bucket of the rate limit, refilled when its hour is over."""
+        """A principal's rate bucket, refilled when its hour is over."""
         limit, now = self.switches["rate_limit"], time.time()
         bucket = self.rates.get(principal)
         if bucket is None or now >= bucket.reset:
@@ -291,7 +291,7 @@ class World:
         return bucket
 
     def turn(self, changes):
-        """Turn switches; ValueError for one that does not exist."""
+        """Set switches; ValueError for an unknown one."""
         unknown = set(changes) - set(SWITCHES)
         if unknown:
             raise ValueError(f"no such switch: {', '.join(sorted(unknown))}")

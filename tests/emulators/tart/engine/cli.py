@@ -1,6 +1,6 @@
-"""Entry of the emulated `tart`: dispatch, faults, errors, exit status.
+"""Entry point of the emulated `tart`: dispatch, faults, errors, exit status.
 
-Owns the order of these things. Each invocation is noted in calls.jsonl.
+Owns the order of these steps. It records each invocation in calls.jsonl.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from . import commands, inside, library, lifecycle, running
 from .disk import Store
 from .failure import TartError
 
-#: By name: the function, and the version that brought it.
+#: Command name -> (function, version that introduced it).
 _COMMANDS = {
     "clone": (commands.clone, "0"),
     "run": (running.run, "0"),
@@ -34,18 +34,18 @@ _COMMANDS = {
     "fqn": (commands.fqn, "0"),
     "suspend": (commands.suspend, "0"),
 }
-#: Commands of Tart that the emulator refuses by name, so that a test that needs one says so.
+#: Commands of Tart that the emulator refuses by name, so that a test that needs one fails with a clear message.
 _NOT_EMULATED = ("create", "logout", "push", "import", "export")
-#: These leave tmp/ alone: they may work there.
+#: These commands may work in tmp/, so they do not clean it first.
 _NO_COLLECTION = ("pull", "clone")
 _USAGE = 64
 
 
 class Call(invocation.Call):
-    """One invocation, with the version that is emulated."""
+    """One invocation, together with the emulated version."""
 
     def has(self, version):
-        """True when what came with `version` is there."""
+        """Return True if the emulated version has the features of `version`."""
         return _parts(self.settings["version"]) >= _parts(version)
 
 
@@ -59,7 +59,7 @@ def main(argv):
 
 
 def open_store(home, quota):
-    """The state of the host that the environment names."""
+    """Open the state of the host that the environment names."""
     elsewhere = os.environ.get("TART_HOME")
     store = Store(home, quota, lifecycle.settle, elsewhere)
     if elsewhere:
@@ -116,7 +116,7 @@ def _dispatch(call, command):
 
 
 def _fault_reply(fault):
-    """Print what the fault asks for instead of the command's reply; the status is its exit_status, its code, or 1 for a message."""
+    """Print the fault's reply instead of the command's. The status is its exit_status, its code, or 1 for a message."""
     if fault["message"] is not None:
         sys.stderr.write(f"{fault['message']}\n")
     if fault["stdout"]:

@@ -1,6 +1,6 @@
-"""The commands that end soon: read the options, do it, answer.
+"""The short-lived commands: parse the options, act, answer.
 
-Owns each command's options, positionals and output. `run` and `exec` are in modules of their own.
+Owns each command's options, positionals and output. `run` and `exec` have modules of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _say(line):
 
 
 def _number(parsed, name, *, least=0):
-    """An option's value as a number, None when it was not given."""
+    """Return an option's value as a number, or None if the option is absent."""
     given = parsed[name]
     if given is None:
         return None
@@ -76,7 +76,7 @@ def _row(call, source, vm):
 
 
 def _json(data):
-    """As Swift's encoder prints it: spaces around the colon, slashes escaped, an empty array on three lines."""
+    """Encode JSON as Swift's encoder does: spaces around the colon, escaped slashes, an empty array on three lines."""
     if data == []:
         return "[\n\n]"
     return json.dumps(data, indent=2, separators=(",", " : ")).replace("/", "\\/")
@@ -114,7 +114,7 @@ def get(call, args):
 
 
 def fqn(call, args):
-    """`fqn`: the name by digest of a pulled image."""
+    """`fqn`: the name of a pulled image by digest."""
     name = parse(args, {}, least=1, most=1, terminator=True).positionals[0]
     if not is_remote(name):
         _say(name)
@@ -124,7 +124,7 @@ def fqn(call, args):
 
 
 def ip(call, args):
-    """`ip`: looks once a second until the wait is over, and once more sleeps before it gives up."""
+    """`ip`: looks once a second until the wait is over, and sleeps once more before it gives up."""
     known = {**option("--wait", kind=VALUE), **option("--resolver", kind=VALUE)}
     parsed = parse(args, known, least=1, most=1, terminator=True)
     name, wait = parsed.positionals[0], _number(parsed, "wait") or 0
@@ -230,7 +230,7 @@ def rename(call, args):
 
 
 def delete(call, args):
-    """`delete`: one after the other, up to the first that fails."""
+    """`delete`: one VM after the other, up to the first that fails."""
     for name in parse(args, {}, least=1, terminator=True).positionals:
         lifecycle.delete(call, name)
 
@@ -264,7 +264,7 @@ def prune(call, args):
 
 
 def login(call, args):
-    """`login`: the password from standard input, or a question."""
+    """`login`: reads the password from standard input or prompts for it."""
     known = {
         **option("--username", kind=VALUE),
         **option("--password-stdin"),
@@ -286,7 +286,7 @@ def login(call, args):
 
 
 def stop(call, args):
-    """`stop`: SIGINT to the process that runs the VM, and SIGKILL when it takes too long."""
+    """`stop`: sends SIGINT to the process that runs the VM, and SIGKILL after the timeout."""
     parsed = parse(args, option("-t", "--timeout", kind=VALUE), least=1, most=1, terminator=True)
     timeout = _number(parsed, "timeout")
     name = parsed.positionals[0]
@@ -320,7 +320,7 @@ def _kill(pid, number):
 
 
 def suspend(call, args):
-    """`suspend`: SIGUSR1 to the process that runs the VM; returns at once."""
+    """`suspend`: sends SIGUSR1 to the process that runs the VM and returns at once."""
     name = parse(args, {}, least=1, most=1, terminator=True).positionals[0]
     vm = library.open_local(call.store, name)
     pid = vm.pid()

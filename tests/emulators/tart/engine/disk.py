@@ -1,7 +1,7 @@
-"""Where an emulated host with Tart keeps its state: Tart's own folder, and what the emulator knows besides.
+"""The state of an emulated host with Tart: Tart's own folder, and the emulator's additional state.
 
-Owns these paths and names; how the state is kept whole is the shared part's matter. What VMs exist is said by Tart's folder
-alone; which of them run is known by the operations in flight of kind `run`, one for each hypervisor that lives.
+Owns these paths and names; vmhost/state.py keeps the state consistent. Tart's folder alone defines which VMs exist. The
+operations in flight of kind `run`, one for each living hypervisor, define which of them run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .settings import DEFAULTS
 
 
 class Transaction(state.Transaction):
-    """`registry` is by remote name; `addresses` are those given out, by MAC."""
+    """A transaction with `registry` (by remote name) and `addresses` (given out, by MAC)."""
 
     PARTS = ("registry", "addresses")
     DEFAULTS = DEFAULTS
@@ -23,25 +23,25 @@ class Transaction(state.Transaction):
 
     @property
     def registry(self):
-        """By remote name with tag: what the registry has."""
+        """The contents of the registry, by remote name with tag."""
         return self.state["registry"]
 
     def running(self):
-        """The uuids of the running VMs."""
+        """Return the uuids of the running VMs."""
         return [op["uuid"] for op in self.ops("run")]
 
     def machine(self, uuid):
-        """The operation of the hypervisor that runs a disk, or None."""
+        """Return the operation of the hypervisor that runs a disk, or None."""
         return next((op for op in self.ops("run") if op["uuid"] == uuid), None)
 
     def machine_of(self, vm):
-        """The same for a VM, if that hypervisor is the one of the `tart run` that holds the lock. Not for `tart run` itself."""
+        """The same for a VM, if the `tart run` that holds the lock started that hypervisor. Not for `tart run` itself."""
         machine = self.machine(vm.disk()["uuid"])
         return machine if machine and machine["run"] == vm.pid() else None
 
 
 class Store(state.Store):
-    """The state directory of an emulated host, with Tart's folder (TART_HOME) in it or elsewhere."""
+    """The state directory of an emulated host. Tart's folder (TART_HOME) is inside it or elsewhere."""
 
     MARKER = "FAKE_TART_VM"
     TRANSACTION = Transaction
@@ -53,7 +53,7 @@ class Store(state.Store):
         self.tart_home = os.path.realpath(tart_home) if tart_home else self.path("tart")
 
     def create(self):
-        """Make the folders, Tart's too."""
+        """Create the folders, including Tart's."""
         super().create()
         for name in ("vms", "cache/OCIs", "tmp"):
             os.makedirs(self.tart_path(name), exist_ok=True)

@@ -1,4 +1,4 @@
-"""How a command ends badly: Tart's own errors and their exit statuses.
+"""Errors of the emulated commands: Tart's own texts and exit statuses.
 
 Owns the texts that several commands share. Knows nothing of state and output.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 class TartError(Exception):
     """An error that Tart reports as one line on standard error.
 
-    Its own errors are printed bare; what comes from below it (`foreign`) is printed after `Error: `.
+    Tart prints its own errors bare, and errors from lower layers (`foreign`) after `Error: `.
     """
 
     def __init__(self, message, status=1, *, foreign=False):
@@ -20,27 +20,27 @@ class TartError(Exception):
 
 
 def does_not_exist(name):
-    """Of a VM that is not there."""
+    """The VM does not exist."""
     return TartError(f'the specified VM "{name}" does not exist', 2)
 
 
 def not_running(name):
-    """Of a VM that has to run for this."""
+    """The VM must run for this command, and does not."""
     return TartError(f'VM "{name}" is not running', 2)
 
 
 def already_running(name):
-    """Of a second `run`."""
+    """A second `run` of the same VM."""
     return TartError(f'VM "{name}" is already running!', 2)
 
 
 def is_running(name):
-    """Of a VM that must not run for this."""
+    """The VM must not run for this command, and does."""
     return TartError(f'VM "{name}" is running')
 
 
 def no_agent(settings):
-    """Of a guest whose agent does not answer."""
+    """The guest's agent does not answer."""
     return TartError(
         f"Failed to connect to the VM using its control socket: {settings['agent_error']}, is the Tart Guest Agent running?"
     )

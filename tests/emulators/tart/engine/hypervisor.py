@@ -1,8 +1,8 @@
-"""The process that is a running VM, as com.apple.Virtualization.VirtualMachine is one on a Mac.
+"""The process that is a running VM, like com.apple.Virtualization.VirtualMachine on a Mac.
 
-Owns the VM's slot in the kernel's quota, the end of its guest's processes, and the events of its life. It is a child of
-`tart run` in a session of its own: it ends the VM when `tart run` says so or is gone, and tells `tart run` when the VM has ended
-without it. Knows no command line.
+Owns the VM's slot in the kernel's quota, the termination of its guest's processes, and the VM's life-cycle events. It is a
+child of `tart run` in a separate session. It ends the VM when `tart run` tells it to or is gone, and tells `tart run` when
+the VM ended for another reason. Knows no command line.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from emulators.vmhost.guest import close_all_but
 
 from . import library, network
 
-#: What the process is called.
+#: The process name.
 PROGRAM = "com.apple.Virtualization.VirtualMachine"
 _TESTS = os.path.abspath(os.path.join(__file__, *[os.pardir] * 4))
 _START = (
     f"import sys; sys.path.insert(0, {_TESTS!r}); from emulators.tart.engine.vm_process import main; main(sys.argv[2:])"
 )
-#: What `tart run` orders, and what it is told.
+#: Orders from `tart run`, and news for it.
 STOP, SUSPEND = b"s", b"z"
 UP, LIMIT, HALTED, CRASHED, ENDED = b"u", b"l", b"h", b"c", b"e"
 _PAUSE = 0.01
-#: The signals by which somebody else ends the VM: the guest shuts down, or the hypervisor fails.
+#: Signals that end the VM from outside: the guest shuts down, or the hypervisor fails.
 HALT, CRASH = signal.SIGUSR1, signal.SIGUSR2
 
 
 class Machine:
-    """The end of `tart run`: orders go out, news comes in; no more news means that the hypervisor is dead."""
+    """The `tart run` end of the connection: sends orders, receives news. End of file means that the hypervisor is dead."""
 
     def __init__(self, orders, news):
         self._orders = orders
@@ -44,16 +44,16 @@ class Machine:
         """Tell the hypervisor what to do."""
         try:
             os.write(self._orders, what)
-        except BrokenPipeError:  # it is dead: its news ends
+        except BrokenPipeError:  # it is dead; hear() returns b""
             return
 
     def hear(self):
-        """Wait for one piece of news; b"" from a dead hypervisor."""
+        """Wait for one piece of news; b"" means that the hypervisor is dead."""
         return os.read(self.news, 1)
 
 
 def boot(store, vm, uuid, *, counts):
-    """Start a hypervisor for a VM: its first news is UP or LIMIT. `counts`: it takes a slot, as macOS guests do."""
+    """Start a hypervisor for a VM; its first news is UP or LIMIT. `counts`: the VM takes a slot, as macOS guests do."""
     orders, news = os.pipe(), os.pipe()
     facts = {"uuid": uuid, "name": vm.name, "run": os.getpid()}
     if os.fork() == 0:
@@ -67,7 +67,7 @@ def boot(store, vm, uuid, *, counts):
 
 
 def _become(vm, facts, ends, *, counts):
-    """Execute a program of its own: nobody who looks for `tart run` among the processes must find two."""
+    """Execute a separate program, so that a search for `tart run` among the processes does not find two."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGHUP, HALT, CRASH):
         signal.signal(number, signal.SIG_IGN)
@@ -83,7 +83,7 @@ def _become(vm, facts, ends, *, counts):
 
 
 def live(store, vm, ends, *, counts):
-    """From the start of the VM to its end; `vm` has uuid, name, mac, and the pid of `tart run`."""
+    """Run the VM from start to end; `vm` has uuid, name, mac, and the pid of `tart run`."""
     orders, news = ends
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -96,16 +96,16 @@ def live(store, vm, ends, *, counts):
         kind, reason = _wait(orders, wake)
         lag = _end(store, vm, op, (kind, reason))
         _tell(news, {"guest": HALTED, "crash": CRASHED}.get(reason, ENDED))
-        time.sleep(lag)  # the slot is this process's until its end
+        time.sleep(lag)  # this process holds the slot until it exits
 
 
 def _note(_number, _frame):
-    """Only so that the signal wakes the select."""
+    """Do nothing; the handler exists so that the signal wakes the select."""
 
 
 def _begin(store, vm, counts):
-    """Take a slot; the operation in flight, or None."""
-    vm["owner"] = store.owner(f"{vm['uuid']}:{os.getpid()}")  # this boot's: the one before may still hold its slot
+    """Take a slot; return the operation in flight, or None."""
+    vm["owner"] = store.owner(f"{vm['uuid']}:{os.getpid()}")  # per boot: the last one may still hold its slot
     _wait_for_the_last(store, vm)
     with store.transaction() as tx:
         if counts and (tx.settings["limit_always"] or not store.quota.claim(vm["owner"], pid=os.getpid())):
@@ -120,7 +120,7 @@ def _begin(store, vm, counts):
 
 
 def _wait_for_the_last(store, vm):
-    """The hypervisor of a `tart run` that was killed may still be ending the guest's processes."""
+    """Wait for the hypervisor of a killed `tart run`, which may still be ending the guest's processes."""
     while True:
         with store.transaction() as tx:
             if tx.machine(vm["uuid"]) is None:
@@ -133,7 +133,7 @@ def _facts(vm):
 
 
 def _wait(orders, wake):
-    """(event, reason) of the VM's end."""
+    """Wait for the VM's end; return (event, reason)."""
     readable, _, _ = select.select([orders, wake], [], [])
     if wake in readable:
         number = os.read(wake, 1)[0]
@@ -155,14 +155,14 @@ def _end(store, vm, op, how):
 
 
 def settle(tx, op):
-    """Give a VM whose hypervisor was killed its end."""
+    """Record the end of a VM whose hypervisor was killed."""
     tx.store.guests.end([op["uuid"]], 0)
     tx.state["ops"] = {key: other for key, other in tx.state["ops"].items() if other is not op}
     _close(tx, op, "stopped", "hypervisor-killed")
 
 
 def _close(tx, vm, kind, reason):
-    """Note the end of a VM whose processes are gone, and give its slot back or leak it."""
+    """Record the end of a VM whose processes are gone, and free its slot or leak it."""
     leaks = tx.settings["leak_slot"] if reason == "guest" or tx.settings["leak_on"] == "any" else 0
     if leaks or not tx.settings["slot_lag"]:
         tx.store.quota.release(vm["owner"], leak=leaks != 0)

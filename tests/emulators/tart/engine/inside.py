@@ -1,8 +1,8 @@
-"""Commands in guests: `tart exec`, and what ssh's emulation needs of the same.
+"""Commands in guests: `tart exec`, and the parts that the emulated ssh shares with it.
 
-Owns the guest's environment, and what an exit status means. Knows neither pipes nor options of ssh.
-The guest agent is a Go program: a command that it cannot start is an error of the call, a command that died of a signal has the
-status -1, it waits for the command and not for the end of output, and it kills the command when the caller goes away.
+Owns the guest's environment and the meaning of an exit status. Knows neither the pipes nor the options of ssh.
+The guest agent is a Go program. It reports a command that it cannot start as an error of the call, and a death by signal as
+status -1. It waits for the command, not for the end of output, and it kills the command when the caller goes away.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def exec_(call, args):
 
 
 class _LosesTail:
-    """Standard output whose last piece does not arrive: the agent may see the command's end before it."""
+    """Standard output that loses its last piece: the agent may see the command's end before that piece."""
 
     def __init__(self):
         self._held = b""
@@ -79,12 +79,12 @@ def _begin(call, vm, argv):
 
 
 def guest_path(store, path):
-    """PATH in a guest: first the guest's own `sudo` and `shutdown`, which must never be this machine's."""
+    """PATH in a guest. The guest's own `sudo` and `shutdown` come first, so that it never runs those of this machine."""
     return f"{store.path('guest-bin')}{os.pathsep}{path}"
 
 
 def environment(settings, uuid, home, **more):
-    """What a guest process sees; nothing of the host's environment."""
+    """The environment of a guest process; nothing of the host's environment."""
     env = {"HOME": home, "USER": "admin", "LOGNAME": "admin", "SHELL": "/bin/zsh", "FAKE_TART_VM": uuid}
     return {**env, **more, **settings["guest_env"]}
 
@@ -105,7 +105,7 @@ def _is_program(path):
 
 
 def is_lost(call, process):
-    """True when the VM that the process was in does not run any more, or is about to end."""
+    """True when the VM of this process no longer runs or is about to end."""
     with call.store.transaction() as tx:
         machine = tx.machine(process.machine["uuid"])
         return machine is None or machine["pid"] != process.machine["pid"] or bool(machine.get("stopping"))

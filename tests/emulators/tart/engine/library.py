@@ -1,7 +1,7 @@
 """The VMs in Tart's folder: local ones under vms/, pulled images under cache/OCIs/.
 
-Owns what makes a folder a VM, its configuration, and its state. The emulated disk.img is a small JSON document: sizes, and the
-uuid of the folder under guests/ that holds the home of the guest. Knows no command.
+Owns the definition of a VM folder, its configuration, and its state. The emulated disk.img is a small JSON document with sizes
+and the uuid of the folder under guests/ that holds the guest's home. Knows no command.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class VM:
 
     @property
     def is_whole(self):
-        """True when all files of a VM are there."""
+        """True when all files of a VM exist."""
         return all(os.path.exists(self.file(name)) for name in _FILES)
 
     def config(self):
@@ -43,7 +43,7 @@ class VM:
         return _read(self.file("config.json"))
 
     def save_config(self, config):
-        """Replace what config.json says, in place: its lock stays."""
+        """Replace the contents of config.json in place, which keeps its lock."""
         with open(self.file("config.json"), "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2)
 
@@ -57,12 +57,12 @@ class VM:
             json.dump(disk, file)
 
     def pid(self):
-        """The process that runs it, 0 for none."""
+        """The pid of the process that runs it, 0 for none."""
         return locks.holder(self.file("config.json"))
 
     @property
     def is_suspended(self):
-        """True when it has a snapshot to go on from."""
+        """True when it has a snapshot to resume from."""
         return os.path.exists(self.file("state.vzvmsave"))
 
     def state(self):
@@ -72,7 +72,7 @@ class VM:
         return "suspended" if self.is_suspended else "stopped"
 
     def touch(self):
-        """Note an access."""
+        """Record an access."""
         os.utime(self.path, (time.time(), os.stat(self.path).st_mtime))
 
 
@@ -85,7 +85,7 @@ def _read(path):
 
 
 def open_local(store, name):
-    """The local VM of this name; raises TartError when there is none or it lacks files."""
+    """The local VM of this name; raises TartError when it does not exist or lacks files."""
     vm = VM(store.tart_path("vms", name), name)
     return _validated(vm)
 
@@ -108,7 +108,7 @@ def _validated(vm):
 
 
 def image_path(store, remote):
-    """Where a pulled image is, or would be."""
+    """The path that a pulled image has or would have."""
     return store.tart_path("cache", "OCIs", remote.path())
 
 
@@ -151,7 +151,7 @@ def new_mac():
 
 
 def new_config(os_name="darwin"):
-    """What `config.json` of a fresh VM says."""
+    """The contents of `config.json` for a fresh VM."""
     return {
         "version": 1,
         "os": os_name,
@@ -169,7 +169,7 @@ def new_config(os_name="darwin"):
 
 
 def write(path, config, disk):
-    """Make the files of a VM in the folder `path`."""
+    """Write the files of a VM into the folder `path`."""
     os.makedirs(path, exist_ok=True)
     vm = VM(path, os.path.basename(path))
     vm.save_config(config)
@@ -180,7 +180,7 @@ def write(path, config, disk):
 
 
 def temporary(store):
-    """The path of a new folder under tmp/, which is collected once nobody holds its flock."""
+    """The path of a new folder under tmp/. A later command removes it once no process holds its flock."""
     path = store.tart_path("tmp", new_uuid())
     os.makedirs(path)
     return path
@@ -188,7 +188,7 @@ def temporary(store):
 
 @contextlib.contextmanager
 def workplace(store):
-    """A new folder under tmp/ whose flock is held, from the first moment at which somebody could collect it."""
+    """A new folder under tmp/, with its flock held before another command can remove it."""
     with contextlib.ExitStack() as held:
         with store.transaction():
             path = temporary(store)
@@ -210,7 +210,7 @@ def copy(store, source, target, config):
 
 
 def discard(store, path, *, keep_guest=False):
-    """Remove a VM's folder and its guest's home (`keep_guest`: a hypervisor still works with that)."""
+    """Remove a VM's folder and its guest's home (`keep_guest`: keep the home, because a hypervisor still uses it)."""
     if os.path.islink(path):
         os.unlink(path)
         return
@@ -225,17 +225,17 @@ def discard(store, path, *, keep_guest=False):
 
 
 def collect_temporary(store):
-    """What Tart does before most commands: folders under tmp/ that nobody works on go."""
+    """Remove the folders under tmp/ that no process uses, as Tart does before most commands."""
     if not os.listdir(store.tart_path("tmp")):
         return
-    with store.transaction():  # nobody makes one and has not locked it yet
+    with store.transaction():  # excludes a workplace() that has made its folder but not locked it yet
         for vm in _folders(store.tart_path("tmp")):
             if not is_held(vm.path):
                 discard(store, vm.path)
 
 
 def collect_images(store):
-    """Tags that lead nowhere go, and images by digest that no tag leads to, unless they were pulled by digest."""
+    """Remove dangling tags, and images by digest that no tag points to, unless they were pulled by digest."""
     top = store.tart_path("cache", "OCIs")
     links = [os.path.join(folder, name) for folder, names, _ in os.walk(top) for name in names]
     links = [path for path in links if os.path.islink(path)]

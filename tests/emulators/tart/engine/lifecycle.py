@@ -1,6 +1,6 @@
-"""What happens to VMs that do not run: clone, rename, delete, set; and what is made of operations whose process died.
+"""Operations on stopped VMs (clone, rename, delete, set), and the outcome of operations whose process died.
 
-Owns when a folder changes its name and which event says so. Knows no command line and no output.
+Owns when a folder changes its name and which event records it. Knows no command line and no output.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .names import is_remote, parse_remote
 
 
 def settle(tx, op):
-    """Give an operation whose process was killed the end that its traces tell."""
+    """Finish an operation whose process was killed, as far as its traces show that it got."""
     if op["kind"] == "run":
         hypervisor.settle(tx, op)
     elif op["kind"] == "clone":
@@ -30,7 +30,7 @@ def settle(tx, op):
 
 
 def clone(call, source_name, name, prune_limit=100):
-    """Copy a VM or a pulled image to the local name `name`, whatever was there before; makes `prune_limit` GB room at most."""
+    """Copy a VM or a pulled image to the local name `name`, replacing an existing VM; frees at most `prune_limit` GB for it."""
     store = call.store
     source = library.open_any(store, source_name)
     with library.workplace(store) as folder, locks.folder(store.tart_home):
@@ -50,7 +50,7 @@ def clone(call, source_name, name, prune_limit=100):
 
 
 def _put(tx, folder, name):
-    """Let `folder` be the local VM `name`; what was there before goes, without a question."""
+    """Make `folder` the local VM `name`; replace an existing one without asking."""
     path = tx.store.tart_path("vms", name)
     if not os.path.isdir(path):
         os.rename(folder, path)
@@ -66,7 +66,7 @@ def _put(tx, folder, name):
 
 
 def _reclaim_for(tx, source, prune_limit):
-    """The clone may come to need what its disk does not hold yet: images that were used longest ago go for that."""
+    """Make room for the disk space that the clone does not use yet: remove the images that were used longest ago."""
     disk = source.disk()
     registry.reclaim(
         tx, min(disk["disk_gb"] - disk["size_gb"], prune_limit) * 10**9, keep=os.path.realpath(source.path)
@@ -83,7 +83,7 @@ def rename(call, name, new_name):
 
 
 def delete(call, name):
-    """Delete a local VM that does not run, or a pulled image."""
+    """Delete a local stopped VM, or a pulled image."""
     if is_remote(name):
         _delete_image(call, name)
         return
@@ -111,7 +111,7 @@ def _delete_image(call, name):
 
 
 class Changes:
-    """What `set` shall change; None leaves a thing as it is."""
+    """The changes that `set` makes; None leaves a value as it is."""
 
     def __init__(self, *, cpu=None, memory=None, disk_size=None, display=None):
         self.cpu = cpu
@@ -121,7 +121,7 @@ class Changes:
 
 
 def change(vm, changes, *, random_mac, random_serial):
-    """Change a VM's configuration. There is no check whether it runs."""
+    """Change a VM's configuration. Like Tart, it does not check whether the VM runs."""
     config = vm.config()
     if changes.cpu is not None:
         if changes.cpu < config["cpuCountMin"]:

@@ -1,7 +1,7 @@
-"""The two kinds of lock that Tart takes: record locks on files, which name their holder, and flocks on folders.
+"""The two kinds of lock that Tart takes: record locks on files, which identify their holder, and flocks on folders.
 
-Owns the meaning of `running`: some process holds a write lock on the VM's config.json. Knows no VM.
-A process that holds a record lock loses it when it closes any file of its own that is open on the same path.
+Owns the meaning of `running`: a process holds a write lock on the VM's config.json. Knows no VM.
+A process loses its record lock on a file when it closes any of its own descriptors of that file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FORMAT = "qqihh" if _MAC else "hhqqi0q"
 
 
 def take(path):
-    """Hold a write lock on this file until this process ends: True, or False when another has it."""
+    """Hold a write lock on this file until this process ends. Returns True, or False when another process holds it."""
     fd = os.open(path, os.O_RDWR)
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +45,7 @@ def holder(path):
 
 @contextlib.contextmanager
 def folder(path, waiting=None):
-    """Hold the flock of a folder; `waiting()` is called before a wait for another's."""
+    """Hold the flock of a folder; `waiting()` is called before a wait for another process."""
     fd = os.open(path, os.O_RDONLY)
     try:
         try:

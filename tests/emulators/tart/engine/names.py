@@ -34,12 +34,12 @@ class RemoteName:
         return f"{self.host}/{self.namespace}/{self.reference}"
 
     def by_digest(self, digest):
-        """The same image's name by its digest."""
+        """The same image's name, by its digest."""
         return RemoteName(self.host, self.namespace, digest)
 
 
 def parse_remote(name):
-    """The RemoteName; raises TartError for what is none."""
+    """Return the RemoteName; raises TartError for text that does not parse."""
     host, slash, rest = name.partition("/")
     if not slash or not _HOST.fullmatch(host):
         raise TartError(f"failed to parse remote name: mismatched input '{name[len(host) :] or '<EOF>'}' expecting '/'")

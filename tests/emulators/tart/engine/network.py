@@ -1,6 +1,6 @@
-"""Addresses of guests: who gets which, the lease file that outlives them, and what `tart ip` finds.
+"""Addresses of guests: the assignment of addresses, the lease file that outlives guests, and the results of `tart ip`.
 
-Owns the lease file's format (that of macOS's bootpd) and the rule that a lease says nothing of a VM that runs.
+Owns the lease file's format (that of macOS's bootpd) and the rule that a lease does not prove that its VM runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _NET = "192.168.64."
 
 
 def give_address(tx, mac):
-    """The address that the guest with this MAC gets; the same as before where that is free."""
+    """The address that the guest with this MAC gets: its previous one if that is free."""
     addresses = tx.state["addresses"]
     taken = {op["ip"] for op in tx.ops("run")}
     before = addresses.get(mac)
@@ -55,7 +55,7 @@ def _leased(store, mac):
 
 
 def look(call, name, resolver):
-    """One look of `tart ip`: the address, or None. A VM that runs has none for its first looks, as the switch says."""
+    """One look of `tart ip`: the address, or None. For its first looks a running VM has none, as the switch says."""
     vm = library.open_local(call.store, name)
     with call.store.transaction() as tx:
         machine = tx.machine_of(vm)

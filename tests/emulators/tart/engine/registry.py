@@ -1,6 +1,6 @@
 """The registry of images, and pulls from it.
 
-Owns what is to be had remotely and what a pull changes locally. Knows no command line.
+Owns the remote images and the local changes of a pull. Knows no command line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _say(line):
 
 
 def pull(call, remote):
-    """Fetch an image into the cache and let its tag lead to it."""
+    """Fetch an image into the cache and point its tag at it."""
     _say(f"pulling {remote}...")
     _say("pulling manifest...")
     entry = _manifest(call, remote)
@@ -103,7 +103,7 @@ def _new_disk(entry):
 
 
 def leave_corrupt(tx, name):
-    """What an interrupted pull may leave: an image that looks whole and whose clones do not start."""
+    """Leave an image that looks complete but whose clones do not start, as an interrupted pull may."""
     remote, entry = parse_remote(name), tx.registry[name]
     path = library.image_path(tx.store, remote.by_digest(entry["digest"]))
     library.write(path, entry["config"], {**_new_disk(entry), "corrupt": True})
@@ -111,9 +111,9 @@ def leave_corrupt(tx, name):
 
 
 def reclaim(tx, wanted, *, keep):
-    """Make room for so many bytes: images go, those first that were used longest ago, unless TART_NO_AUTO_PRUNE is set.
+    """Make room for `wanted` bytes by removing the images that were used longest ago, unless TART_NO_AUTO_PRUNE is set.
 
-    Nothing goes when all of them together would not do. Returns the bytes that are free then.
+    Removes nothing if even all of them would not free enough. Returns the free bytes afterwards.
     """
     free = tx.settings["disk_available"]
     if "TART_NO_AUTO_PRUNE" in os.environ or wanted <= free:

@@ -1,6 +1,6 @@
-"""`tart run`: in the foreground for the whole life of a VM.
+"""`tart run`: stays in the foreground for the whole life of a VM.
 
-Owns its options, the lock that says that the VM runs, its signals, and its last words. The VM itself is the hypervisor's matter.
+Owns its options, the lock that marks the VM as running, its signals, and its final output. hypervisor.py owns the VM itself.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _check(call, parsed, vm, *, suspendable):
 
 
 def _check_shares(shares):
-    """`[name:]path[:options]`: of several under one tag each has a name; the folders exist."""
+    """Check `[name:]path[:options]`: when several shares have one tag, each needs a name; the folders must exist."""
     by_tag = {}
     for share in shares:
         parts = share.split(":")
@@ -120,7 +120,7 @@ def _check_shares(shares):
 
 
 def _catch_signals():
-    """From here on signals only wake the one who waits; returns what becomes readable then."""
+    """From here on, signals only wake the waiting select; returns the descriptor that then becomes readable."""
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
@@ -144,7 +144,7 @@ def _lock(call, vm):
 
 
 def _boot_delay(call, wake):
-    """Let the delay of `run` pass; returns the signals that came, which end it."""
+    """Wait for the delay of `run`; returns the signals that arrived and cut it short."""
     seconds = call.delay("run")
     readable, _, _ = select.select([wake], [], [], seconds)
     return list(os.read(wake, 64)) if readable else []
@@ -162,7 +162,7 @@ def _say(line):
 
 
 class _Life:
-    """From the VM's start to its end."""
+    """The life of one VM, from start to end."""
 
     def __init__(self, call, vm, machine, *, suspendable):
         self._call = call
@@ -191,7 +191,7 @@ class _Life:
                 return self._ended(self._machine.hear())
 
     def _arm_fault(self):
-        """A fault "after" the start strikes after its delay, while signals are served."""
+        """Arm an "after" fault, which strikes after its delay while signals are served."""
         fault = self._call.fault
         if fault is None or "after" not in (fault["when"], fault["kill_at"]):
             return
@@ -211,7 +211,7 @@ class _Life:
                     os.kill(machine["pid"], hypervisor.HALT)
 
     def _settle(self):
-        """A hypervisor that dies closes its line before it is dead: wait until a transaction has settled what it left."""
+        """A hypervisor that dies closes its pipe before it is dead: wait until a transaction has settled its remains."""
         while True:
             with self._call.store.transaction() as tx:
                 if tx.machine(self._vm.disk()["uuid"]) is None:
@@ -234,7 +234,7 @@ class _Life:
     def _ended(self, news):
         if news == hypervisor.HALTED:
             _say("guest has stopped the virtual machine")
-        elif news != hypervisor.ENDED:  # a crash, or a hypervisor that was killed
+        elif news != hypervisor.ENDED:  # a crash, or a killed hypervisor
             if news != hypervisor.CRASHED:
                 self._settle()
             text = "The virtual machine stopped unexpectedly."

@@ -1,4 +1,4 @@
-"""Every switch of the emulated host and its default. The README's table explains them; a test holds the two together.
+"""Every switch of the emulated host and its default. The README's table explains them; a test compares the two.
 
 Owns the names and defaults. Knows nothing of commands.
 """
@@ -14,7 +14,7 @@ DEFAULTS = {
     "leak_on": "guest",
     "slot_lag": 0,
     "limit_always": False,
-    # what `tart run` meets
+    # conditions that `tart run` meets
     "keychain_locked": False,
     "keychain_message": "SecKeyCreateRandomKey_ios failed: Interaction is not allowed with the Security Server",
     "request_stop": "dialog",
@@ -53,7 +53,7 @@ DEFAULTS = {
     "ssh_path": "/usr/bin:/bin:/usr/sbin:/sbin",
     "guest_env": {},
     "stderr_noise": "",
-    # seconds per command, spent in the middle of its effect; "*" is for all that are not named
+    # seconds per command, spent in the middle of its effect; "*" covers all commands that are not named
     "delays": {},
 }
 

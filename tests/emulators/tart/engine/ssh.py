@@ -1,7 +1,7 @@
-"""An emulated `ssh` client whose network has nothing but the guests of this host.
+"""An emulated `ssh` client whose network contains only the guests of this host.
 
-Owns OpenSSH's options, host keys, and how a password is asked for: only by the program SSH_ASKPASS, as there is no terminal.
-Knows of VMs what a network shows: who has an address, and whether something listens there.
+Owns OpenSSH's options, host keys, and the password prompt: without a terminal, only the program SSH_ASKPASS can answer it.
+Knows of VMs only what a network shows: which VM has an address, and whether something listens there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLAGS = "46aCnqTvx"
 _VALUES = "Filop"
 _TROUBLE = 255
 _PROMPTS = 3
-#: The options of ssh_config that are understood, in lower case; most change nothing here.
+#: The supported options of ssh_config, in lower case; most have no effect here.
 _WORDS = """
 addkeystoagent addressfamily batchmode checkhostip ciphers clearallforwardings compression connectionattempts connecttimeout
 controlmaster controlpath controlpersist escapechar exitonforwardfailure forwardagent forwardx11 forwardx11trusted
@@ -37,7 +37,7 @@ _METHODS = "publickey,password,keyboard-interactive"
 
 
 class _Failed(Exception):
-    """The connection does not come about: the text, on standard error."""
+    """The connection failed; the argument is the text for standard error."""
 
 
 def main(argv):
@@ -64,7 +64,7 @@ def _execute(call):
 
 
 class _Plan:
-    """What the command line says."""
+    """The parsed command line."""
 
     def __init__(self, argv):
         self.options = {}
@@ -112,22 +112,22 @@ class _Plan:
             self.options.setdefault({"p": "port", "l": "user"}[letter], value)
 
     def get(self, name, default):
-        """The value of an option of ssh_config, in lower case."""
+        """The value of an ssh_config option, in lower case."""
         return self.options.get(name, default).lower()
 
     @property
     def user(self):
-        """Who logs in."""
+        """The user to log in as."""
         return self.options.get("user") or os.environ.get("USER", "root")
 
     @property
     def port(self):
-        """Where sshd should listen."""
+        """The port of sshd."""
         return self.options.get("port", "22")
 
     @property
     def silent(self):
-        """True when warnings are not shown."""
+        """True when warnings are suppressed."""
         return self.quiet or self.get("loglevel", "info") in ("quiet", "fatal", "error")
 
 
@@ -170,7 +170,7 @@ def _reach(call, plan):
 
 
 def _check_host_key(plan, disk):
-    """Clones have their image's host key. One that is not known is added, asked about, or refused; a changed one is refused."""
+    """Check the host key, which clones share with their image: add, ask about or refuse an unknown key; refuse a changed one."""
     key = base64.b64encode(hashlib.sha256(disk["host_key"].encode()).digest()).decode()
     files = plan.options.get("userknownhostsfile", "~/.ssh/known_hosts").split()
     known = [line.split() for file in files for line in _lines(os.path.expanduser(file))]
@@ -180,7 +180,7 @@ def _check_host_key(plan, disk):
     strict = plan.get("stricthostkeychecking", "ask")
     if keys and strict not in ("no", "off"):
         raise _Failed("@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\nHost key verification failed.")
-    if keys:  # and then OpenSSH gives no password away
+    if keys:  # with a changed key, OpenSSH sends no password
         for method in ("passwordauthentication", "kbdinteractiveauthentication"):
             plan.options[method] = "no"
         return
@@ -217,7 +217,7 @@ def _add_key(plan, path, key):
 
 
 def _log_in(call, plan):
-    """Ask for the password as often as OpenSSH does, by the methods that are allowed."""
+    """Prompt for the password as often as OpenSSH does, by the allowed methods."""
     ways = {
         "keyboard-interactive": (f"({plan.user}@{plan.host}) Password:", "kbdinteractiveauthentication"),
         "password": (f"{plan.user}@{plan.host}'s password: ", "passwordauthentication"),
@@ -241,7 +241,7 @@ def _log_in(call, plan):
 
 
 def _ask(prompt):
-    """What the program SSH_ASKPASS answers; None when it must not be used, or gives up."""
+    """The answer of the program SSH_ASKPASS; None when that must not be used, or gives up."""
     program = os.environ.get("SSH_ASKPASS")
     require = os.environ.get("SSH_ASKPASS_REQUIRE", "")
     if not program or require == "never" or (require != "force" and not os.environ.get("DISPLAY")):
@@ -258,7 +258,7 @@ def _ask(prompt):
 
 
 def _spawn(call, plan, machine):
-    """Start the login shell's command in the guest: what sshd does, which waits for the end of output too."""
+    """Start the login shell's command in the guest, as sshd does, which also waits for the end of output."""
     with call.store.transaction() as tx:
         now = tx.machine(machine["uuid"])
         if now is None or now["pid"] != machine["pid"] or now.get("stopping"):
@@ -274,7 +274,7 @@ def _spawn(call, plan, machine):
 
 
 def _lose(call, plan):
-    """The VM is gone. Nothing says so to the client, as the switch may have it, unless it looks whether the server is alive."""
+    """The VM is gone. With ssh_lost=hangs the client notices this only if it checks whether the server is alive."""
     if call.settings["ssh_lost"] == "closed":
         raise _Failed(f"Connection to {plan.host} closed by remote host.")
     interval = int(plan.get("serveraliveinterval", "0"))

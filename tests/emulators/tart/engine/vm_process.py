@@ -1,4 +1,4 @@
-"""Entry of the process that is a running VM. Owns nothing: it reads what `tart run` hands over."""
+"""Entry point of the process that is a running VM. Owns nothing: it reads the arguments from `tart run`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .cli import open_store
 
 
 def main(words):
-    """Be the VM of these facts; the files are open already. Ends the process."""
+    """Run the VM that these arguments describe, on inherited descriptors. Ends the process."""
     facts, orders, news, counts = words
     try:
         quota = os.environ.get("FAKE_KERNEL_QUOTA") or os.path.join(os.environ["FAKE_TART_HOME"], "kernel-quota.json")

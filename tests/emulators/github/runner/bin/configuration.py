@@ -1,4 +1,4 @@
-"""config.sh: register this folder as a runner by a registration token, or remove it. Python 3.9 or newer."""
+"""config.sh: register this folder as a runner with a registration token, or remove it. Python 3.9 or newer."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ _ENV = "ACTIONS_RUNNER_INPUT_"
 
 
 def options(argv, command):
-    """The options of a command line and of ACTIONS_RUNNER_INPUT_*, which are taken out of the environment."""
+    """Return the options of a command line and of ACTIONS_RUNNER_INPUT_*; removes the latter from the environment."""
     found = {}
     for key in [key for key in os.environ if key.startswith(_ENV)]:
         value = os.environ.pop(key)
@@ -54,16 +54,16 @@ def options(argv, command):
 
 
 class Stop(Exception):
-    """The configuration cannot go on; the text says why."""
+    """The configuration cannot continue; the text gives the reason."""
 
 
 def configure(argv):
-    """Exit status of `config.sh ...`."""
+    """Run `config.sh ...`; returns its exit status."""
     return _guarded(_configure, options(argv, "configure"))
 
 
 def remove(argv):
-    """Exit status of `config.sh remove ...`."""
+    """Run `config.sh remove ...`; returns its exit status."""
     return _guarded(_remove, options(argv, "remove"))
 
 
@@ -111,7 +111,7 @@ def _configure(given):
 
 
 def _connect(given, event):
-    """(status, service address and token) for a registration or removal token."""
+    """Exchange a registration or removal token for (status, service address and token)."""
     url = urllib.parse.urlsplit(given["url"])
     if url.scheme not in ("http", "https") or not url.netloc:
         raise Stop("Invalid configuration provided for url. Terminating unattended configuration.")
@@ -127,7 +127,7 @@ def _connect(given, event):
 
 
 def http_name(status):
-    """As .NET names a status."""
+    """The name of a status in .NET."""
     return {401: "Unauthorized", 403: "Forbidden", 404: "NotFound"}.get(status, str(status))
 
 

@@ -1,6 +1,6 @@
-"""The stub listener: one session with the service, one long poll after the other, one worker process per job. Python 3.9 or newer.
+"""The stub listener: one session with the service, one long poll after another, one worker process per job. Python 3.9 or newer.
 
-Exit status as the real one's: 0 done, 1 terminated error, 2 retryable, 5 session conflict, 7 version deprecated.
+Exit status as in the real listener: 0 done, 1 terminated error, 2 retryable, 5 session conflict, 7 version deprecated.
 """
 
 import json
@@ -22,7 +22,7 @@ _RESULTS = {100: "Succeeded", 102: "Failed", 103: "Canceled"}
 
 
 def main(argv):
-    """The command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     if "--version" in argv:
         print(service.version())
         return 0
@@ -39,7 +39,7 @@ def main(argv):
 
 
 def run(given):
-    """Listen as this folder's settings, or a JIT configuration, say."""
+    """Listen with this folder's settings, or with a JIT configuration."""
     if given.get("jitconfig"):
         try:
             service.unpack(given["jitconfig"])
@@ -56,13 +56,13 @@ def run(given):
 
 
 def say(text, *, stamped=True):
-    """A line on standard output, with the time before it."""
+    """Print a line on standard output, preceded by the time."""
     moment = time.strftime("%Y-%m-%d %H:%M:%SZ: ", time.gmtime()) if stamped else ""
     print(moment + text, flush=True)
 
 
 class Listener:
-    """Reacts to what comes into its inbox from the poll, from its worker and from signals."""
+    """Reacts to inbox entries from the poll, the worker and signals."""
 
     def __init__(self, settings, line, log):
         self._settings, self._line, self._log = settings, line, log
@@ -71,7 +71,7 @@ class Listener:
         self._session = self._worker = self._job = self._next = None
 
     def run(self):
-        """Until there is nothing more to do; returns the exit status."""
+        """Run until there is no work left; returns the exit status."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._inbox.put(("signal", None)))
         status = self._open_session()
@@ -97,7 +97,7 @@ class Listener:
     # -- the session ---------------------------------------------------------------------------------
 
     def _open_session(self):
-        """None when the session is open, else the exit status."""
+        """Open the session; returns None on success, otherwise the exit status."""
         asked = {
             "nonce": secrets.token_hex(8),
             "version": service.version(),
@@ -144,7 +144,7 @@ class Listener:
             service.trace(self._log, "Listener", f"session not closed: {error}")
 
     def _poll(self):
-        """Put each message into the inbox; ends when the registration or the session does. The server does the waiting."""
+        """Put each message into the inbox; ends with the registration or the session. The server does the waiting."""
         pause, cut_off = 0.1, False
         while True:
             try:
@@ -166,7 +166,7 @@ class Listener:
                 self._inbox.put(("gone" if status == 404 else "expired", message))
                 return
 
-    # -- reactions: return an exit status, or None to go on ------------------------------------------
+    # -- reactions: return an exit status, or None to continue ---------------------------------------
 
     def _take_job(self, message):
         if self._worker is not None:  # it has reported its end and is about to exit
@@ -201,7 +201,7 @@ class Listener:
 
     def _worker_ended(self, code):
         result = _RESULTS.get(code, "Failed")
-        if code not in _RESULTS:  # it could not say so itself
+        if code not in _RESULTS:  # it could not report its result
             self._finish_for_worker(code)
         say(f"Job {self._job['jobName']} completed with result: {result}")
         self._worker = self._job = None
@@ -222,7 +222,7 @@ class Listener:
 
     def _gone(self, _message):
         if self._worker is not None:
-            return None  # an ephemeral registration may end before its worker has
+            return None  # an ephemeral registration may end before its worker does
         say("The runner no longer exists on the server. Cleaning up local configuration.", stamped=False)
         service.forget()
         return 0

@@ -1,4 +1,4 @@
-"""The stub runner's line to the emulated service: JSON over HTTP, and the folder's settings files. Python 3.9 or newer.
+"""The stub runner's connection to the emulated service: JSON over HTTP, and the folder's settings files. Python 3.9 or newer.
 
 The service's address comes from the settings, never from the environment.
 """
@@ -15,7 +15,7 @@ SETTINGS = (".credentials", ".credentials_rsaparams", ".runner")
 
 
 class Unreachable(Exception):
-    """No reply, or one that says: later."""
+    """No reply, or a reply that asks to try later."""
 
 
 def version():
@@ -25,24 +25,24 @@ def version():
 
 
 def path(name):
-    """A file of the runner's folder."""
+    """The path of a file in the runner's folder."""
     return os.path.join(ROOT, name)
 
 
 def log_file(kind):
-    """A new diagnostic log, open for writing: Runner or Worker."""
+    """Open a new diagnostic log for writing: Runner or Worker."""
     os.makedirs(path("_diag"), exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     return open(path(f"_diag/{kind}_{stamp}-utc.log"), "a", buffering=1, encoding="utf-8")
 
 
 def trace(log, kind, text):
-    """A line of a diagnostic log."""
+    """Write a line to a diagnostic log."""
     log.write(f"[{time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime())} INFO {kind}] {text}\n")
 
 
 def call(method, url, secret=None, body=None, *, scheme="Bearer", timeout=30.0):
-    """(status, parsed body) of one request; Unreachable when there is no sound reply."""
+    """Send one request; returns (status, parsed body). Raises Unreachable without a valid reply."""
     parts = urllib.parse.urlsplit(url)
     secure = parts.scheme == "https"
     connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(parts.netloc, timeout=timeout)
@@ -71,11 +71,11 @@ class Line:
         self._secret = secret
 
     def call(self, method, tail, body=None, *, timeout=30.0):
-        """One request below the runner's path."""
+        """Send one request below the runner's path."""
         return call(method, f"{self._base}/{tail}", self._secret, body, timeout=timeout)
 
     def insist(self, method, tail, body=None, *, seconds=120.0):
-        """The same, again and again while the service cannot be reached; Unreachable in the end."""
+        """Like call(), but retries while the service is unreachable; finally raises Unreachable."""
         deadline, pause = time.monotonic() + seconds, 0.1
         while True:
             try:
@@ -88,13 +88,13 @@ class Line:
 
 
 def unpack(jit_config):
-    """Write the files of a JIT configuration; ValueError when it is none."""
+    """Write the files of a JIT configuration; raises ValueError if it is invalid."""
     files = json.loads(base64.b64decode(jit_config, validate=True))
     save({name: base64.b64decode(content).decode() for name, content in files.items()})
 
 
 def save(files):
-    """Write settings files, readable for their owner only."""
+    """Write settings files that only their owner can read."""
     for name, text in files.items():
         if name not in SETTINGS:
             raise ValueError(f"unexpected file {name}")
@@ -104,7 +104,7 @@ def save(files):
 
 
 def load():
-    """(settings, secret) of this folder; FileNotFoundError when it is not configured."""
+    """Return (settings, secret) of this folder; raises FileNotFoundError if it is not configured."""
     with open(path(".runner"), encoding="utf-8") as file:
         settings = json.load(file)
     with open(path(".credentials_rsaparams"), encoding="utf-8") as file:
@@ -112,7 +112,7 @@ def load():
 
 
 def forget():
-    """Remove the settings files and say so."""
+    """Remove the settings files and report each."""
     for name in SETTINGS:
         if os.path.exists(path(name)):
             os.unlink(path(name))

@@ -1,7 +1,7 @@
 """The stub worker: runs the steps of one job with bash and reports them. Python 3.9 or newer.
 
-The job comes as a line of JSON on standard input; a line `cancel` cancels it. The end of standard input means that the listener
-was killed: then it stops without a word, for a runner that is lost cannot report.
+The job arrives as a line of JSON on standard input; a line `cancel` cancels it. The end of standard input means that the
+listener was killed: the worker then stops without a report, because a lost runner cannot report.
 """
 
 import json
@@ -32,7 +32,7 @@ class Job:
     # -- cancellation --------------------------------------------------------------------------------
 
     def cancel(self):
-        """End the current step, gently at first; no other is begun."""
+        """End the current step, gently at first; start no further step."""
         self.cancelled.set()
         with self._lock:
             process = self._process
@@ -56,7 +56,7 @@ class Job:
     # -- steps ---------------------------------------------------------------------------------------
 
     def run(self):
-        """All steps and the report of the end; returns the worker's exit status."""
+        """Run all steps and report the end; returns the worker's exit status."""
         self._step("Set up job", lambda: True)
         for command in self._message["steps"]:
             if self._failed() or self.cancelled.is_set():
@@ -163,7 +163,7 @@ class Job:
         }
 
     def abandon(self):
-        """The listener is gone: kill the step and end at once, unreported."""
+        """The listener is gone: kill the step and end at once, without a report."""
         with self._lock:
             self.cancelled.set()
             if self._process is not None and self._process.poll() is None:
@@ -173,7 +173,7 @@ class Job:
 
 
 def _listen(job):
-    """What the listener says, until it says no more."""
+    """Obey the listener until standard input ends."""
     for line in sys.stdin:
         if line.strip() == "cancel":
             job.cancel()
@@ -181,7 +181,7 @@ def _listen(job):
 
 
 def main():
-    """Run the job that standard input names; returns the exit status."""
+    """Run the job from standard input; returns the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the listener decides
     message = json.loads(sys.stdin.readline())
     settings, secret = service.load()
