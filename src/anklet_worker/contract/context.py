@@ -83,11 +83,11 @@ class Context(Protocol):
         ...
 
     def report(self, figure: Figure, value: float) -> None:
-        """Report a figure that the plugin's rules declare: a gauge's value, or what a counter grew by. Others are dropped."""
+        """Report a figure that the plugin's rules declare: the value of a gauge, or the growth of a counter. Others are dropped."""
         ...
 
     def api_budget(self, left: float, limit: float, resets_at: float) -> None:
-        """Report how many calls of the origin's API the login has left out of `limit`, until `resets_at` (Unix seconds)."""
+        """Report the rate limit of the origin's API: `left` of `limit` calls remain until `resets_at` (Unix seconds)."""
         ...
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
