@@ -9,7 +9,8 @@ import pytest
 from attempt_fakes import JOB, OUTCOME
 from test_runner import REF, Bench
 
-from anklet_worker.attempt import reconcile as recovery
+from anklet_worker.attempt.reconcile import Reconciler
+from anklet_worker.attempt.shared_listing import SharedListing
 from anklet_worker.contract.errors import RecordsUnreadable, RightsRefused, VMTransient
 from anklet_worker.life.attempt_phases import Phase
 from anklet_worker.life.holder import Holder
@@ -74,14 +75,14 @@ def put(bench, one, service="S"):
 
 def reconcile(bench):
     """The minute is over, for all services of the host."""
-    bench.runner._reconciler._shared._path.unlink(missing_ok=True)
+    bench.loop._reconciler._shared._path.unlink(missing_ok=True)
     return soon(bench)
 
 
 def soon(bench):
     """The minute is over for this service, but another one of the host has just listed."""
-    bench.runner._reconciler._due = 0.0
-    return bench.runner._reconciler.reconcile()
+    bench.loop._reconciler._due = 0.0
+    return bench.loop._reconciler.reconcile()
 
 
 def gone(bench):
@@ -96,7 +97,7 @@ def test_a_job_that_still_runs_is_to_be_followed(bench):
     """Its VM runs, in this boot."""
     put(bench, record())
     bench.driver.vms = {MINE: True}
-    assert [left.vm for left in bench.runner.reconcile()] == [MINE]
+    assert [left.vm for left in bench.loop.reconcile()] == [MINE]
     assert bench.driver.vms == {MINE: True}
 
 
@@ -105,7 +106,7 @@ def test_what_runs_no_job_goes(bench, change):
     """After a reboot nothing of it runs any more, whatever the listing says; and a VM without a job is of no use."""
     put(bench, record(**change))
     bench.driver.vms = {MINE: True}
-    assert bench.runner.reconcile() == []
+    assert bench.loop.reconcile() == []
     bench.assert_idle()
     assert bench.link.told.count(OrphanReaped()) == 1
 
@@ -118,14 +119,15 @@ def test_a_store_that_refuses_us_leaves_no_vm_behind(bench):
 
     log = bench.tools.log
     store = LazyStore(refuse, 60.0, log)
-    bench.runner._reconciler._tools = msgspec.structs.replace(bench.tools, leases=LeaseKeeper(store, "o", 60.0, log))
+    leases = LeaseKeeper(store, "o", 60.0, log)
+    reconciler = Reconciler(bench.setup, msgspec.structs.replace(bench.tools, leases=leases))
     vms = [vm_name("00000001", "S", "77", number) for number in (1, 2)]
     for vm in vms:
         put(bench, record(vm, phase=Phase.CLAIMED, vm_phase=VMPhase.STARTING))
     bench.driver.vms = dict.fromkeys(vms, True)
-    assert bench.runner.reconcile() == []
+    assert reconciler.at_start() == []
     bench.assert_idle()
-    bench.runner._reconciler._tools.leases.close()
+    leases.close()
 
 
 def test_a_vm_that_cannot_be_removed_is_no_orphan_reaped(bench):
@@ -133,7 +135,7 @@ def test_a_vm_that_cannot_be_removed_is_no_orphan_reaped(bench):
     bench.script.plan("delete", VMTransient("busy"))
     put(bench, record(phase=Phase.CLAIMED, vm_phase=VMPhase.STARTING))
     bench.driver.vms = {MINE: True}
-    bench.runner.reconcile()
+    bench.loop.reconcile()
     assert OrphanReaped() not in bench.link.told
     assert gone(bench) == []
 
@@ -141,16 +143,16 @@ def test_a_vm_that_cannot_be_removed_is_no_orphan_reaped(bench):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"host_id": "other"}, "a record of another host is left alone; was the state directory copied?"),
-        ({"driver": "other"}, "a record of another VM driver is left alone, with its VM"),
+        ({"host_id": "other"}, "leaving a record of another host alone; was the state directory copied?"),
+        ({"driver": "other"}, "leaving a record of another VM driver alone, with its VM"),
     ],
 )
 def test_what_this_worker_cannot_judge_is_left_alone_by_every_pass(bench, change, line):
     """At the start, by the pass that settles debts, and by the one of each minute; told once."""
     book = put(bench, record(**change))
     bench.driver.vms = {MINE: True}
-    bench.runner.reconcile()
-    bench.runner._settle_debts()
+    bench.loop.reconcile()
+    bench.loop._debts.settle()
     reconcile(bench)
     assert bench.driver.vms == {MINE: True}
     assert len(book.load()[0]) == 1
@@ -164,11 +166,11 @@ def test_a_vm_of_a_newer_record_is_left_alone(bench):
     bench.driver.vms = {MINE: False}
     bench.slots.table = (Slot(index=0, state=SlotState.ORPHANED, service="S", vm=MINE),)
     for _ in range(2):
-        bench.runner.reconcile()
-        bench.runner._settle_debts()
+        bench.loop.reconcile()
+        bench.loop._debts.settle()
     assert bench.driver.vms == {MINE: False}
     assert gone(bench) == []
-    assert bench.lines("ERROR") == ["a record cannot be read; what it named is found by its VM's name"]
+    assert bench.lines("ERROR") == ["cannot read a record; its VM is found by name"]
 
 
 @pytest.mark.parametrize(("abandoned", "left"), [(True, {}), (False, {MINE: True})])
@@ -177,7 +179,7 @@ def test_the_vm_of_a_damaged_record_lives_while_its_job_runs(bench, abandoned, l
     (bench.setup.service_dir / "records" / f"{MINE}.json").write_text("{")
     bench.script.plan("abandoned", *[lambda: abandoned] * 2)
     bench.driver.vms = {MINE: True}
-    bench.runner.reconcile()
+    bench.loop.reconcile()
     reconcile(bench)
     assert bench.driver.vms == left
     assert len(bench.lines("WARNING")) == (0 if abandoned else 1)
@@ -188,7 +190,7 @@ def test_records_that_cannot_be_listed_remove_nothing(bench):
     bench.driver.vms = {MINE: False}
     (bench.setup.service_dir / "records").rmdir()
     with pytest.raises(RecordsUnreadable):
-        bench.runner.reconcile()
+        bench.loop.reconcile()
     assert bench.driver.vms == {MINE: False}
 
 
@@ -197,7 +199,7 @@ def test_records_that_cannot_be_listed_remove_nothing(bench):
 
 def test_strays_are_found_while_the_worker_lives(bench):
     """Ours and those of services that are no more; others' never."""
-    bench.runner.reconcile()
+    bench.loop.reconcile()
     bench.driver.vms = {MINE: False, FORMER: False, FOREIGN: False, "somebody": True}
     reconcile(bench)
     assert bench.driver.vms == {FOREIGN: False, "somebody": True}
@@ -212,8 +214,8 @@ def test_a_slot_without_a_vm_is_freed(bench):
         Slot(index=1, state=SlotState.OCCUPIED, service="former", vm=FORMER),
         Slot(index=2, state=SlotState.OCCUPIED, service="another", vm="x"),
     )
-    bench.runner._reconciler._due = 0.0
-    bench.runner._while_waiting()
+    bench.loop._reconciler._due = 0.0
+    bench.loop._slots.clean_up()
     assert sorted(gone(bench)) == sorted([MINE, "x"])
 
 
@@ -221,7 +223,7 @@ def test_what_fills_the_slots_is_retried_while_the_worker_waits_for_one(bench):
     """A VM that would not go may hold the very slot that the worker waits for."""
     put(bench, record(phase=Phase.ENDED))
     bench.driver.vms = {MINE: True}
-    bench.runner._while_waiting()
+    bench.loop._slots.clean_up()
     bench.assert_idle()
 
 
@@ -236,14 +238,14 @@ def test_one_listing_a_minute_serves_all_services(tmp_path):
     reconcile(first)
     assert first.driver.vms == {}
     seen = [VMInfo(name=MINE, uuid="u", state=VMState.STOPPED)]
-    first.runner._reconciler._shared.share(seen, time.monotonic())
+    first.loop._reconciler._shared.share(seen, time.monotonic())
     soon(second)
     assert second.script.trace.count("list") == 1
 
 
 def test_an_old_listing_is_none(tmp_path):
     """Nor is one of an earlier boot, whose clock began anew, nor a damaged one."""
-    shared = recovery.SharedListing(tmp_path / "vms.json")
+    shared = SharedListing(tmp_path / "vms.json")
     assert shared.latest(0.0) is None
     shared.share([], 100.0)
     assert [shared.latest(now) for now in (99.0, 100.0, 159.0, 160.0)] == [None, [], [], None]
@@ -253,11 +255,11 @@ def test_an_old_listing_is_none(tmp_path):
 
 def test_an_idle_minute_asks_nobody_but_the_driver_once(bench):
     """No call of the origin, no deletion."""
-    bench.runner.reconcile()
+    bench.loop.reconcile()
     bench.script.trace.clear()
     reconcile(bench)
     assert bench.script.trace == ["list"]
-    assert bench.runner._reconciler.reconcile() == []
+    assert bench.loop._reconciler.reconcile() == []
     assert bench.script.trace == ["list"]
 
 
@@ -274,7 +276,7 @@ def test_a_former_services_vm_goes_when_its_runner_has_no_job(bench, phase):
     """With its runner, its record and its slot: a service of the same origin can ask, and settle."""
     book = put(bench, of_former(bench, phase=phase), "former")
     bench.driver.vms, bench.plugin.registered = {FORMER: True}, {FORMER}
-    bench.runner.reconcile()
+    bench.loop.reconcile()
     assert (bench.driver.vms, bench.plugin.registered) == ({}, set())
     assert book.load() == ([], [])
     assert FORMER in gone(bench)
@@ -285,10 +287,10 @@ def test_a_former_services_job_is_not_killed(bench):
     book = put(bench, of_former(bench), "former")
     bench.driver.vms = {FORMER: True}
     bench.script.plan("abandoned", lambda: False, lambda: False)
-    bench.runner.reconcile()
+    bench.loop.reconcile()
     reconcile(bench)
     assert bench.driver.vms == {FORMER: True}
-    assert bench.lines("WARNING") == ["a VM of a service that is no more still runs a job, perhaps; left alone"]
+    assert bench.lines("WARNING") == ["a VM of a former service may still run a job; leaving it alone"]
     reconcile(bench)
     assert bench.driver.vms == {}
     assert book.load() == ([], [])
@@ -299,7 +301,7 @@ def test_without_knowing_the_origin_only_a_vm_that_does_not_run_goes(bench, runn
     """Nobody can be asked; a stopped VM runs no job."""
     book = put(bench, record(vm=FORMER, origin="elsewhere"), "former")
     bench.driver.vms = {FORMER: running}
-    bench.runner.reconcile()
+    bench.loop.reconcile()
     assert bench.driver.vms == left
     assert "abandoned" not in bench.script.trace
     assert len(book.load()[0]) == len(left)
@@ -310,7 +312,7 @@ def test_a_former_service_whose_worker_still_finishes_is_its_own(bench):
     book = put(bench, of_former(bench, phase=Phase.CLAIMED), "former")
     bench.driver.vms = {FORMER: False}
     with Holder(bench.setup.state_dir / "services" / "former").at_once():
-        bench.runner.reconcile()
+        bench.loop.reconcile()
     assert bench.driver.vms == {FORMER: False}
     assert len(book.load()[0]) == 1
 
@@ -321,7 +323,7 @@ def test_a_command_that_a_former_services_worker_left_is_waited_for(bench):
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as command:
         created = psutil.Process(command.pid).create_time()
         book.note_in_flight(InFlight(pid=command.pid, created=created, verb="clone", expendable=True))
-        bench.runner.reconcile()
+        bench.loop.reconcile()
         assert command.wait(10) < 0
     assert book.in_flight() is None
     assert book.load() == ([], [])
@@ -330,7 +332,7 @@ def test_a_command_that_a_former_services_worker_left_is_waited_for(bench):
 def test_an_outcome_of_a_former_service_is_told(bench):
     """It was on record; nobody else will tell it."""
     put(bench, of_former(bench, phase=Phase.ENDED, outcome=OUTCOME), "former")
-    bench.runner.reconcile()
+    bench.loop.reconcile()
     assert bench.link.kinds().count("JobFinished") == 1
 
 
@@ -350,7 +352,7 @@ def test_a_vm_that_no_attempt_borrows_goes(bench, vm_phase, lives):
     bench.driver.vms = {MINE: lives}
     if vm_phase in (VMPhase.PLANNED, VMPhase.GONE):
         bench.driver.vms = {}
-    assert bench.runner.reconcile() == []
+    assert bench.loop.reconcile() == []
     assert bench.driver.vms == {}
     assert MINE in gone(bench)
     assert book.load() == ([], [])
@@ -362,7 +364,7 @@ def test_an_unused_vm_that_will_not_go_stays_on_record(bench):
     book = put(bench, unused(bench))
     bench.driver.vms = {MINE: True}
     bench.script.plan("delete", VMTransient("hangs"))
-    assert bench.runner.reconcile() == []
+    assert bench.loop.reconcile() == []
     assert MINE not in gone(bench)
     assert [left.vm for left in book.load()[0]] == [MINE]
     reconcile(bench)

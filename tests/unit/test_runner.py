@@ -43,12 +43,48 @@ DRIVER = DriverInfo(product="fake", version="1")
 DEPTH = Figure("depth", "How deep the well is, in metres.")
 
 
-class Bench:
-    """A runner of one pass (--once), with everything around it in memory."""
+class Clock:
+    """Monotonic seconds that pass only when a test says so."""
 
-    def __init__(self, folder, *, retries=5):
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class TimedOrders(Orders):
+    """Orders whose waits move the clock instead of taking time. `later` plans what happens meanwhile."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+        self.waits = []
+        self._planned = []
+
+    def later(self, seconds, act):
+        """Call `act` once the clock has moved on by `seconds`."""
+        self._planned.append((self.clock.now + seconds, act))
+
+    def wait_for(self, condition, seconds):
+        self.check()
+        if condition() or not seconds:
+            return condition()
+        self.waits.append(seconds)
+        self.clock.now += seconds
+        for planned in [planned for planned in self._planned if planned[0] <= self.clock.now]:
+            self._planned.remove(planned)
+            planned[1]()
+        return condition()
+
+
+class Bench:
+    """A service loop that makes one pass (--once), with everything around it in memory."""
+
+    def __init__(self, folder, *, retries=5, once=True):
         self.script = Script()
-        self.orders = Orders()
+        self.clock = Clock()
+        self.orders = Orders() if once else TimedOrders(self.clock)
         self.slots = FakeSlots(REF)
         self.driver = FakeDriver(self.script)
         self.plugin = FakePlugin(self.script)
@@ -58,9 +94,9 @@ class Bench:
         self.store = MemoryStore(Shelf(clock=lambda: 0.0))
         self.records = []
         service = ServiceConfig(
-            name="S", plugin="fake", sleep_interval=0.01, job_retry_attempts=retries, figures=(DEPTH,)
+            name="S", plugin="fake", sleep_interval=60.0, job_retry_attempts=retries, figures=(DEPTH,)
         )
-        self.setup = worker_setup(service, folder, once=True)
+        self.setup = worker_setup(service, folder, once=once)
         logger = logging.getLogger(f"test-{id(self)}")
         logger.addHandler(_Keep(self.records))
         logger.propagate = False
@@ -81,18 +117,22 @@ class Bench:
         self.context = WorkerContext(
             self.setup, self.orders, self.link, Surroundings(driver=self.driver, board=None, log=log)
         )
-        self.runner = ServiceLoop(self.setup, self.tools, self.store)
+        self.loop = ServiceLoop(self.setup, self.tools, self.store, self.clock)
 
     def one_pass(self):
         """Serve with --once."""
-        self.runner.serve(DRIVER, [])
+        self.loop.serve(DRIVER, [])
+
+    def after_the_pauses(self):
+        """So much later that no job is put off any longer."""
+        self.clock.now += 100_000.0
 
     def expiries(self):
         """When each lease in the store expires."""
         return {key: entry.expires_at for key, entry in self.store.shelf.leases.items()}
 
     def lines(self, level):
-        """What was logged at a level."""
+        """The messages logged at one level, in order."""
         return [record.getMessage() for record in self.records if record.levelname == level]
 
     def assert_idle(self):
@@ -267,7 +307,7 @@ def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
     [
         (VMTransient("lost"), 2.0),
         (StoreUnavailable("away"), 2.0),
-        (PullBusy("busy"), 30.0),
+        (PullBusy("the image is being cloned"), 2.0),
         (VMNotFound("no such template"), 30.0),
         (AnswerUnreadable("garbage"), 2.0),
         (ToolRefused("EULA"), 600.0),
@@ -276,7 +316,7 @@ def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
 )
 def test_a_failure_says_for_how_long_this_host_leaves_the_job_alone(bench, error, seconds):
     """A short pause when the fault may pass, a longer one for another host, the longest when only an operator can help."""
-    bench.runner._backoff = JobBackoff(lambda: 1000.0, lambda: 0.0)
+    bench.loop._put_off._backoff = JobBackoff(bench.clock, lambda: 0.0)
     bench.script.plan("image", error)
     bench.one_pass()
     assert {record.anklet["backoffSeconds"] for record in bench.records if "backoffSeconds" in record.anklet} == {
@@ -288,7 +328,7 @@ def test_what_an_operator_must_mend_is_one_error(bench):
     """However many jobs meet it; each try counts, so that the job is given up in the end."""
     bench.script.plan("image", *[ToolRefused("anka clone: EULA needs to be accepted; accept it")] * 2)
     for _ in range(2):
-        bench.runner._backoff = JobBackoff(lambda: 1e9)
+        bench.after_the_pauses()
         bench.one_pass()
     assert bench.lines("ERROR") == ["this host cannot run the job until an operator acts; other hosts can"]
     assert bench.lines("WARNING") == ["the job goes back to the queue"] * 2
@@ -296,12 +336,67 @@ def test_what_an_operator_must_mend_is_one_error(bench):
     bench.assert_idle()
 
 
+@pytest.fixture
+def pulling(tmp_path):
+    """A service that runs until its job has ended, on a host where another service pulls."""
+    bench = Bench(tmp_path, once=False)
+    bench.driver.host.pulling = True
+    bench.script.plan("image", PullBusy("another pull runs on this host"))
+    bench.script.plan("collect", bench.orders.drain)
+    return bench
+
+
+def end_pull(bench):
+    """The other service's pull ends."""
+    bench.driver.host.pulling = False
+
+
+def test_a_job_that_waits_for_a_pull_is_tried_as_soon_as_it_ends(pulling):
+    """The pull lock is looked at once a second; no back-off and no idle wait comes on top."""
+    pulling.orders.later(5.5, lambda: end_pull(pulling))
+    pulling.loop.serve(DRIVER, [])
+    assert pulling.orders.waits == [1.0] * 6
+    assert pulling.lines("WARNING") == ["the job goes back to the queue"]
+    assert pulling.script.trace.count("claim") == 2
+    assert "JobFinished" in pulling.link.kinds()
+    pulling.assert_idle()
+
+
+def test_a_pull_that_hangs_does_not_hold_a_job_for_ever(pulling):
+    """After ten minutes the job is tried anyway: only another pull ends one that hangs without its worker."""
+    pulling.loop.serve(DRIVER, [])
+    assert pulling.clock.now - 1000.0 == pytest.approx(600.0)
+    assert "JobFinished" in pulling.link.kinds()
+
+
+def test_the_pull_lock_is_looked_at_only_while_a_job_waits_for_it(pulling):
+    """Without such a job the idle wait is a single one, whatever the host pulls."""
+    pulling.plugin.jobs = []
+    pulling.orders.later(100.0, pulling.orders.drain)
+    pulling.loop.serve(DRIVER, [])
+    assert pulling.orders.waits == [60.0, 60.0]
+
+
+def test_a_service_that_is_paused_when_the_pull_ends_waits_as_usual(pulling):
+    """The job stays where it is, and nothing spins."""
+
+    def end_and_pause():
+        end_pull(pulling)
+        pulling.setup.pause_file.touch()
+
+    pulling.orders.later(2.5, end_and_pause)
+    pulling.orders.later(100.0, pulling.orders.drain)
+    pulling.loop.serve(DRIVER, [])
+    assert pulling.orders.waits == [1.0, 1.0, 1.0, 60.0, 60.0]
+    assert pulling.script.trace.count("claim") == 1
+
+
 def test_a_host_that_refuses_vms_costs_no_job_anything(bench):
     """No try is counted, and the job is not put off: the supervisor holds the slots back."""
     bench.script.plan("start", VMLimitReached("full"))
     bench.one_pass()
     assert bench.store.count(JOB.key("failures@00000001"), 60.0, 0) == 0
-    assert not bench.runner._backoff.holds(JOB.id)
+    assert bench.loop._put_off.without([JOB]) == [JOB]
     bench.one_pass()
     assert "JobFinished" in bench.link.kinds()
     bench.assert_idle()
@@ -310,7 +405,7 @@ def test_a_host_that_refuses_vms_costs_no_job_anything(bench):
 def test_a_service_whose_slots_are_held_back_says_that_it_pauses(bench):
     """While it waits for one."""
     bench.slots.held_back = 2
-    bench.runner._while_waiting()
+    bench.loop._slots.clean_up()
     assert bench.link.told == [StatusChanged(status=Status.PAUSED)]
 
 
@@ -320,16 +415,16 @@ def test_a_job_that_fails_too_often_is_left_to_others_for_a_while(tmp_path):
     bench = Bench(tmp_path, retries=0)
     bench.script.plan("start", RetryHere("did not boot"), RetryHere("did not boot"))
     bench.one_pass()
-    assert bench.lines("ERROR") == ["the job could not be run on this host and is left queued; it is tried again later"]
+    assert bench.lines("ERROR") == ["the job failed too often on this host; it stays queued and is tried again later"]
     mine = JOB.key("given-up@00000001")
     assert bench.expiries() == {mine: 600.0}
-    bench.runner._backoff = JobBackoff(lambda: 1e9)
+    bench.after_the_pauses()
     bench.one_pass()
     assert bench.script.trace.count("claim") == 1
     bench.assert_idle()
     for seconds in (1200.0, None):
         bench.store.shelf.leases.clear()
-        bench.runner._backoff = JobBackoff(lambda: 1e9)
+        bench.after_the_pauses()
         bench.one_pass()
         assert bench.expiries() == ({} if seconds is None else {mine: seconds})
     assert len(bench.lines("ERROR")) == 1
@@ -347,7 +442,7 @@ def test_a_vm_that_would_not_go_is_looked_after_before_the_next_job(bench):
     assert bench.script.trace.count("delete") == tried + 1
     bench.one_pass()
     assert bench.script.trace.count("delete") == tried + 1
-    bench.runner._stuck_since -= 300.0
+    bench.loop._debts._stuck_since -= 300.0
     bench.one_pass()
     assert bench.script.trace.count("claim") == 2
 
@@ -411,7 +506,7 @@ def test_debts_are_settled_before_the_next_look(bench):
     bench.script.plan("settle", lambda: False)
     bench.one_pass()
     assert len(bench.tools.book.load()[0]) == 1
-    bench.runner._debts_due = 0.0
+    bench.loop._debts.settle_at_next_pass()
     bench.one_pass()
     bench.assert_idle()
 
@@ -422,7 +517,7 @@ def test_a_record_that_is_damaged_while_running_is_told(tmp_path):
     bench.plugin.jobs = []
     (bench.setup.service_dir / "records" / "anklet-vm-x.json").write_text("{")
     bench.one_pass()
-    assert bench.lines("ERROR") == ["a record cannot be read; what it named is found by its VM's name"]
+    assert bench.lines("ERROR") == ["cannot read a record; its VM is found by name"]
     assert "look" in bench.script.trace
 
 
@@ -432,9 +527,9 @@ def test_the_queue_is_told_when_it_changes(tmp_path):
     old, new = (msgspec.structs.replace(JOB, id=str(n), queued_at=float(n)) for n in (5, 9))
     bench.plugin.jobs = [new, old]
     for _ in range(2):
-        bench.runner._eligible_jobs()
+        bench.loop._find_jobs()
     bench.plugin.jobs = []
-    bench.runner._eligible_jobs()
+    bench.loop._find_jobs()
     assert [fact for fact in bench.link.told if isinstance(fact, QueueSeen)] == [
         QueueSeen(waiting=2, oldest=5.0),
         QueueSeen(waiting=0, oldest=0.0),
