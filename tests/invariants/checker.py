@@ -344,7 +344,7 @@ def no_secret_is_shown(facts: Facts) -> Iterator[str]:
                 yield f"in an `anka {_words(call)[0]}` (pid {call['pid']}) on {host.name}"
 
 
-def nobodys_run_is_cancelled(facts: Facts) -> Iterator[str]:
+def no_run_is_cancelled(facts: Facts) -> Iterator[str]:
     """The program never cancels a user's run or job."""
     for request in facts.evidence.requests:
         if request["method"] == "POST" and re.search(r"/(force-)?cancel$", request["path"]):
@@ -401,7 +401,7 @@ RULES: dict[str, Callable[[Facts], Iterator[str]]] = {
     "foreign things are left alone": foreigners_are_left_alone,
     "no clone in a pull": no_clone_in_a_pull,
     "no secret is shown": no_secret_is_shown,
-    "nobody's run is cancelled": nobodys_run_is_cancelled,
+    "no run is cancelled": no_run_is_cancelled,
     "requests are sound": requests_are_sound,
     "every slot works": every_slot_works,
 }

@@ -331,7 +331,7 @@ BROKEN = {
     ],
     "no clone in a pull": [a_clone_in_a_pull, two_pulls],
     "no secret is shown": [a_token_in_an_argv, a_jit_configuration_in_an_argv],
-    "nobody's run is cancelled": [a_cancelled_run],
+    "no run is cancelled": [a_cancelled_run],
     "requests are sound": [a_refused_request, a_request_outside_the_contract],
     "every slot works": [a_lost_slot],
 }

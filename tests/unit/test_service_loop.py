@@ -214,7 +214,7 @@ def test_a_claim_that_fails_gives_the_lease_back(bench):
 
 def test_vms_that_are_not_ours_leave_no_room(bench):
     """Two foreign VMs run: the slot is released, nothing is claimed, and the status is paused."""
-    bench.driver.vms = {"somebody": True, "else": True}
+    bench.driver.vms = {"theirs": True, "other": True}
     bench.one_pass()
     assert "claim" not in bench.script.trace
     assert bench.slots.state is SlotState.FREE
@@ -410,8 +410,8 @@ def test_a_service_whose_slots_are_held_back_says_that_it_pauses(bench):
 
 
 def test_a_job_that_fails_too_often_is_left_to_others_for_a_while(tmp_path):
-    """After job_retry_attempts this host leaves the job queued, with one ERROR. Later it tries again at growing intervals, each time
-    with a WARN, because the cause may be gone."""
+    """After job_retry_attempts this host leaves the job queued, with one ERROR. Later it tries again, at growing intervals and with
+    a WARN each time, because the cause may be gone."""
     bench = Bench(tmp_path, retries=0)
     bench.script.plan("start", RetryHere("did not boot"), RetryHere("did not boot"))
     bench.one_pass()
