@@ -1,4 +1,4 @@
-"""In-memory stand-ins for an attempt's surroundings: each records what was asked of it, in one common order."""
+"""In-memory stand-ins for an attempt's surroundings. They record all calls in one common order."""
 
 from anklet_worker.contract.driver import Withdrawal
 from anklet_worker.contract.errors import AnkletError
@@ -13,7 +13,7 @@ OUTCOME = Outcome(conclusion=Conclusion.SUCCESS, job_id="77", job_name="build", 
 
 
 def worker_setup(service, folder, *, install_id="00000001", once=False):
-    """What a worker of a host's only service is given; everything of the host is in `folder`."""
+    """The setup of a worker whose service is the only one of its host. All files of the host are in `folder`."""
     return WorkerSetup(
         service=service,
         services=(service.name,),
@@ -31,22 +31,22 @@ def worker_setup(service, folder, *, install_id="00000001", once=False):
 
 
 class Script:
-    """What shall happen when a step is reached: an exception to raise, or a function to call; once or always."""
+    """Says what happens at each step: the exceptions to raise or the functions to call, in their order."""
 
     def __init__(self):
         self.trace = []
         self._planned = {}
 
     def plan(self, step, *actions):
-        """The next times that `step` is reached, do these; None lets it pass."""
+        """Plan the next times that `step` is reached; None lets it pass."""
         self._planned[step] = list(actions)
 
     def is_planned(self, step):
-        """Something shall happen at this step."""
+        """True if something is planned for this step."""
         return bool(self._planned.get(step))
 
     def reach(self, step):
-        """A step is reached."""
+        """Reach a step: record it, and do what is planned."""
         self.trace.append(step)
         planned = self._planned.get(step)
         action = planned.pop(0) if planned else None
@@ -75,7 +75,7 @@ class FakeDriver(MemoryDriver):
 
 
 class FakePlugin:
-    """One job, one registration; both halves in one."""
+    """A plugin with one job and one registration. Source and driver are the same object."""
 
     api_version = 2
 
@@ -143,14 +143,14 @@ class FakePlugin:
 
 
 class FakeLink:
-    """Grants slots as a supervisor with one free slot would, and keeps what it was told."""
+    """Grants slots as a supervisor with one free slot would, and keeps all facts."""
 
     def __init__(self, slots, orders):
         self.told = []
         self.slots = slots
         self.orders = orders
         self.heard = set()
-        #: A supervisor that hears nothing: one that hangs, or dies with what was told unread.
+        #: True for a supervisor that hangs, or dies before it reads the facts.
         self.deaf = False
 
     def tell(self, fact):
@@ -182,7 +182,7 @@ class FakeSlots:
     def __init__(self, ref):
         self.ref = ref
         self.state = SlotState.FREE
-        #: What the whole table shows.
+        #: The rows of the whole slot table.
         self.table = ()
         self.held_back = 0
 

@@ -28,11 +28,7 @@ def _message(call, aliases):
         return _text(arguments[0])
     if isinstance(function, ast.Name) and function.id in aliases:
         return _text(arguments[0])
-    if (
-        _name(function) in ("report", "_report", "Report", "_tell_once")
-        and arguments
-        and _text(arguments[0]) == "ERROR"
-    ):
+    if _name(function) in ("report", "_report", "Report") and arguments and _text(arguments[0]) == "ERROR":
         return _text(arguments[1])
     return None
 

@@ -1,6 +1,6 @@
-"""One service of a host: one process, one plugin, one job at a time.
+"""The worker: one process per service, with one plugin and one job at a time.
 
-Plugins import from here only. This package never imports `anklet_supervisor`.
+Plugins import only from `anklet_worker.contract`. This package never imports `anklet_supervisor`.
 """
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""What the core hands to a plugin for the life of a worker: configuration, log, waits, reports.
+"""Implements `anklet_worker.contract.context.Context`, which a plugin gets for the life of a worker.
 
-Implements `anklet_worker.contract.context.Context`. Knows no attempt; decides nothing.
+Passes each call on to the part of the worker that can answer it. Knows no attempt; decides nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from anklet_worker.vm.driver import VMDriver
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What of the worker stands behind the context."""
+    """The parts of the worker that a context needs besides its orders and its link."""
 
     driver: VMDriver
     board: Board
@@ -35,7 +35,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerContext:
-    """One for the life of a worker."""
+    """The context of one worker."""
 
     def __init__(self, setup: WorkerSetup, orders: Orders, link: SupervisorLink, surroundings: Surroundings) -> None:
         self._setup = setup
@@ -48,17 +48,17 @@ class WorkerContext:
 
     @property
     def service(self) -> ServiceConfig:
-        """The service's configuration."""
+        """The configuration of this service."""
         return self._setup.service
 
     @property
     def log(self) -> ServiceLog:
-        """The service's log."""
+        """The log of this service."""
         return self._log
 
     @property
     def plugins_path(self) -> Path:
-        """Where the operator's replacements for files of plugins stand."""
+        """The operator's folder for plugins."""
         return self._setup.plugins_path
 
     @property
@@ -68,47 +68,47 @@ class WorkerContext:
 
     @property
     def board(self) -> Board:
-        """What services with the same store tell each other."""
+        """Notes, counters and turns that all services with the same store share."""
         return self._board
 
     @property
     def vm_prefix(self) -> str:
-        """What the names of this host's VMs begin with."""
+        """The start of the name of every VM of this host."""
         return f"{NAME_PREFIX}{self._setup.install_id}-"
 
     def known_vms(self) -> set[str]:
-        """Names of VMs of ours that exist, or that are on record."""
-        # Records first: a VM is on record before it exists.
+        """Return the names of this host's VMs, existing or on record. Raises `VMError`."""
+        # Records first: a VM announced after this line is in the listing as soon as it exists.
         names = {path.stem for path in self._setup.state_dir.glob(Place.RECORD.pattern)}
         return names | {vm.name for vm in self._driver.listing() if vm.name.startswith(self.vm_prefix)}
 
     @property
     def draining(self) -> bool:
-        """True when no new job may be taken."""
+        """True when the service must take no new job."""
         return self._orders.draining
 
     def check(self) -> None:
-        """Raise `Interrupted` or `Detached` if ordered so."""
+        """Raise `Interrupted` after a stop, `Detached` after a detach."""
         self._orders.check()
 
     def wait(self, seconds: float) -> None:
-        """Sleep, unless an order cuts it short."""
+        """Sleep for `seconds`, unless a stop or a detach ends the sleep."""
         self._orders.wait(seconds)
 
     @contextmanager
     def limit_paused(self) -> Iterator[None]:
-        """Report that the service waits for an API's limit; afterwards report again what it did before."""
+        """Report the status `limit_paused` during the `with` block, and the previous status after it."""
         before = self._link.status
         self._link.tell(StatusChanged(status=Status.LIMIT_PAUSED))
         yield
         self._link.tell(StatusChanged(status=before))
 
     def api_called(self, route: str, outcome: str, seconds: float) -> None:
-        """Count and measure a call of the origin's API."""
+        """Report a call of the origin's API."""
         self._link.tell(ApiCalled(route=route, outcome=outcome, seconds=seconds))
 
     def report(self, figure: Figure, value: float) -> None:
-        """Report a figure that the plugin's rules declare; drops others, and values that no message can hold (NaN, infinity)."""
+        """Report a figure that the plugin's rules declare. Others are dropped, and so are NaN and infinity: JSON cannot carry them."""
         if figure not in self._setup.service.figures:
             if figure.name not in self._undeclared:
                 self._undeclared.add(figure.name)
@@ -119,10 +119,10 @@ class WorkerContext:
             self._link.tell(FigureReported(figure=figure.name, value=value))
 
     def api_budget(self, left: float, limit: float, resets_at: float) -> None:
-        """Report the API's limit; dropped when a value is not finite."""
+        """Report the API calls that are left. Dropped when a value is not finite."""
         if all(map(math.isfinite, (left, limit, resets_at))):
             self._link.tell(ApiBudgetSeen(left=left, limit=limit, resets_at=resets_at))
 
     def spec_from_labels(self, labels: Sequence[str]) -> VMSpec | None:
-        """What these labels ask of this service's VM driver."""
+        """Return the VM that a job's labels ask for."""
         return self._driver.spec_from_labels(labels)

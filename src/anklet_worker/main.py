@@ -20,7 +20,7 @@ import setproctitle
 from anklet_worker import plugins
 from anklet_worker.attempt.archive import Archive
 from anklet_worker.attempt.attempt import Tools
-from anklet_worker.attempt.reconcile import COMMAND_PATIENCE
+from anklet_worker.attempt.former_services import COMMAND_PATIENCE
 from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.contract.errors import (
     AnkletError,

@@ -1,4 +1,7 @@
-"""How plugins and their rules are found and loaded: by entry point, or from the operator's files. Knows no plugin by name."""
+"""Finds and loads plugins and their rules: installed ones by entry point, the operator's own from files.
+
+Knows no plugin by name.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ ENTRY_POINT_GROUP = "anklet.plugins"
 
 
 def names(plugins_path: Path) -> set[str]:
-    """Names of all available plugins: entry points and `plugins_path/<name>/plugin.py`. Loads none of them."""
+    """Return the names of all available plugins: entry points and `plugins_path/<name>/plugin.py`. Loads none of them."""
     found = {point.name for point in _entry_points(ENTRY_POINT_GROUP)}
     if plugins_path.is_dir():
         found |= {entry.name for entry in plugins_path.iterdir() if (entry / "plugin.py").is_file()}
@@ -34,10 +37,9 @@ def names(plugins_path: Path) -> set[str]:
 
 
 def load_rules(name: str, plugins_path: Path) -> ServiceRules | None:
-    """Load a plugin's rules: its entry point of the group, else `plugins_path/<name>/rules.py`, read anew each time. None: the
-    plugin has none.
+    """Load a plugin's rules, by its entry point or else from `plugins_path/<name>/rules.py`, which is read again at each call.
 
-    Raises `ConfigError` when others may write the file, or when the rules are broken.
+    None when the plugin has no rules. Raises `ConfigError` when group or others can write the file, or when the rules are broken.
     """
     rules = _rules_from_entry_point(name)
     if rules is None and not installed_at(name):
@@ -48,7 +50,7 @@ def load_rules(name: str, plugins_path: Path) -> ServiceRules | None:
 
 
 def retired_plugins() -> dict[str, str]:
-    """Names of other programs' plugins, with the advice that the installed plugins' rules give on them."""
+    """Return the names of other programs' plugins, each with advice, as the rules of the installed plugins list them."""
     found: dict[str, str] = {}
     for point in _entry_points(RULES_GROUP):
         try:
@@ -62,14 +64,15 @@ def retired_plugins() -> dict[str, str]:
 
 
 def installed_at(name: str) -> str:
-    """Where an installed plugin's factory is, as `module:attribute`; empty for a plugin in a file."""
+    """Return where an installed plugin's factory is, as `module:attribute`; empty for a plugin in a file."""
     return next((point.value for point in _entry_points(ENTRY_POINT_GROUP, name)), "")
 
 
 def load(name: str, at: str, plugins_path: Path) -> PluginFactory:
     """Load a plugin's factory. `at` is what `installed_at` found; a file never shadows an installed plugin.
 
-    Raises `ConfigError` when there is none, when others may write the file, when it is broken or of another API version.
+    Raises `ConfigError` when there is no such plugin, when group or others can write the file, when the file does not load, or when
+    the plugin was written for another version of the contract.
     """
     if at:
         module, _, attribute = at.partition(":")

@@ -1,4 +1,4 @@
-"""Runs `anklet-supervisor` on an emulated host that can be rebooted: the host's boot id is in a file that the harness changes.
+"""Runs `anklet-supervisor` on an emulated host that can reboot: the harness changes the boot id in a file.
 
 python boot.py BOOT_ID_FILE COMMAND ...
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main():
-    """The command line of the supervisor, with another source of the boot id than this machine's kernel."""
+    """Run the supervisor's command line with the boot id from the file, not from this machine's kernel."""
     from anklet_supervisor import cli  # noqa: PLC0415  each worker's interpreter runs this file again
     from anklet_supervisor.daemon import host  # noqa: PLC0415  each worker's interpreter runs this file again
 

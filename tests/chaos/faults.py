@@ -1,6 +1,6 @@
-"""The hand that carries out a plan's faults on a fleet, and undoes those that last.
+"""Carries out the faults of a plan on a fleet, and ends those that last.
 
-Owns what each kind of fault does. Decides neither when nor where; knows nothing of the program's insides.
+Owns what each kind of fault does. The plan decides when and where. Knows nothing of the program's insides.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _RUNNERS_ROUTE = r"^/_services/"
 
 
 class Hand:
-    """Strikes a fleet. `later(seconds, act)` is the clock of whoever runs the plan; `dice` picks among what lives at the moment."""
+    """Strikes a fleet. `later(seconds, act)` schedules the end of a fault; `dice` picks a target among those that exist."""
 
     def __init__(self, fleet, later, seed):
         self._fleet = fleet
         self._later = later
-        self._dice = random.Random(seed)  # noqa: S311  a die, no secret
+        self._dice = random.Random(seed)  # noqa: S311  a die, not a secret
         self._stopped = set()
         self._timers = []
         self._foreign = 0
-        #: Kind -> how often it struck; and how often it found nothing to strike.
+        #: Kind -> how often it struck, and how often it found no target.
         self.struck = {}
         self.missed = {}
 
@@ -49,7 +49,7 @@ class Hand:
         counts[fault.kind] = counts.get(fault.kind, 0) + 1
 
     def heal(self):
-        """Undo everything that lasts, at once."""
+        """End all lasting faults now."""
         fleet = self._fleet
         for timer in self._timers:
             timer.join()
@@ -85,7 +85,7 @@ class Hand:
         os.kill(pid, signal.SIGSTOP)
         self._stopped.add(pid)
         if by_timer:
-            # The harness itself may be waiting for a lock that the stopped process holds.
+            # The harness itself may wait for a lock that the stopped process holds.
             timer = threading.Timer(seconds, self._go_on, (pid,))
             self._timers.append(timer)
             timer.start()
@@ -119,24 +119,24 @@ class Hand:
         return self._signal(host, signal.SIGUSR2)
 
     def supervisor_drain(self, host):
-        """SIGTERM; when it has ended, an operator starts it again."""
-        # Not twice: the second one would interrupt its jobs.
+        """SIGTERM. When the supervisor has ended, an operator starts it again."""
+        # Only once: a second SIGTERM would interrupt its jobs.
         if host.drained == host.process.pid or not self._signal(host, signal.SIGTERM):
             return False
         host.drained = host.process.pid
-        # From here on it takes no job, and is not expected to.
+        # From now on it takes no job, and the checker does not expect it to.
         host.down()
         return True
 
     def _signal(self, host, number):
-        # Before its handlers are in place a signal would just end it; that is the same as a kill, and has its own kind.
+        # Before it has installed its handlers, a signal would end it. That is a kill, which is a fault of its own.
         if not host.lives() or (host.process.pid not in self._stopped and host.get("/healthz")[0] != 200):
             return False
         host.send(number)
         return True
 
     def supervisor_reload(self, host, how, seconds):
-        """SIGHUP with a changed or broken file; the file as it was, and SIGHUP again, after a while."""
+        """SIGHUP with a changed or broken file; later SIGHUP with the original file."""
         text = host.config_path.read_text() if host.config_path.exists() else ""
         changed = {
             "broken": text + "\nservices: [",
@@ -182,11 +182,11 @@ class Hand:
         return True
 
     def all_kill(self, host):
-        """Supervisor and workers at once; commands and guests go on."""
+        """SIGKILL to supervisor and workers at once; commands and guests go on."""
         host.kill_all()
 
     def command_kill(self, host):
-        """SIGKILL to an `anka` command that runs now."""
+        """SIGKILL to a running `anka` command."""
         pids = host.in_flight()
         if not pids:
             return False
@@ -194,7 +194,7 @@ class Hand:
         return True
 
     def command_stop(self, host, seconds):
-        """SIGSTOP to one."""
+        """SIGSTOP to a running `anka` command."""
         pids = host.in_flight()
         if not pids:
             return False
@@ -202,7 +202,7 @@ class Hand:
         return True
 
     def drain_file(self, host, seconds):
-        """The drain file lies there for a while."""
+        """The drain file exists for a while."""
         path = host.drain_file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -220,7 +220,7 @@ class Hand:
         self._fleet.outages.append((begun, time.time()))
 
     def redis_kill(self, seconds):
-        """SIGKILL; an empty one comes after a while."""
+        """SIGKILL to Redis; an empty one starts after a while."""
         redis, begun = self._fleet.redis, time.time()
         if not redis.running:
             return False
@@ -235,14 +235,14 @@ class Hand:
         return True
 
     def redis_flush(self):
-        """All keys are gone."""
+        """Redis loses all keys."""
         if not self._fleet.redis.running or self._fleet.redis.pid in self._stopped:
             return False
         self._fleet.redis.flush()
         return True
 
     def redis_freeze(self, seconds):
-        """It hangs for a while."""
+        """Redis hangs for a while."""
         redis, begun = self._fleet.redis, time.time()
         if not redis.running or redis.pid in self._stopped:
             return False
@@ -251,12 +251,12 @@ class Hand:
         return True
 
     def redis_slow(self, host, latency, seconds):
-        """Each packet of this host comes late."""
+        """Each packet between this host and Redis arrives late."""
         host.redis.latency, begun = latency, time.time()
         self._later(seconds, lambda: self._sight(host, begun))
 
     def redis_partition(self, host, seconds):
-        """This host does not reach Redis for a while."""
+        """This host cannot reach Redis for a while."""
         host.redis.deaf, begun = True, time.time()
         self._later(seconds, lambda: self._sight(host, begun))
 
@@ -266,36 +266,36 @@ class Hand:
             host.outages.append((begun, time.time()))
 
     def redis_cut(self):
-        """Every connection breaks; new ones are taken."""
+        """Every connection to Redis breaks; new ones work."""
         for host in self._fleet.hosts:
             host.redis.cut()
 
     # ---- GitHub ----
 
     def github_error(self, method, route, status, times):
-        """5xx."""
+        """GitHub answers with 5xx."""
         self._fleet.github.fault(method, route, status=status, body=_ERROR_WORDS, times=times)
 
     def github_limit(self, method, route, status, retry_after):
-        """The secondary rate limit."""
+        """GitHub answers with its secondary rate limit."""
         headers = {"Retry-After": str(retry_after)}
         self._fleet.github.fault(method, route, status=status, body=_LIMIT_WORDS, headers=headers)
 
     def github_refusal(self, method, route, status, times):
-        """401, 404, as in GitHub's own incidents."""
+        """GitHub answers with 401 or 404, as in its real incidents."""
         words = {"message": "Bad credentials" if status == 401 else "Not Found"}
         self._fleet.github.fault(method, route, status=status, body=words, times=times)
 
     def github_broken(self, method, route, how, times):
-        """The connection breaks before, in the middle of, or after the effect."""
+        """The connection to GitHub breaks before, during, or after the effect."""
         self._fleet.github.fault(method, route, times=times, **{how: True})
 
     def github_slow(self, method, route, how, by, times):
-        """The answer comes late, or in drips."""
+        """GitHub's answer arrives late, or slowly."""
         self._fleet.github.fault(method, route, times=times, **{how: by})
 
     def github_down(self, seconds):
-        """Nobody reaches it, the runners neither."""
+        """Neither hosts nor runners can reach GitHub."""
         github, begun = self._fleet.github, time.time()
         github.set(down=True)
 
@@ -306,29 +306,29 @@ class Hand:
         self._later(seconds, up)
 
     def github_runners(self, how, times):
-        """Trouble on the way between a runner and GitHub."""
+        """The connection between a runner and GitHub fails."""
         self._fleet.github.fault("*", _RUNNERS_ROUTE, times=times, **{how: 1.0 if how == "delay" else True})
 
     # ---- Anka ----
 
     def anka_error(self, host, verb, when, message, code, times):
-        """The command fails, having done nothing, half or all of it."""
+        """The command fails after it did nothing, half or all of its work."""
         host.anka.fault(verb, when=when, message=message, code=code, times=times)
 
     def anka_kill(self, host, verb, when):
-        """The command dies by SIGKILL at that point."""
+        """A SIGKILL ends the command at that point."""
         host.anka.fault(verb, kill_at=when)
 
     def anka_slow(self, host, verb, when, by, times):
-        """It takes its time."""
+        """The command is slow."""
         host.anka.fault(verb, when=when, delay=by, times=times)
 
     def anka_mute(self, host, verb, stdout):
-        """Its output is nothing, or garbage, though all was done."""
+        """The command does its work, but its output is empty or garbage."""
         host.anka.fault(verb, when="after", stdout=stdout)
 
     def anka_leak(self, host):
-        """The kernel does not get the slot of the next VM back; some seconds later an operator reboots the host."""
+        """The kernel leaks the slot of the next VM; some seconds later an operator reboots the host."""
         if host.refuses_since is not None:
             return False
         host.anka.set(leak_slot=1)
@@ -344,7 +344,7 @@ class Hand:
     # ---- the host ----
 
     def vm_death(self, host, status):
-        """A VM of ours ends by itself."""
+        """One of our VMs ends by itself."""
         names = [name for name in host.anka.running() if name.startswith("anklet-vm-")]
         if not names:
             return False
@@ -354,14 +354,14 @@ class Hand:
         return True
 
     def foreign_vm(self, host, seconds):
-        """Somebody starts a VM of their own on the host."""
+        """Another user starts a VM on the host."""
         self._foreign += 1
         name = f"foreign-{self._foreign}"
         host.anka.start_foreign(name)
         self._later(seconds, lambda: host.anka.stop_foreign(name))
 
     def host_reboot(self, host, seconds):
-        """Everything on it dies at once; it comes back after a while."""
+        """Everything on the host dies at once; it boots again after a while."""
         host.power_off()
         self._later(seconds, lambda: None if host.dead else host.launch())
 

@@ -1,8 +1,7 @@
-"""A fleet under test: emulated Macs with the real supervisor on each, one real Redis, one emulated GitHub, and who tends them.
+"""A fleet under test: emulated Macs that each run the real supervisor, one real Redis, one emulated GitHub, and an operator.
 
-Owns the processes and their end, the part of launchd (a supervisor that ends by death or with an exit code that is not 0 is started
-again), the part of an operator (a service that was given up is started anew), and what is only known here: when a host was kept
-from working. Decides nothing about faults.
+Owns the processes. Plays launchd (restarts a supervisor that died or ended with an exit code other than 0) and the operator
+(restarts a service that is FATAL). Knows when a host was kept from working. Decides nothing about faults.
 """
 
 from __future__ import annotations
@@ -24,27 +23,27 @@ from redis_server import RedisServer
 from stage import OWNER, PERMISSIONS, REPO, TOKEN, Mac, job, new_github
 
 _BOOT = Path(__file__).resolve().parent / "boot.py"
-#: Seconds between two starts by launchd (its own are ten).
+#: Seconds between two starts by launchd (the real launchd waits ten).
 _THROTTLE = 0.5
 _LEASE_TTL = 5
 _SLOTS = 2
-#: What an App of an Enterprise Cloud has: hours of real work are crammed into minutes here.
+#: The rate limit of an App on an Enterprise Cloud: a run packs hours of real work into minutes.
 _CALLS_AN_HOUR = 15_000
 _HOSTS_OF_A_LOGIN = 2
 _LAST_PROCESS = 10.0
-#: By how much the time at which a process began may be wrong (Linux counts it from a boot time in whole seconds).
+#: Error of a process's start time, in seconds (Linux counts it from a boot time in whole seconds).
 _CLOCK_OF_PROCESSES = 2.0
-#: What others have on these hosts and at GitHub: a VM, a VM of another Anklet, a runner.
+#: Things of others on these hosts and at GitHub: a VM, a VM of another Anklet, a runner.
 _FOREIGN_VMS = ("somebodys-vm", "anklet-vm-deadbeef-0badc0-1-1")
 _FOREIGN_RUNNER = "somebodys-mac"
-#: GitHub's patience, in seconds, shortened; long enough for the outages that a plan may hold.
+#: GitHub's timeouts in seconds: shorter than the real ones, but longer than any outage in a plan.
 _PATIENCE = {"offline_after": 3, "lost_after": 20, "pickup_after": 6, "cancel_timeout": 20}
 
 
 class Host(Mac):
-    """One Mac of the fleet. It may be killed, stopped, rebooted, and is started again like by launchd."""
+    """One Mac of the fleet. It can be killed, stopped and rebooted; launchd's part is played here."""
 
-    def __init__(self, folder, github, *, services, redis, token=TOKEN, mode="jit", switches=None):  # noqa: PLR0913  what hosts differ in
+    def __init__(self, folder, github, *, services, redis, token=TOKEN, mode="jit", switches=None):  # noqa: PLR0913  each is a way in which hosts differ
         super().__init__(folder, github, services=services)
         self.redis = redis
         self.capacity = min(_SLOTS, services)
@@ -52,14 +51,14 @@ class Host(Mac):
         self.outages = []
         self.dead = False
         self.deaths = []
-        #: Since when its kernel has lost a slot, and when it had.
+        #: Since when its kernel has been missing a slot, and the earlier spans in which it did.
         self.refuses_since = None
         self.refused = []
         self._down_since = time.time()
         self._start_at = 0.0
-        #: False while its power is off, or an operator has drained it.
+        #: False while it is powered off or drained by an operator.
         self.wanted = False
-        #: The pid of the supervisor that has had its SIGTERM.
+        #: The pid of the supervisor that got a SIGTERM.
         self.drained = None
         self.drain_file = folder / ".config" / "anklet" / ".drain"
         self._boot_id = folder / "boot-id"
@@ -75,11 +74,11 @@ class Host(Mac):
                 "database": {"enabled": True, "url": f"127.0.0.1:{redis.port}"},
                 "deadlines": {"vm_start": 15, "runner_online": 15, "job_start": 15, "cleanup": 15},
             }
-        # A job must find its way through any number of faults.
+        # A job must survive any number of faults.
         self.config |= {"lease_ttl": _LEASE_TTL, "job_retry_attempts": 1000}
 
     def new_boot(self):
-        """Another boot id, as after a reboot."""
+        """Change the boot id, as a reboot does."""
         self._boot_id.write_text(f"{secrets.token_hex(16)}\n")
 
     # ---- launchd ----
@@ -95,7 +94,7 @@ class Host(Mac):
         self.up()
 
     def tend(self):
-        """What launchd does: start a supervisor that has died. One that ended with 0 stays down; returns True then."""
+        """Restart a supervisor that has died, as launchd does. Return True if it ended with 0, and leave it down then."""
         if self.process is None or self.process.poll() is None or not self.wanted:
             return False
         self.down()
@@ -106,12 +105,12 @@ class Host(Mac):
         return False
 
     def down(self):
-        """From now on it cannot work."""
+        """Note that the host cannot work from now on."""
         if self._down_since is None:
             self._down_since = time.time()
 
     def up(self):
-        """From now on it can."""
+        """Note that the host can work again."""
         if self._down_since is not None:
             self.outages.append((self._down_since, time.time()))
             self._down_since = None
@@ -119,11 +118,11 @@ class Host(Mac):
     # ---- processes ----
 
     def lives(self):
-        """True while the supervisor does."""
+        """True while the supervisor runs."""
         return self.process is not None and self.process.poll() is None
 
     def workers(self):
-        """The pids of the workers of the present supervisor, in no order that means anything."""
+        """The pids of the present supervisor's workers, in any order."""
         found = []
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children():
@@ -133,7 +132,7 @@ class Host(Mac):
         return sorted(found)
 
     def in_flight(self):
-        """The pids of `anka` commands that run now."""
+        """The pids of the running `anka` commands."""
         path = self.anka.home / "calls.jsonl"
         if not path.exists():
             return []
@@ -151,7 +150,7 @@ class Host(Mac):
         return sorted(call["pid"] for call in open_calls.values() if call["pid"] in living and is_of_call(call))
 
     def kill_all(self):
-        """SIGKILL for the supervisor and everything in its session, workers of earlier supervisors included."""
+        """SIGKILL to the supervisor and everything in its session, and to workers of earlier supervisors."""
         while found := self.sessions.living():
             for process in found:
                 with contextlib.suppress(psutil.Error):
@@ -173,15 +172,15 @@ class Host(Mac):
         self.new_boot()
 
     def given_up(self):
-        """The names of services that the supervisor does not start any more, by its own status file."""
+        """The names of services that the supervisor no longer starts, read from its status file."""
         try:
             return [one["name"] for one in self.status()["services"] if one["state"] == "fatal"]
         except (OSError, ValueError):
             return []
 
     def evidence(self):
-        """What is known of this host now."""
-        # The last process of a supervisor that has ended may need a moment.
+        """Return the evidence about this host."""
+        # The last process of a supervisor may end a moment after it.
         end = time.monotonic() + _LAST_PROCESS
         while not self.wanted and self.sessions.living() and time.monotonic() < end:
             time.sleep(0.05)
@@ -205,7 +204,7 @@ class Host(Mac):
 
 
 def is_of_call(call):
-    """Its process still is the one that made the call: one that was killed has no end in the journal, and its pid comes again."""
+    """True if the process that made the call still runs. A killed one has no end in the journal, and its pid is reused."""
     try:
         return psutil.Process(call["pid"]).create_time() < call["start"] + _CLOCK_OF_PROCESSES
     except psutil.Error:
@@ -213,7 +212,7 @@ def is_of_call(call):
 
 
 class Fleet:
-    """Hosts, Redis, GitHub. A context manager: at its end no process of it lives."""
+    """Hosts, Redis and GitHub. A context manager that ends all their processes."""
 
     def __init__(self, folder, *, hosts, services, switches=(), modes=(), pulled=0):
         self.folder = Path(folder)
@@ -245,7 +244,7 @@ class Fleet:
         proxies = Proxies()
         stack.callback(proxies.close)
         self.hosts = []
-        # GitHub's points are a login's: with one, no more than some sixty jobs a minute can be run.
+        # GitHub counts its rate limit per login: one login allows about sixty jobs a minute.
         self.tokens = [f"{TOKEN}_{number}" for number in range(-(-hosts // _HOSTS_OF_A_LOGIN))]
         for number, token in enumerate(self.tokens):
             self.github.add_token(token, permissions=PERMISSIONS, user=f"bot-{number}")
@@ -263,7 +262,7 @@ class Fleet:
         return self._stack.__exit__(*error)
 
     def start(self):
-        """Every host's supervisor, all at once; returns when all are ready."""
+        """Start the supervisors of all hosts, and return when all are ready."""
         for host in self.hosts:
             host.write_config()
             host.launch()
@@ -273,19 +272,19 @@ class Fleet:
     # ---- jobs ----
 
     def offer(self, name, *, expected, **spec):
-        """Queue a run of one job; its id."""
+        """Queue a run of one job and return its id."""
         (job_id,) = self.offer_run([job(name, **spec)], expected)
         return job_id
 
     def offer_run(self, jobs, expected="success"):
-        """Queue a run of these jobs, which all end alike; their ids."""
+        """Queue a run of jobs that all end in the same way; return their ids."""
         ids = [made["id"] for made in self.github.queue_run(OWNER, REPO, jobs=jobs)["jobs"]]
         self.expected |= dict.fromkeys(ids, expected)
         self._open |= set(ids)
         return ids
 
     def open_jobs(self):
-        """The jobs that GitHub has not seen the end of."""
+        """The jobs that have not ended at GitHub."""
         for event in self.github.events(since=self._seen):
             self._seen = event["seq"]
             if event["event"] == "job-completed":
@@ -293,7 +292,7 @@ class Fleet:
         return self._open
 
     def unfinished(self):
-        """What there is while jobs are in hand, by the emulators' word; nothing when all is quiet."""
+        """Describe what exists only while jobs are in hand, as the emulators see it; empty when all is quiet."""
         jobs = self.open_jobs()
         if jobs:
             return {"jobs": sorted(jobs)[:10]}
@@ -313,13 +312,13 @@ class Fleet:
     # ---- time ----
 
     def tend(self):
-        """What goes on at all times: launchd starts what has died, the operator what was given up or drained."""
+        """Play launchd and the operator: restart what has died, is FATAL, or was drained."""
         for host in self.hosts:
             if host.tend():
                 host.launch()
 
     def operate(self):
-        """An operator looks after services that were given up; returns how many there were."""
+        """Restart FATAL services as an operator would, and return how many there were."""
         found = 0
         for host in self.hosts:
             names = host.given_up() if host.lives() else []
@@ -343,11 +342,11 @@ class Fleet:
     def _held(condition):
         try:
             return condition()
-        except AssertionError:  # Mac.is_ready, of a supervisor that has ended: launchd will see to it
+        except AssertionError:  # raised by Mac.is_ready when the supervisor has ended; launchd's part restarts it
             return False
 
     def bury(self, host):
-        """Everything on the host dies, and it never comes back."""
+        """Kill everything on the host, for good."""
         host.power_off()
         host.dead = True
         self._buried |= set(checker.cloned(host.evidence()))
@@ -355,7 +354,7 @@ class Fleet:
     # ---- the end of a run ----
 
     def settle(self, deadline, say=lambda _text: None):
-        """Wait until all is quiet, at most `deadline` seconds after the last job's end. What is left then is for the checker."""
+        """Wait until all is quiet, at most `deadline` seconds after the end of the last job. The checker judges what is left."""
         end = time.monotonic() + deadline
         looked, said, jobs = 0.0, None, len(self._open)
         while (left := self.unfinished()) and time.monotonic() < end:
@@ -372,7 +371,7 @@ class Fleet:
         return left
 
     def call_the_roll(self, deadline):
-        """Offer one job for each slot of the living hosts; each ends only when all run."""
+        """Queue one job for each slot of the living hosts. None ends before all of them run."""
         barrier = self.folder / "all-run"
         live = [host for host in self.hosts if not host.dead]
         self.roll_call = sum(host.capacity for host in live)
@@ -390,7 +389,7 @@ class Fleet:
         barrier.touch()
 
     def drain(self, deadline=60):
-        """SIGTERM to every supervisor; the exit codes."""
+        """Send SIGTERM to every supervisor and return the exit codes."""
         live = [host for host in self.hosts if host.lives()]
         for host in live:
             host.wanted = False
@@ -404,7 +403,7 @@ class Fleet:
         return codes
 
     def evidence(self):
-        """Everything that is known of the run."""
+        """Return all evidence of the run."""
         with self.redis.client() as client:
             return evidence.of_run(
                 self.github,

@@ -1,7 +1,7 @@
-"""The plan of a chaotic run: which jobs are offered and which faults strike, when and where. Pure: a seed in, a plan out.
+"""The plan of a chaos run: which jobs are queued and which faults strike, when and where. Pure: a seed in, a plan out.
 
-Owns the kinds of faults, how often each comes and what it is given. Does nothing; `faults.py` carries it out. The same seed, length
-and fleet give the same plan, to the last digit, so a run that went wrong can be gone through again.
+Owns the kinds of faults, their frequency and their parameters; `faults.py` carries them out. The same seed, length and fleet give
+exactly the same plan, so a run that failed can be repeated.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-#: Verbs of `anka` that the program uses while it works, and where a command may be struck.
+#: The `anka` verbs that the program uses, and the points at which a fault may strike a command.
 VERBS = ("list", "clone", "start", "run", "delete", "cp", "pull")
 POINTS = ("before", "middle", "after")
-#: Routes of GitHub's API, as regular expressions, and the methods used on them.
+#: The routes of GitHub's API as regular expressions, with their methods.
 ROUTES = (
     ("GET", r"/actions/runs$"),
     ("GET", r"/actions/runs/\d+/jobs$"),
@@ -26,13 +26,13 @@ ROUTES = (
 )
 
 
-#: Of the faults that are Redis', those on the way from one host.
+#: Redis faults that strike between one host and Redis.
 _OF_A_HOST = ("redis-partition", "redis-slow")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """`at` seconds after the begin; `host` counts from 0, None where the fault is everybody's."""
+    """One fault, `at` seconds after the begin. `host` counts from 0; None for a fault that strikes all hosts."""
 
     at: float
     kind: str
@@ -46,14 +46,14 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """A job: what its step does, for how long, whether it fails, from which template, and when its user cancels it."""
+    """A job: what its step does and for how long, whether it fails, its template, and when its user cancels it."""
 
     at: float
     name: str
     seconds: float = 0.0
     fails: bool = False
     pulled: int | None = None
-    #: Without a tag the registry is asked which one is the newest.
+    #: Without a tag, the program asks the registry for the newest one.
     tagged: bool = True
     cancel_after: float | None = None
     pinned: bool = True
@@ -61,7 +61,7 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How a run is laid out. Seconds; `rate` is faults a minute, `jobs` jobs a minute, `longest` how long a fault lasts at most."""
+    """The size of a run. `rate` is faults per minute, `jobs` jobs per minute, `longest` the longest fault; times in seconds."""
 
     seconds: float
     hosts: int = 3
@@ -69,21 +69,21 @@ class Shape:
     rate: float = 40.0
     jobs: float = 24.0
     longest: float = 8.0
-    #: Faults that may cost a time-out of minutes.
+    #: Faults that may cost a timeout of minutes.
     hangs: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will happen, in order."""
+    """All events, in order."""
 
     seed: int
     shape: Shape
     faults: tuple[Fault, ...]
     offers: tuple[Offer, ...]
-    #: How the emulated Anka of each host behaves where the real one's behaviour is not known.
+    #: Variants of the emulated Anka, one per host, where the behaviour of the real one is unknown.
     switches: tuple[dict, ...]
-    #: How the services of each host register their runners.
+    #: How each host's services register their runners.
     modes: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ class Plan:
 
 
 def make(seed: int, shape: Shape) -> Plan:
-    """The plan of this seed."""
+    """Return the plan of a seed."""
     dice = random.Random(seed)
     return Plan(
         seed=seed,
@@ -119,7 +119,7 @@ def _switches(dice):
 
 
 def _offers(dice, shape):
-    """Most jobs are short; some are long, some fail, some are pulled, some are cancelled by their users."""
+    """Draw the jobs: most are short; some are long, fail, need a pull, or are cancelled by their users."""
     at, number = 0.0, 0
     while at < shape.seconds:
         number += 1
@@ -138,7 +138,7 @@ def _offers(dice, shape):
 
 
 def _faults(dice, shape):
-    """Faults come at random; each kind has its weight."""
+    """Draw the faults at random, each kind by its weight."""
     at = 3.0 if shape.seconds > 30 else 1.0
     kinds, weights = zip(*((kind, weight) for kind, (weight, _) in KINDS.items()), strict=True)
     while True:
@@ -204,7 +204,7 @@ def _github_slow(dice, shape):
 
 
 def _runner_service(dice, _shape):
-    """Of the way between runner and GitHub, which is not the program's."""
+    """Draw a fault between runner and GitHub, a path that the program is not part of."""
     return {"how": dice.choice(("reset", "truncate", "drop_after_effect", "delay")), "times": dice.choice((1, 2))}
 
 
@@ -234,7 +234,7 @@ def _anka_slow(dice, shape):
 
 
 def _anka_hang(dice, shape):
-    """Where hangs are too dear: slow."""
+    """Slow instead of hanging, where a hang would take too long."""
     return _anka_slow(dice, shape) | ({"by": 150.0, "times": 1} if shape.hangs else {})
 
 
@@ -247,7 +247,7 @@ def _reboot(dice, shape):
 
 
 def _vm_death(dice, _shape):
-    """The guest shuts down, or its hypervisor dies."""
+    """Draw whether the guest shuts down or its hypervisor dies."""
     return {"status": dice.choice(("stopped", "failed"))}
 
 
@@ -256,7 +256,7 @@ def _config(dice, shape):
 
 
 Maker = Callable[[random.Random, Shape], dict]
-#: Kind -> how often it comes, and what it is given.
+#: Kind -> its weight, and the function that draws its parameters.
 KINDS: dict[str, tuple[float, Maker]] = {
     "supervisor-kill": (5, _nothing),
     "supervisor-stop": (2, _lasting),

@@ -1,4 +1,4 @@
-"""A small TCP proxy in front of Redis, one port for each host, that can be slow, deaf or closed.
+"""A small TCP proxy in front of Redis, with one port per host. It can be slow, deaf or closed.
 
 Owns sockets and one thread with an event loop. Knows nothing of Redis.
 """
@@ -13,15 +13,15 @@ _CHUNK = 1 << 16
 
 
 class Proxy:
-    """One listening port of 127.0.0.1 that leads to `target`. Its methods may be called from any thread."""
+    """One port on 127.0.0.1 that forwards to `target`. Any thread may call its methods."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, target: tuple[str, int]) -> None:
         self._loop = loop
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
-        #: Seconds by which each chunk is late, each way.
+        #: Delay of each chunk in each direction, in seconds.
         self.latency = 0.0
-        #: Nothing passes, though connections stand and are taken.
+        #: True while it accepts connections and forwards nothing.
         self.deaf = False
         self.port = 0
 
@@ -31,16 +31,16 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Listen no more, and end all connections."""
+        """Stop listening and close all connections."""
         self._server.close()
         self._abort()
 
     def cut(self) -> None:
-        """Break every connection that stands; new ones are taken."""
+        """Break all connections; new ones work."""
         self._loop.call_soon_threadsafe(self._abort)
 
     def heal(self) -> None:
-        """Be fast and open again. What a deaf proxy has swallowed is lost."""
+        """Be fast and open again. What a deaf proxy received is lost."""
         self.latency, self.deaf = 0.0, False
         self.cut()
 
@@ -85,14 +85,14 @@ class Proxies:
         self._all: list[Proxy] = []
 
     def add(self, target: tuple[str, int]) -> Proxy:
-        """A proxy that listens already."""
+        """Return a proxy that listens."""
         proxy = Proxy(self._loop, target)
         asyncio.run_coroutine_threadsafe(proxy.open(), self._loop).result(10)
         self._all.append(proxy)
         return proxy
 
     def close(self) -> None:
-        """End them all, and the thread."""
+        """Close all proxies, and end the thread."""
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)

@@ -1,6 +1,6 @@
-"""What a chaotic run comes to, for people (a table, a page of the documentation) and for machines (JSON).
+"""The report of a chaos run, for people (a table, a page of the documentation) and for machines (JSON).
 
-Owns the words and the form. Knows a verdict, a plan and the counts of what struck; judges nothing.
+Owns its words and form. Knows a verdict, a plan and the counts of faults; judges nothing.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class Report:
 
     @property
     def faults(self) -> int:
-        """Faults that struck something."""
+        """The number of faults that found a target."""
         return sum(self.struck.values())
 
     def as_json(self) -> dict:
-        """For machines."""
+        """The report as JSON data."""
         return asdict(self) | {"faults": self.faults}
 
     def rows(self) -> list[tuple[str, str]]:
-        """The table's figures."""
+        """The figures of the table."""
         figures = [
             (name, f"{value:,.1f}" if isinstance(value, float) else f"{value:,}")
             for name, value in self.figures.items()
@@ -49,11 +49,11 @@ class Report:
         ]
 
     def by_kind(self) -> list[tuple[str, int]]:
-        """Faults by kind, in the order of their names."""
+        """The faults by kind, sorted by name."""
         return sorted(self.struck.items())
 
     def text(self) -> str:
-        """For a terminal."""
+        """The report for a terminal."""
         width = max(len(name) for name, _ in self.rows() + [(kind, "") for kind in self.struck])
         lines = [f"  {name:<{width}}  {value:>10}" for name, value in self.rows()]
         lines += ["", *(f"  {kind:<{width}}  {count:>10,}" for kind, count in self.by_kind()), ""]
@@ -62,7 +62,7 @@ class Report:
         return "\n".join([*lines, "every rule was kept"])
 
     def markdown(self) -> str:
-        """For the documentation."""
+        """The report for the documentation."""
         when = datetime.now(UTC).strftime("%Y-%m-%d")
         shape = self.shape
         head = (
@@ -82,7 +82,7 @@ class Report:
 
 
 def fill_in(page: str, block: str) -> str:
-    """The page with the generated block replaced. ValueError when it has no place for one."""
+    """Return the page with its generated block replaced. Raises `ValueError` when it has no such block."""
     before, begin, rest = page.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:

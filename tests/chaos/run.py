@@ -1,7 +1,7 @@
-"""`make chaos`: a fleet at work, faults of every kind at random, and a judge who reads nothing but the emulators' journals.
+"""`make chaos`: a fleet at work, random faults of every kind, and a judge that reads only the emulators' journals.
 
-Owns the run: offers jobs and strikes faults at their times, heals everything after the last, waits until all is quiet, calls the
-roll, drains, and has the evidence judged. Exits 0 when every rule was kept.
+Owns the run: queues jobs and strikes at the planned times, heals everything after the last fault, waits until all is quiet, fills
+every slot once (the roll call), drains, and has the evidence judged. Exits with 0 when no rule was broken.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pathlib import Path
 _TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_TESTS))
 
-from chaos import plan as plans  # noqa: E402  the path comes first
-from chaos import report as reports  # noqa: E402  the path comes first
-from chaos.faults import Hand  # noqa: E402  the path comes first
-from chaos.fleet import Fleet  # noqa: E402  the path comes first
-from invariants import checker  # noqa: E402  the path comes first
-from stage import TAG, TEMPLATE  # noqa: E402  the path comes first
+from chaos import plan as plans  # noqa: E402  needs the path from above
+from chaos import report as reports  # noqa: E402  needs the path from above
+from chaos.faults import Hand  # noqa: E402  needs the path from above
+from chaos.fleet import Fleet  # noqa: E402  needs the path from above
+from invariants import checker  # noqa: E402  needs the path from above
+from stage import TAG, TEMPLATE  # noqa: E402  needs the path from above
 
-#: Seconds from the last fault, or the last job's end, until all must be quiet: back-offs of a minute, leases, GitHub's patience
-#: with lost runners.
+#: Seconds from the last fault, or the end of the last job, until all must be quiet: back-offs of a minute, leases, and GitHub's
+#: timeout for lost runners.
 _QUIET_WITHIN = 180.0
 _ROLL_WITHIN = 90
 _TURN = 0.05
@@ -37,7 +37,7 @@ _LOOK_AFTER_SERVICES = 2.0
 
 
 class Run:
-    """One plan, carried out on one fleet."""
+    """Carries out one plan on one fleet."""
 
     def __init__(self, fleet, plan, say=lambda _text: None):
         self._fleet = fleet
@@ -46,7 +46,7 @@ class Run:
         self._due = []
         self._number = itertools.count()
         self._begun = 0.0
-        #: Seconds from the last fault's end until all was quiet.
+        #: Seconds from the end of the last fault until all was quiet.
         self.quiet_after = 0.0
         self.hand = Hand(fleet, self._later, plan.seed)
 
@@ -54,7 +54,7 @@ class Run:
         heapq.heappush(self._due, (time.monotonic() + seconds, next(self._number), act))
 
     def go(self):
-        """Everything up to the drain; returns what was not quiet in time."""
+        """Run everything up to the drain; return what was not quiet in time."""
         self._fleet.start()
         self._begun = time.monotonic()
         for offer in self._plan.offers:
@@ -63,7 +63,7 @@ class Run:
             self._later(fault.at, lambda fault=fault: self._strike(fault))
         self._turn_until(self._begun + self._plan.shape.seconds)
         self._say("healing")
-        # What was to be undone later is undone now.
+        # End the faults that should have ended later.
         while self._due:
             heapq.heappop(self._due)[2]()
         self.hand.heal()
@@ -112,7 +112,7 @@ class Run:
 
 
 def carry_out(plan, folder, *, command="", longest_stall=None, say=lambda _text: None):
-    """Run a plan in `folder`; the report, and the evidence."""
+    """Run a plan in `folder` and return its report and evidence."""
     begun = time.monotonic()
     shape = plan.shape
     pulled = 1 + max((offer.pulled for offer in plan.offers if offer.pulled is not None), default=-1)
@@ -141,7 +141,7 @@ def carry_out(plan, folder, *, command="", longest_stall=None, say=lambda _text:
 
 
 def arguments(argv):
-    """The command line, parsed."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description="A fleet under faults of every kind, judged by the emulators' journals."
     )
@@ -161,7 +161,7 @@ def arguments(argv):
 
 
 def again(seed, options):
-    """The command that goes through the same plan: whatever the plan depends on and is not as by default is named."""
+    """Return the command that repeats the plan: it names every option that shapes the plan and is not at its default."""
     given = {"SEED": seed, "MINUTES": options.minutes}
     usual = arguments([])
     given |= {
@@ -173,7 +173,7 @@ def again(seed, options):
 
 
 def main(argv=None):
-    """The command line; the exit code."""
+    """Run the command and return its exit code."""
     options = arguments(argv)
     seed = int(time.time()) % 1_000_000 if options.seed is None else options.seed
     shape = plans.Shape(seconds=options.minutes * 60, rate=options.rate, jobs=options.jobs, hosts=options.hosts)
@@ -181,7 +181,7 @@ def main(argv=None):
     if options.plan:
         print(plan)
         return 0
-    # So that whoever ends this run ends its processes with it.
+    # A signal that ends this run must end its processes too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = options.keep or Path(tempfile.mkdtemp(prefix="anklet-chaos-"))
     command = again(seed, options)

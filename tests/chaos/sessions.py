@@ -1,8 +1,8 @@
-"""Which processes are those of a supervisor that the harness started, its workers' included.
+"""Finds the processes of the supervisors that the harness started, including their workers.
 
-Owns how they are told from others for as long as a run takes. The number of a session alone does not tell: pids come round again in
-minutes when there are a few tens of thousands of them, and a guest's process on another host may then have the number that a
-supervisor had before. So each start leaves a token in the environment too, which its children inherit, and guests do not.
+Owns how they are told apart from other processes. A session id is not enough: with a few tens of thousands of pids, ids are reused
+within minutes, and a guest on another host may get the id of an earlier supervisor. So each start also puts a token into the
+environment, which children inherit and guests do not.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ _VARIABLE = "CHAOS_SESSION"
 
 
 class Sessions:
-    """The sessions of one host's supervisors. Commands and guests have sessions of their own and are never among them."""
+    """The sessions of one host's supervisors. Commands and guests have their own sessions, which are not among these."""
 
     def __init__(self):
         self._token_of = {}
 
     def variables(self):
-        """What to add to the environment of the next supervisor: a new token. A worker's title must not overwrite it."""
+        """Return the environment variables for the next supervisor: a new token, out of reach of a worker's title."""
         return {_VARIABLE: secrets.token_hex(8), "SPT_NOENV": "1"}
 
     def add(self, pid, variables):
-        """A supervisor that leads a session was started, with these variables."""
+        """Note a supervisor that leads a session and was started with these variables."""
         self._token_of[pid] = variables[_VARIABLE]
 
     def living(self):
-        """The processes of all these sessions that are not zombies, as psutil has them."""
+        """Return the processes of all these sessions, without zombies."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def lines(self):
-        """Their command lines."""
+        """Return their command lines."""
         found = []
         for process in self.living():
             try:

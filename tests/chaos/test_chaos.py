@@ -1,4 +1,4 @@
-"""The proof in small: a fleet through hosts that die and a Redis that forgets, and a chaotic run of one seed.
+"""A small proof: a fleet with dying hosts and a Redis that loses its keys, and a chaos run of one seed.
 
 `make chaos` is the large one.
 """
@@ -12,15 +12,15 @@ from chaos.run import carry_out
 from invariants import checker
 from stage import job
 
-#: A job may wait so long with a slot free, in seconds: a job that failed for the host's sake is left to others for half a minute.
+#: Seconds that a job may wait although a slot is free: after a failure on our side, a host leaves it to others for half a minute.
 LONGEST_STALL = 60.0
 
 
 @pytest.mark.timeout(300)
 def test_a_fleet_runs_its_jobs_through_deaths_of_hosts_and_redis(tmp_path):
-    """Six hosts and a hundred jobs; two hosts are rebooted, one dies for good; Redis is killed twice and comes back empty. Each job
-    runs once."""
-    dice = random.Random(6)  # noqa: S311  dice, no secret
+    """Six hosts run a hundred jobs, each exactly once. Meanwhile two hosts reboot, one dies for good, and Redis is killed twice and
+    comes back empty."""
+    dice = random.Random(6)  # noqa: S311  dice, not a secret
     with Fleet(tmp_path, hosts=6, services=1) as fleet:
         fleet.start()
         for run in range(10):
@@ -44,14 +44,14 @@ def test_a_fleet_runs_its_jobs_through_deaths_of_hosts_and_redis(tmp_path):
 
 
 def reboot(fleet, number):
-    """Everything on the host dies, and it boots again."""
+    """Kill everything on the host, and boot it again."""
     fleet.hosts[number].power_off()
     fleet.hosts[number].launch()
 
 
 @pytest.mark.timeout(300)
 def test_a_chaotic_run_breaks_no_rule(tmp_path):
-    """Three hosts of two services, one seed, one minute."""
+    """Three hosts with two services each, one seed, one minute."""
     shape = plans.Shape(seconds=60, longest=3.0, hangs=False)
     plan = plans.make(1, shape)
     report, evidence = carry_out(plan, tmp_path / "fleet", longest_stall=LONGEST_STALL)

@@ -1,4 +1,4 @@
-"""The plan of a chaotic run: the same for the same seed, in order, within its bounds; and its report."""
+"""The plan of a chaos run: the same for the same seed, in order, within its bounds. And its report."""
 
 import pytest
 from chaos import plan as plans
@@ -10,14 +10,14 @@ SHAPE = plans.Shape(seconds=1800, rate=40)
 
 
 def test_a_seed_gives_one_plan():
-    """To the last digit; another seed gives another."""
+    """The same seed gives exactly the same plan; another seed gives another."""
     assert plans.make(7, SHAPE) == plans.make(7, SHAPE)
     assert str(plans.make(7, SHAPE)) == str(plans.make(7, SHAPE))
     assert plans.make(7, SHAPE) != plans.make(8, SHAPE)
 
 
 def test_a_long_plan_has_every_kind_of_fault_on_every_host():
-    """In order, and not after the end."""
+    """Events are in order, and none comes after the end."""
     plan = plans.make(1, SHAPE)
     assert {fault.kind for fault in plan.faults} == set(plans.KINDS)
     assert {fault.host for fault in plan.faults} == {None, 0, 1, 2}
@@ -28,14 +28,14 @@ def test_a_long_plan_has_every_kind_of_fault_on_every_host():
 
 
 def test_every_kind_can_be_carried_out():
-    """There is a hand for each kind, at its place."""
+    """Each kind of fault has a method that carries it out."""
     assert set(_ON_HOST) | set(_ON_ALL) == set(plans.KINDS)
     for fault in plans.make(1, SHAPE).faults:
         assert fault.kind in (_ON_ALL if fault.host is None else _ON_HOST)
 
 
 def test_there_are_jobs_of_every_sort():
-    """Short and long, failing, pulled, cancelled, and such as any runner may get."""
+    """Jobs are short or long, fail, need a pull, are cancelled, or may go to any runner."""
     offers = plans.make(1, SHAPE).offers
     for sort in (
         [offer for offer in offers if offer.seconds > 10],
@@ -59,12 +59,12 @@ def test_there_are_jobs_of_every_sort():
     ],
 )
 def test_the_command_for_another_go_names_all_that_the_plan_depends_on(given, said):
-    """Who copies it gets the same plan."""
+    """The printed command gives the same plan again."""
     assert run.again(9, run.arguments(given)) == said
 
 
 def report(**more):
-    """A report of nothing much."""
+    """A small report."""
     facts = {
         "command": "make chaos SEED=1 MINUTES=2",
         "seed": 1,
@@ -79,7 +79,7 @@ def report(**more):
 
 
 def test_a_report_tells_figures_and_violations():
-    """In a terminal, and for machines."""
+    """Both forms, for a terminal and as JSON, have the figures."""
     text = report().text()
     assert "1,200" in text
     assert "every rule was kept" in text
@@ -89,7 +89,7 @@ def test_a_report_tells_figures_and_violations():
 
 
 def test_a_report_replaces_the_last_one_in_a_page():
-    """And nothing else of it; a page without a place for it is refused."""
+    """The rest of the page stays, and a page without the block is refused."""
     page = f"before\n{reports._BEGIN}\nold\n{reports._END}\nafter\n"
     once = reports.fill_in(page, report().markdown())
     assert once == reports.fill_in(once, report().markdown())

@@ -1,4 +1,4 @@
-"""The proxy in front of Redis does to connections what it is told to."""
+"""The proxy in front of Redis: forwarding, delay, deafness, resets."""
 
 import time
 
@@ -9,7 +9,7 @@ from chaos.proxy import Proxies
 
 @pytest.fixture
 def proxy(redis_server):
-    """One proxy of a running Redis."""
+    """A proxy in front of a running Redis."""
     proxies = Proxies()
     yield proxies.add((redis_server.host, redis_server.port))
     proxies.close()
@@ -17,19 +17,19 @@ def proxy(redis_server):
 
 @pytest.fixture
 def client(proxy):
-    """A client that comes through the proxy, with two seconds of patience and no second try."""
+    """A client that uses the proxy, with a timeout of two seconds and no retry."""
     with redis.Redis(port=proxy.port, socket_timeout=2.0, retry=None) as client:
         yield client
 
 
 def test_it_passes_everything_on(client):
-    """Both ways, large values too."""
+    """It forwards both ways, large values too."""
     client.set("key", "x" * 500_000)
     assert len(client.get("key")) == 500_000
 
 
 def test_a_late_answer_is_late(proxy, client):
-    """Each way by the latency."""
+    """Each direction takes the latency longer."""
     client.ping()
     proxy.latency = 0.05
     begun = time.monotonic()
@@ -38,7 +38,7 @@ def test_a_late_answer_is_late(proxy, client):
 
 
 def test_a_deaf_proxy_is_silent_until_it_is_healed(proxy, client):
-    """Connections stand, and nothing comes."""
+    """Connections stay open, and nothing arrives."""
     client.ping()
     proxy.deaf = True
     with pytest.raises(redis.exceptions.TimeoutError):
@@ -48,7 +48,7 @@ def test_a_deaf_proxy_is_silent_until_it_is_healed(proxy, client):
 
 
 def test_a_cut_breaks_what_stands(proxy, client, redis_server):
-    """And takes new connections."""
+    """A reset breaks connections, and new ones work."""
     client.ping()
     connection = client.connection_pool.get_connection()
     proxy.cut()
@@ -59,7 +59,7 @@ def test_a_cut_breaks_what_stands(proxy, client, redis_server):
 
 
 def test_without_redis_there_is_no_connection(client, redis_server):
-    """As if one had asked it oneself."""
+    """The proxy's answers are those of Redis itself."""
     redis_server.stop()
     with pytest.raises(redis.exceptions.ConnectionError):
         client.ping()

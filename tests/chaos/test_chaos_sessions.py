@@ -1,4 +1,4 @@
-"""The harness kills what it started, and nothing that has a number which it once gave out."""
+"""The harness kills what it started, and nothing that reuses an id of it."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from chaos.fleet import is_of_call
 from chaos.sessions import Sessions
 
-#: Like a supervisor: it leads a session and has a child that takes a title, as workers do. Its output tells when both are up.
+#: Like a supervisor: it leads a session and has a child that sets its title, as workers do. It prints a line when both are up.
 _LEADER = """
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", '''
@@ -25,7 +25,7 @@ child.wait()
 
 @pytest.fixture
 def start():
-    """Starts a leader and its child with additional variables; ends them."""
+    """Starts a leader and its child with additional variables, and ends them."""
     started = []
 
     def begin(variables):
@@ -45,7 +45,7 @@ def start():
 
 
 def test_a_supervisor_and_its_worker(start):
-    """Both are found, although a worker's title lies where its environment was."""
+    """Both are found, although the worker's title overwrites part of its environment."""
     sessions = Sessions()
     mark = sessions.variables()
     leader = start(mark)
@@ -59,7 +59,7 @@ def test_a_supervisor_and_its_worker(start):
 
 @pytest.mark.parametrize("variables", [{}, Sessions().variables()])
 def test_a_number_that_came_round(start, variables):
-    """A session with the number of an earlier supervisor is another's: of a guest, or of a later supervisor."""
+    """A session that reuses the id of an earlier supervisor belongs to a guest or to a later supervisor."""
     sessions = Sessions()
     leader = start(variables)
     sessions.add(leader.pid, sessions.variables())

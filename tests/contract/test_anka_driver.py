@@ -377,8 +377,10 @@ def test_second_pull_is_refused_while_one_runs(rig, driver):
     with pytest.raises(PullBusy):
         ensure(driver, VMSpec(template="sonoma"), announced)
     assert announced == []
+    assert driver.pulling()
     assert ensure(driver, rig.spec) == rig.uuid
     assert isinstance(pulling.end(pulling.orders.stop), Interrupted)
+    assert not driver.pulling()
     assert ensure(driver, VMSpec(template="sonoma"))
     assert rig.host.events("pull-overlap", "corruption") == []
 
@@ -425,6 +427,7 @@ def test_no_pull_replaces_an_image_in_use(rig, driver):
     with driver.image(rig.spec, lambda: None) as source:
         with pytest.raises(PullBusy, match="is being cloned"):
             ensure(other, VMSpec(template="macos", tag="v2"))
+        assert not other.pulling()
         driver.clone(source, rig.vm())
     assert ensure(other, VMSpec(template="macos", tag="v2")) == rig.uuid
     assert rig.host.events("corruption") == []

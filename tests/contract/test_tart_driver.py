@@ -286,8 +286,10 @@ def test_two_services_never_pull_at_once(rig):
     for name in (REMOTE, "ghcr.io/acme/third:1"):
         with pytest.raises(PullBusy):
             ensure(rig.driver(Orders()), name)
+    assert rig.driver(Orders()).pulling()
     assert ensure(rig.driver(Orders()), "ghcr.io/acme/other:1")
     first.join()
+    assert not rig.driver(Orders()).pulling()
     assert ensure(rig.driver(Orders()), REMOTE)
 
 

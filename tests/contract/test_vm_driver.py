@@ -130,6 +130,7 @@ def test_present_image_is_not_pulled(rig, driver):
         assert source
     assert pulls == []
     assert rig.argvs("pull") == []
+    assert not driver.pulling()
 
 
 @pytest.mark.parametrize("name", ["", "-x", "--yes", " x", "a\nb", "a\0b", "x" * 300])

@@ -1,7 +1,7 @@
-"""One host in one process: the real worker in forked children, the supervisor's real machine with its clock in our hand.
+"""One host in one process: real workers in forked children, and the supervisor's real machine on a clock that the test moves.
 
-The workers run `run_worker` as it is, over real records, the real store, the real anka driver on an emulated Anka, and the real
-github plugin on an emulated GitHub. What the machine orders is done at once; no back-off is waited for. A death is SIGKILL.
+The workers run the unchanged `run_worker` with real records, the real store, the real anka driver on an emulated Anka, and the real
+github plugin on an emulated GitHub. The machine's orders are carried out at once, and back-offs are skipped. A death is a SIGKILL.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from anklet_worker.store.embedded import uptime
 OWNER, TOKEN, TEMPLATE = "acme", "github_pat_11CRASHCRASHCRASH_bait", "macos-15"
 SERVICE = "RUNNER1"
 _LIMIT = 2
-#: Seconds that are more than a registration takes.
+#: Longer than any registration takes, in seconds.
 _AGE = 1000
 _LIVING_CLAIMS = "SELECT key FROM lease WHERE key LIKE '%:claim:%' AND expires_at > ?"
-#: Later than any back-off, and so far apart that no death counts for the next.
+#: Longer than any back-off, in seconds, so that no death counts towards the limit of the next one.
 _A_WHILE = 10_000.0
 
 
 class Host:
-    """One host with one service, on a repository of its own of a GitHub that others use, too."""
+    """One host with one service. It has its own repository on a GitHub that other hosts use too."""
 
     def __init__(self, folder, github, home, *, lease_ttl=60.0):
-        """`folder` is made, and gives the repository its name; `home` is what the template's guests begin with."""
+        """Makes `folder`, whose name is also the repository's. `home` holds the files of every new guest."""
         self.folder, self.github, self.repo = folder, github, folder.name
         self.state_dir = folder / "state"
         self.state_dir.mkdir(parents=True)
@@ -100,15 +100,15 @@ class Host:
     # ---- what happens ----
 
     def start_supervisor(self):
-        """A supervisor's life begins."""
+        """Start a supervisor."""
         self.supervisor = Supervisor(self)
 
     def job(self):
-        """The job, as GitHub has it."""
+        """The job as GitHub shows it."""
         return self.github.job(self.job_id)
 
     def is_quiet(self):
-        """True when the job is over and nothing of it is left. Time passes for what must wait for it."""
+        """True when the job is over and nothing of it is left. Skips the time for which a registration is kept on record."""
         if self.job()["status"] != "completed":
             return False
         left = self.leftovers()
@@ -117,7 +117,7 @@ class Host:
         return not left
 
     def _let_registrations_age(self):
-        """A registration that nobody heard of may be yet to come: its record is kept for a minute and a half. They pass now."""
+        """Skip the minute and a half for which a record is kept because its registration may still arrive at GitHub."""
         book = RecordBook(self.state_dir / "services" / SERVICE)
         for record in book.load()[0]:
             asked_at = int(record.facts.get("asked_at", 0))
@@ -127,7 +127,7 @@ class Host:
                 self.supervisor.detach_worker()
 
     def run(self, until, deadline=180.0, supervisor_strikes=()):
-        """Serve until a condition holds. A supervisor dies at the facts of `supervisor_strikes`, and another takes over."""
+        """Run until a condition holds. A supervisor dies at each fact in `supervisor_strikes`, and a new one takes over."""
         pending = list(supervisor_strikes)
         end = time.monotonic() + deadline
         looked = 0.0
@@ -146,18 +146,18 @@ class Host:
                 raise AssertionError(f"not within {deadline:g} s; {self.story()}")
 
     def given_up(self, reason):
-        """The service is FATAL: an operator has to look, and starts the supervisor anew."""
+        """The service is FATAL: note it, as an operator would who then restarts the supervisor."""
         self.troubles.append(f"given up: {reason}")
 
     def end(self):
-        """Drain, and see the worker's end."""
+        """Drain, and wait for the worker to end."""
         self.supervisor.drain()
         self.supervisor = None
 
     # ---- what is left ----
 
     def vms(self):
-        """VMs of ours that exist."""
+        """The names of our VMs that exist."""
         return [vm["name"] for vm in self.anka.vms() if vm["name"].startswith("anklet-vm-")]
 
     def leftovers(self):
@@ -191,7 +191,7 @@ class Host:
         return SlotReader(path).snapshot().slots if path.exists() else ()
 
     def violations(self):
-        """What must not have happened, in words; an empty list when all is well. To be asked when the worker has ended."""
+        """Describe everything that must not have happened; an empty list when all is well. Call it after the worker has ended."""
         job = self.job()
         found = [*self.troubles, *self._errors()]
         found += [f"left: {what} {things}" for what, things in self.leftovers().items()]
@@ -221,7 +221,7 @@ class Host:
         return [f"ERROR: {line['msg']} {line.get('err', '')}" for line in self._log() if line["level"] == "ERROR"]
 
     def story(self):
-        """What has happened, for a failure's report."""
+        """Describe the state of the run, for the message of a failed test."""
         told = [f"{line['msg']} {line.get('err', '')}" for line in self._log() if line["level"] != "DEBUG"]
         facts = [type(fact).__name__ for fact in self.facts[-12:]]
         return f"job {self.job()['status']}, left {self.leftovers()}; last told {facts}; log: {told[-15:]}"
@@ -234,12 +234,12 @@ class Host:
 
 
 class Supervisor:
-    """The machine, a slot table, and at most one worker. Its clock moves only over back-offs."""
+    """The machine, a slot table, and at most one worker. Its clock moves only to skip back-offs."""
 
     def __init__(self, host):
         self._host = host
         self._now = 0.0
-        # What `start` does: the VMs on record hold their slots until there is proof that they are gone.
+        # As the real start does: VMs on record hold their slots until proof that they are gone.
         records, _ = RecordBook(host.setup.service_dir).load()
         left = [(SERVICE, record.vm) for record in records if record.vm_may_exist]
         allocation = allocator.build(_LIMIT, time.monotonic_ns(), left, time.time())
@@ -250,7 +250,7 @@ class Supervisor:
         self._step(events.Began())
 
     def turn(self, strike=None):
-        """Hear what the worker says, for a moment; start it again when it is gone. True when the supervisor is no more."""
+        """Handle one message of the worker, and start a worker when there is none. True when the supervisor has died."""
         service = self._model.services[SERVICE]
         if service.state is ServiceState.BACKOFF:
             self._now += _A_WHILE
@@ -284,7 +284,7 @@ class Supervisor:
         return struck
 
     def _attempt_over(self):
-        """A job that went back is put off for a while. What is left is looked at now; the next process has no reason to wait."""
+        """The worker has put the job off after a failed attempt. Check at once what the attempt left, then start a new worker."""
         if self._host.job()["status"] == "completed":
             return
         left = self._host.leftovers()
@@ -295,7 +295,7 @@ class Supervisor:
         self.detach_worker()
 
     def drain(self):
-        """As SIGTERM; returns when the worker has ended."""
+        """Drain, as SIGTERM does, and return when the worker has ended."""
         self._step(events.DrainAsked())
         deadline = time.monotonic() + 60
         while self._worker is not None:
@@ -304,7 +304,7 @@ class Supervisor:
         self._slots.close()
 
     def detach_worker(self):
-        """SIGTERM to the worker: what it has in hand stays for the next."""
+        """SIGTERM to the worker: it leaves its job for the next one."""
         if self._worker is not None:
             self._worker.signal(signal.SIGTERM)
 
@@ -316,7 +316,7 @@ class Supervisor:
             self._worker = None
 
     def _die(self):
-        """The worker sees the end of the pipe, lets go, and ends."""
+        """Close the pipe: the worker detaches and ends."""
         self._worker.end()
         self._slots.close()
 
@@ -335,7 +335,7 @@ class Supervisor:
 
 
 class Worker:
-    """One life of the worker, in a forked child."""
+    """One worker process, in a forked child."""
 
     def __init__(self, host):
         self._log = (host.folder / "log").open("ab", buffering=0)
@@ -344,7 +344,7 @@ class Worker:
         self._channel = Channel(self._control)
         environment = host.anka.environ(HOME=str(host.folder))
         with warnings.catch_warnings():
-            # The other threads of this process hold nothing that the child asks for.
+            # The other threads of this process hold no lock that the child needs.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
@@ -353,7 +353,7 @@ class Worker:
         log_theirs.close()
 
     def hear(self, seconds):
-        """An event of the machine, or None when there was none within `seconds`."""
+        """Return the next event for the machine, or None after `seconds` without one."""
         ready = wait([connection for connection in (self._control, self._logs) if not connection.closed], seconds)
         if self._logs in ready:
             self._read_log()
@@ -371,7 +371,7 @@ class Worker:
             self._logs.close()
 
     def tell(self, command):
-        """Send a command; a worker that is gone does not hear it."""
+        """Send a command. Nothing happens if the worker is gone."""
         with contextlib.suppress(ChannelClosed):
             self._channel.send(command)
 
@@ -380,7 +380,7 @@ class Worker:
         os.kill(self.pid, number)
 
     def end(self):
-        """Close the pipe and wait for the end; the exit code, negative for a signal."""
+        """Close the pipe, wait for the end, and return the exit code (negative for a signal)."""
         self._channel.close()
         _, status = os.waitpid(self.pid, 0)
         while not self._logs.closed:
@@ -402,7 +402,7 @@ def _live(host, environment, control, logs):
         run_worker(host.setup, control, logs)
     except SystemExit as end:
         code = end.code
-    except BaseException as error:  # noqa: BLE001  whatever it is, no child of ours may go on as a second test run
+    except BaseException as error:  # noqa: BLE001  after any error, this child must not go on as a second test run
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(code if isinstance(code, int) else 70)

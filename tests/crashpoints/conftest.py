@@ -1,4 +1,4 @@
-"""What the enumeration shares within a test process: one emulated GitHub, the content of a template, and the effects of a job."""
+"""Fixtures that a test process shares: one emulated GitHub, the files of a template, and the list of a job's effects."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from emulators.github.control import GitHubServer
 
 @pytest.fixture(scope="session")
 def github():
-    """One server; each case has a repository of its own. At the end it must have noticed nothing that must not happen."""
+    """One server; each case has its own repository. At the end its list of anomalies must be empty."""
     with GitHubServer() as server:
         server.add_token(bench.TOKEN, permissions={"administration": "write", "actions": "read"})
         yield server
@@ -19,7 +19,7 @@ def github():
 
 @pytest.fixture(scope="session")
 def home(github, tmp_path_factory):
-    """A guest's home with a runner in it."""
+    """A guest's home directory with a runner in it."""
     folder = tmp_path_factory.mktemp("home")
     github.copy_runner(folder)
     return folder
@@ -27,7 +27,7 @@ def home(github, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(github, home, tmp_path_factory):
-    """A host on which one job ran with nothing going wrong, and the lines of its trace."""
+    """A host that ran one job without any fault, and the lines of its trace."""
     folder = tmp_path_factory.mktemp("undisturbed") / "app"
     host = bench.Host(folder, github, home)
     host.plan["trace"] = True
@@ -42,7 +42,7 @@ def undisturbed(github, home, tmp_path_factory):
 
 @pytest.fixture
 def judge(github, home, tmp_path):
-    """A function that runs cases and fails with whatever any of them has violated."""
+    """A function that runs cases and fails if one of them violated a rule."""
     numbers = itertools.count()
 
     def judge(cases):

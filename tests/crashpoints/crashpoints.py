@@ -1,8 +1,8 @@
-"""`make crashpoints`: every effect of a job is the last of its process; what becomes of each, in a table.
+"""`make crashpoints`: kill the process after every effect of a job, and print what happened in a table.
 
     crashpoints.py [--jobs N] [--family NAME ...] [WORD ...]
 
-WORDs choose the cases whose names hold one of them. Exits 1 when anything was violated.
+WORDs choose the cases whose names contain one of them. Exits with 1 when a rule was violated.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _KEEP_WORDS = 900
 
 
 class Crew:
-    """What one process of the pool works with."""
+    """The surroundings of one process of the pool."""
 
     github = home = folder = None
     numbers = itertools.count()
 
     @classmethod
     def begin(cls, folder):
-        """Start this process's GitHub. Everything is kept below `folder`."""
+        """Start this process's GitHub. All its files are below `folder`."""
         cls.folder = Path(tempfile.mkdtemp(dir=folder))
         cls.github = GitHubServer().start()
         cls.github.add_token(bench.TOKEN, permissions={"administration": "write", "actions": "read"})
@@ -48,12 +48,12 @@ class Crew:
 
     @classmethod
     def room(cls):
-        """A folder for one case."""
+        """Return a folder for one case."""
         return cls.folder / f"case-{os.getpid()}-{next(cls.numbers)}"
 
 
 def traced_worker():
-    """The effects of a worker in one process."""
+    """Return the effects of a worker, run in one process."""
     room = Crew.room()
     host = bench.Host(room, Crew.github, Crew.home)
     host.plan["trace"] = True
@@ -68,12 +68,12 @@ def traced_worker():
 
 
 def traced_program():
-    """The effects of supervisor and worker, as processes."""
+    """Return the effects of supervisor and worker, run as real processes."""
     return program.traced(Crew.room())
 
 
 def run_one(real, case):
-    """Run one case; what it leaves on disk is kept only when something was violated."""
+    """Run one case. Keep its files only if it violated a rule."""
     room = Crew.room()
     outcome = program.run(case, room) if real else enumeration.run(case, room, Crew.github, Crew.home)
     if not outcome.violations:
@@ -82,7 +82,7 @@ def run_one(real, case):
 
 
 def families(pool):
-    """Family -> (whether it takes real processes, its cases)."""
+    """Return each family of cases: name -> (True if it needs real processes, the cases)."""
     found = pool.submit(traced_worker).result()
     changing = [point for point in found if point.changes]
     lines = pool.submit(traced_program).result()
@@ -103,7 +103,7 @@ def families(pool):
 
 
 def main():
-    """Run what is chosen, print the table, and say how it went."""
+    """Run the chosen cases, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=max(2, os.cpu_count() or 2))
     parser.add_argument("--family", action="append")

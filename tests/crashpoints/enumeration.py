@@ -1,6 +1,6 @@
-"""Which effects a job has, which deaths and failures follow from them, and what becomes of each.
+"""The effects of a job, the cases of death and failure at each of them, and the result of each case.
 
-One undisturbed run is written down; each of its effects is a point. A case strikes at one point, or at one after another.
+Each effect in the trace of one undisturbed run is a point. A case strikes at one point, or at several in their order.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import NamedTuple
 import seams
 from bench import Host
 
-#: The last effect of a job; what follows is a look at an empty queue.
+#: The last effect of a job. After it, the worker looks at an empty queue.
 _LAST = "fact AttemptOver"
-#: These only look, or tell what nothing depends on. To die at one of them is to die at the effect before it.
+#: Effects that only read, or report what nothing depends on. A death at one of them equals a death at the effect before it.
 _IDLE = (
     *(f"fact {kind}" for kind in seams.TELLTALES),
     "store read",
@@ -27,11 +27,11 @@ _IDLE = (
     "api GET",
     "anka list",
 )
-#: For so long an effect is held in whose middle somebody dies.
+#: Seconds for which an effect is held while a process dies in the middle of it.
 _HELD = 3.0
-#: Which of the commands with the same verb are held.
+#: Which of several commands with the same verb to hold.
 _MATCHES = {"anka run true": " true$", "anka list": "list$"}
-#: What a worker does when it comes after one that had done this last, until the next of these.
+#: The effects of a worker whose predecessor died after the key, or after any effect up to the next key.
 _SUCCESSION = {
     "hold": ("hold", "anka list", "store claim claim", "record claimed"),
     "record claimed": (
@@ -61,7 +61,7 @@ _SUCCESSION = {
     "record gone": ("hold", "anka list", "fact SlotReleased", "record removed"),
     "record removed": ("hold", "anka list"),
 }
-#: A tool that fails at the start is for an operator to see to.
+#: A tool that fails at the start needs an operator.
 _PROBES = ("anka", "anka version", "anka license")
 
 
@@ -76,18 +76,18 @@ class Point(NamedTuple):
 
     @property
     def changes(self):
-        """Whether anything depends on it."""
+        """True if something depends on this effect."""
         return not self.name.startswith(_IDLE)
 
     @property
     def fails(self):
-        """Whether it can fail without anybody's death. A fact that is not heard is a supervisor's death; of a note that cannot be
-        written nobody hears."""
+        """True if the effect can fail without the death of a process. A fact fails only if the supervisor dies, and a note that
+        cannot be written has no consequence."""
         return not self.name.startswith(("fact ", "hold", "note of "))
 
 
 class Case(NamedTuple):
-    """What is to go wrong: strikes at the worker, in their order, or at the supervisor."""
+    """What goes wrong: strikes at the worker, in their order, or at the supervisor."""
 
     name: str
     worker: tuple = ()
@@ -95,14 +95,14 @@ class Case(NamedTuple):
     #: Faults of the emulators: (command, how) of Anka, (method, route, how) of GitHub.
     anka: tuple = ()
     github: tuple = ()
-    #: Seconds that a lease lives without being renewed.
+    #: Seconds after which a lease expires unless it is renewed.
     lease_ttl: float = 60.0
-    #: Whether an operator may have to act.
+    #: True if the case may need an operator.
     fatal: bool = False
 
 
 class Outcome(NamedTuple):
-    """How a case went. `reached`: everything that was to go wrong did."""
+    """The result of a case. `reached`: every strike happened."""
 
     case: Case
     reached: bool
@@ -111,57 +111,57 @@ class Outcome(NamedTuple):
 
     @property
     def word(self):
-        """One word for a table."""
+        """The result in one word, for the table."""
         return "VIOLATED" if self.violations else "ok" if self.reached else "not reached"
 
 
 def strike(point, when, act):
-    """A strike at a worker's effect."""
+    """Return a strike at a worker's effect."""
     return {"role": seams.WORKER, "name": point.name, "nth": point.nth, "when": when, "act": act}
 
 
 def _pattern(route):
-    """A regular expression for the paths of a route, on any repository."""
+    """Return a regular expression for the paths of a route, in any repository."""
     return re.sub(r"\\{id\\}", "[0-9]+", re.escape(route.partition("}/{repo}")[2])) + "$"
 
 
 def trace(folder):
-    """What a traced host has written down."""
+    """Read the trace of a host."""
     return [json.loads(line) for line in (folder / "effects.jsonl").read_text().splitlines()]
 
 
 def points(lines):
-    """The effects of a job, from the start of its worker on."""
+    """Return the effects of a job, from the start of its worker to the end of the attempt."""
     found = [Point(line["name"], line["nth"]) for line in lines if "name" in line]
     return found[: found.index(Point(_LAST, 1)) + 1]
 
 
 def deaths(found):
-    """SIGKILL of the worker before the first effect and after each."""
+    """Kill the worker before the first effect and after each."""
     yield Case(f"worker killed before {found[0]}", (strike(found[0], "before", "kill"),))
     for point in found:
         yield Case(f"worker killed after {point}", (strike(point, "after", "kill"),))
 
 
 def detachments(found):
-    """The worker is told to let go before each effect."""
+    """Detach the worker before each effect."""
     for point in found:
         yield Case(f"worker detached before {point}", (strike(point, "before", "detach"),))
 
 
 def failures(found):
-    """Each effect fails, without having happened, or after it."""
+    """Let each effect fail, either before or after it has happened."""
     for point in found:
         if point.fails:
             for when in ("before", "after"):
                 name = f"{point} fails {when} its effect"
-                # What cannot be given back expires.
+                # A lease that cannot be given back must expire first.
                 ttl = 2.0 if point.name == "store release claim" else 60.0
                 yield Case(name, (strike(point, when, "error"),), fatal=point.name in _PROBES, lease_ttl=ttl)
 
 
 def orphanings(found):
-    """The supervisor dies of each fact, before or after it has acted on it."""
+    """Kill the supervisor at each fact, before or after it handles it."""
     for point in found:
         if point.name.startswith("fact "):
             for when in ("before", "after"):
@@ -170,7 +170,7 @@ def orphanings(found):
 
 
 def deaths_in_the_middle(found):
-    """SIGKILL while a VM command or a request is on its way: it goes on, and has its effect later."""
+    """Kill the worker during a VM command or a request, which goes on and has its effect later."""
     for point in found:
         verb = point.name.removeprefix("anka ").partition(" ")[0]
         if point.name.startswith("anka ") and point.name not in _PROBES:
@@ -195,7 +195,7 @@ def deaths_in_the_middle(found):
 
 
 def double_deaths(found):
-    """The worker is killed in the middle of a job, and its successor in the middle of looking after what is left."""
+    """Kill the worker in the middle of a job, and the next one while it cleans up."""
     follows = _SUCCESSION["hold"]
     for number, first in enumerate(found):
         if first.nth == 1:
@@ -209,8 +209,8 @@ def double_deaths(found):
 
 
 def _is_over(case, folder):
-    """Whether what is held has had its effect. A point that has not come by the end of all comes no more: a guest is waited for as
-    often as it takes."""
+    """True when the effect that was held has happened, or when its point was never reached: not every run waits for a guest equally
+    often."""
     struck = folder / "struck-0"
     if not (case.anka or case.github) or not struck.exists():
         return True
@@ -218,7 +218,7 @@ def _is_over(case, folder):
 
 
 def run(case, folder, github, home):
-    """Let it go wrong; serve until all is over; judge."""
+    """Run one case to its end and judge it."""
     host = Host(folder, github, home, lease_ttl=case.lease_ttl)
     try:
         for verb, how in case.anka:

@@ -1,6 +1,6 @@
-"""The real command on an emulated site, killed at one effect of supervisor or worker, and started again as launchd would.
+"""The real command on an emulated site, killed at one effect of supervisor or worker, and restarted as launchd would do it.
 
-Whoever dies, dies of SIGKILL; nobody else does anything out of the ordinary.
+Every death is a SIGKILL. Nothing else goes wrong.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from invariants.evidence import of_host, of_run
 from stage import OWNER, REPO, TAG, TEMPLATE, TOKEN, Mac, eventually, job, new_github
 
 _INJECTED = Path(__file__).resolve().parent / "injected"
-#: Longer than a record is kept for a registration that nobody heard of.
+#: Longer than a record is kept because its registration may still arrive, in seconds.
 _DEADLINE = 240.0
 
 
 def points(lines, role):
-    """The effects of one of the two processes in an undisturbed run, from its start until the job is over and gone."""
+    """Return the effects of one of the two processes in an undisturbed run, up to the end of the job's clean-up."""
     found, workers = [], set()
     for line in lines:
         if line["role"] == seams.WORKER:
@@ -31,16 +31,16 @@ def points(lines, role):
     assert len(workers) == 1, "an undisturbed run has one worker"
     last = Point("fact AttemptOver", 1)
     found = found[: found.index(last) + 1] if last in found else found
-    # The supervisor tells what it knows again and again; between two such moments lies a moment of the worker's.
+    # The supervisor writes these again and again. A worker's effect lies between two such writes, so the first is enough.
     return [point for point in found if point.nth == 1 or not point.name.startswith(("status", "history"))]
 
 
 def deaths(found, role):
-    """Each effect is the last of this process, of the other one, and of both."""
+    """Kill this process, the other one, or both after each effect."""
     other = {seams.WORKER: seams.SUPERVISOR, seams.SUPERVISOR: seams.WORKER}[role]
     for point in found:
         for who, act in ((role, "kill"), (other, "kill-other"), ("both", "kill-both")):
-            # The supervisor has no worker to kill yet, or none any more.
+            # At these effects the supervisor has no worker to kill.
             if act != "kill" and point.name.startswith(("lock", "pid file", "identity", "slots made")):
                 continue
             blow = {"role": role, "name": point.name, "nth": point.nth, "when": "after", "act": act}
@@ -48,7 +48,7 @@ def deaths(found, role):
 
 
 class Site:
-    """A GitHub with one queued job, and a host whose program has a plan of what goes wrong in it."""
+    """A GitHub with one queued job, and a host on which the program gets a plan of what goes wrong."""
 
     def __init__(self, folder, plan):
         self.github = new_github()
@@ -61,7 +61,7 @@ class Site:
         }
 
     def run(self):
-        """Start, and start again what has died, until the job is over and nothing of it is left; then drain."""
+        """Start the program, restart it after each death until the job is over and cleaned up, then drain."""
         self.mac.start(wait=False)
         eventually(self._is_quiet, "the job is over and nothing is left", _DEADLINE, 0.1)
         while (code := self.mac.drain(_DEADLINE)) == -9:
@@ -74,7 +74,7 @@ class Site:
         return self.mac.get("/healthz")[0] == 200
 
     def _keep_alive(self):
-        """As launchd does."""
+        """Restart the program after its death, as launchd does."""
         code = self.mac.process.poll()
         if code is not None:
             assert code in (-9, 75), f"the supervisor ended with {code}: {self.mac.said()}"
@@ -84,7 +84,7 @@ class Site:
         self._keep_alive()
         if self.github.job(self.job_id)["status"] != "completed" or self.mac.leftovers():
             return False
-        # After a restart the table is what the records were: the worker must have freed its slots, too.
+        # After a restart the slot table is built from the records, so the worker must have freed its slots too.
         return self.mac.get("/readyz")[0] == 200 and self._slots_are_free()
 
     def _slots_are_free(self):
@@ -94,7 +94,7 @@ class Site:
             return False
 
     def violations(self):
-        """What the emulators' journals say that must not be, and what the program left in its own state."""
+        """Describe rule violations by the emulators' journals, and leftovers in the program's own state."""
         host = of_host(self.mac.anka, name="mac")
         secrets, expected = [TOKEN], {self.job_id: "success"}
         seen = of_run(self.github, [host], [(OWNER, REPO)], secrets=secrets, expected=expected)
@@ -103,13 +103,13 @@ class Site:
         return found + [f"ERROR: {line['msg']} {line.get('err', '')}" for line in self.mac.log_lines(level="ERROR")]
 
     def close(self):
-        """End everything."""
+        """End all processes."""
         self.mac.close()
         self.github.stop()
 
 
 def traced(folder):
-    """What an undisturbed run does: the lines of its trace."""
+    """Return the trace of an undisturbed run."""
     site = Site(folder, {"strikes": [], "trace": True})
     try:
         site.run()
@@ -120,7 +120,7 @@ def traced(folder):
 
 
 def run(case, folder):
-    """Let it go wrong; keep the program alive until all is over; judge."""
+    """Run one case to its end and judge it."""
     site = Site(folder, {"strikes": list(case.worker)})
     began = time.monotonic()
     try:

@@ -1,12 +1,12 @@
-"""Where the program touches the world: every effect of a process, by name; and a strike at a chosen one.
+"""Names every effect that a process has on the world, and strikes at a chosen one.
 
-Wraps the methods through which the program writes records, tells facts, takes leases, runs VM commands and asks GitHub, in the
-process that calls `install`, and nowhere else: a child made for one test, or a program started with `injected` on its path. The
-program knows nothing of it. An effect is known by its name and by how often that name has come in this process.
+Wraps the methods that write records, send facts, take leases, run VM commands and call GitHub, but only in the process that calls
+`install`: a child made for one test, or a program started with `injected` on its path. The program contains nothing for it. An
+effect is identified by its name and by how often that name has occurred in this process.
 
-A strike at an effect: `kill` (SIGKILL of this process), `kill-other` (of the supervisor by its worker, of the worker by its
-supervisor), `kill-both`, `detach` (SIGTERM of the worker), `error` (the effect's ordinary failure); `before` the effect, so that it
-does not happen, `after` it, so that only its reply is lost, or `during` it: a moment after it began, for effects that are held.
+Strikes: `kill` (SIGKILL to this process), `kill-other` (to the supervisor from its worker, or the reverse), `kill-both`, `detach`
+(SIGTERM to the worker), `error` (the effect's ordinary failure). A strike comes `before` the effect, which then does not happen;
+`after` it, so that only the reply is lost; or `during` it, shortly after it began, for effects that are held.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from anklet_worker.process.command import CommandResult, CommandRunner
 from anklet_worker.store.embedded import SqliteStore
 from anklet_worker.vm.image_locks import PullHold
 
-#: Seconds into an effect that is held for longer.
+#: Seconds after the begin of an effect that is held for longer.
 _INTO_IT = 0.2
 _NUMBER = re.compile(r":[0-9]+$")
 WORKER, SUPERVISOR = "worker", "supervisor"
-#: A worker's effects that change nothing but what is told: dying at them is dying at the effect before them.
+#: Effects of a worker that only report something. A death at one of them equals a death at the effect before it.
 TELLTALES = (
     "StageTook",
     "DriverCommandEnded",
@@ -60,10 +60,10 @@ TELLTALES = (
 
 
 class Ledger:
-    """What this process has done so far, and what shall happen to it. One for each process.
+    """The effects of this process so far, and the strikes planned for it. One per process.
 
-    `plan` holds `folder` (where traces and the marks of strikes are), `trace` (whether to write down effects) and `strikes`, a
-    list of dicts with role, name, nth, when, act. Each strikes once, in its order, in whatever process of its role comes first.
+    `plan` has `folder` (for traces and the marks of strikes), `trace` (True to record effects) and `strikes`, a list of dicts with
+    role, name, nth, when, act. Each strikes once, in its order, in the first process of its role that reaches it.
     """
 
     def __init__(self, plan, role=None):
@@ -80,23 +80,23 @@ class Ledger:
 
     @property
     def role(self):
-        """Which of the program's processes this is."""
+        """The role of this process: supervisor or worker."""
         if self._role is None:
             self._role = SUPERVISOR if multiprocessing.parent_process() is None else WORKER
         return self._role
 
     def inside(self):
-        """True while this thread is in the middle of an effect."""
+        """True while this thread is inside an effect."""
         return bool(self._outer())
 
     def _outer(self):
-        """The effects that this thread is in the middle of, the outermost first."""
+        """The effects that this thread is inside, outermost first."""
         if not hasattr(self._inside, "names"):
             self._inside.names = []
         return self._inside.names
 
     def around(self, name, effect, failure):
-        """Let an effect happen, unless it is the one to strike at. `failure` makes the outcome of an error."""
+        """Run an effect, and strike if it is the planned one. `failure` produces the effect's ordinary failure."""
         outer = self._outer()
         if name.startswith("note of ") and outer:
             name = f"{name} of {outer[-1]}"
@@ -151,7 +151,7 @@ class Ledger:
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)
         elif act == "kill-both":
-            # As launchd does, which ends the group of a supervisor that died.
+            # As launchd does: it kills the process group of a supervisor that died.
             self._act("kill-other")
             self._act("kill")
         elif self.role == WORKER:
@@ -196,7 +196,7 @@ def _wrap(ledger, owner, method, name_of, failure):
 
 # ---- names ----
 
-#: A word that only this script has, and what it does.
+#: Words that occur in only one guest script -> what the script does.
 _SCRIPTS = {
     "install-runner.bash": "install",
     "register-runner.bash": "register",
@@ -207,7 +207,7 @@ _SCRIPTS = {
 
 
 def _record(_book, record):
-    """The word for how far VM and attempt have come together."""
+    """Name the phase of VM and attempt in one word."""
     if record.vm_phase is VMPhase.GONE:
         return "record gone"
     making = record.phase is Phase.CLAIMED and record.vm_may_exist
@@ -231,7 +231,7 @@ def _fact(_link, fact):
 
 
 def _key(key):
-    """The kind of a store's key, without what differs from run to run."""
+    """Return the kind of a store key, without the parts that differ from run to run."""
     identity, _, kind = key.partition("}")
     if identity.endswith("/etag"):
         return "etag"
@@ -252,7 +252,7 @@ def _anka(_runner, argv, *, stdin=b"", **_more):
 
 
 def _script(stdin):
-    """Which script a guest is given."""
+    """Name the script that a guest gets."""
     packed = re.search(rb"<<'([^']+)'[^\n]*\n(.*?)\1", stdin, re.DOTALL)
     text = base64.b64decode(packed[2]).decode() if packed else ""
     return next((name for mark, name in _SCRIPTS.items() if mark in text), None)
@@ -325,7 +325,7 @@ _SEAMS = [
 
 
 def _wrap_supervisor(ledger):
-    """The supervisor's own; not imported by a worker, which does not have them."""
+    """Wrap the supervisor's own effects. A worker must not import these modules."""
     if ledger.role == WORKER:
         return
     from anklet_supervisor.daemon import host, process, start  # noqa: PLC0415  see above
@@ -344,7 +344,7 @@ def _wrap_supervisor(ledger):
     start.identify = lambda *args: ledger.around("identity known", lambda: identify(*args), _never)
 
 
-# ---- what else touches the world ----
+# ---- everything else that touches the world ----
 
 _AUDITED = frozenset(
     {
@@ -372,7 +372,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def _audit(ledger, event, args):
-    """Write down what touches the world outside of any effect that is known by name."""
+    """Record what touches the world outside of every named effect."""
     opened = event == "open" and isinstance(args[2], int) and args[2] & _WRITES
     if (opened or event in _AUDITED) and not ledger.inside() and "__pycache__" not in repr(args):
         ledger.write({"role": ledger.role, "pid": os.getpid(), "outside": event, "what": repr(args[:2])})

@@ -1,13 +1,13 @@
-"""The real program: SIGKILL of worker or supervisor at one point for each kind of effect; `make crashpoints` takes every point.
+"""The real program: SIGKILL to worker or supervisor at one point of each kind of effect; `make crashpoints` covers all points.
 
-It is started again as launchd would; then the job has run exactly once, and nothing of it is left.
+After a restart, as by launchd, the job has run exactly once and nothing of it is left.
 """
 
 import program
 import pytest
 import seams
 
-#: Whose effect, which, and who dies after it.
+#: The process that has the effect, the effect, and which process dies after it.
 _POINTS = [
     (seams.WORKER, "record making", "kill"),
     (seams.WORKER, "record driving", "kill-both"),

@@ -1,7 +1,7 @@
-"""Judges a run by its evidence alone: was anything lost, done twice, left behind, or touched that is not ours?
+"""Judges a run by its evidence alone: was anything lost, done twice or left behind, or was anything of others touched?
 
-Owns the rules. Pure: evidence in, verdict out. Knows nothing of the program under test but what its README promises: the names of
-its VMs and runners begin with `anklet-vm-<install id>-`, its claims in Redis have `:claim:` in their keys.
+Owns the rules. Pure: evidence in, verdict out. Knows only what the README of the program under test promises: the names of its VMs
+and runners start with `anklet-vm-<install id>-`, and its claims in Redis have `:claim:` in their keys.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from invariants.evidence import Evidence, HostEvidence, Span
 
 _OURS = re.compile(r"anklet-vm-(?P<install>[0-9a-f]{8})-[0-9a-z]+-(?P<job>[0-9a-z]+)-\d+")
 _CLAIM = ":claim:"
-#: A user's cancel of a job that no runner had taken up, in the words of the emulated GitHub.
+#: The emulated GitHub's words for a job that its user cancelled before a runner took it.
 _CANCELLED_UNSTARTED = ("cancelled while queued", "cancelled while assigned", "cancelled before it started")
 _REPORTED = "reported by its runner"
-#: Commands that change the VM they name.
+#: Commands that change the VM that they name.
 _CHANGING = ("start", "stop", "suspend", "reboot", "delete", "modify", "cp", "run")
-#: Refusals that belong to GitHub's protocol for runners: busy or gone already, name taken by a registration whose reply was lost.
+#: Refusals that GitHub's runner protocol allows: runner busy or already gone, name taken by a registration whose reply was lost.
 _PROTOCOL = (
     ("DELETE", re.compile(r"/actions/runners/\d+$"), (404, 422)),
     ("POST", re.compile(r"/actions/runners/generate-jitconfig$"), (409,)),
 )
-#: Values that look like secrets whatever the test's own are: GitHub's tokens, and base64 of JSON (JIT configurations, JWTs).
+#: Patterns of secrets besides the test's own: GitHub's tokens, and JSON in base64 (JIT configurations, JWTs).
 _SECRET = re.compile(r"\b(?:gh[a-z]_|github_pat_)\w{8,}|\beyJ[\w+/=-]{40,}")
-#: A VM that a killed command has left is in a slot though no command says so; for so long after its clone began, at most.
+#: A VM left by a killed command occupies a slot although no command shows it: for at most this many seconds after its clone began.
 _FLEETING = 1.0
-#: While a host dies, a runner may see its worker die first, and say so.
+#: While a host dies, a runner may see its job's process die first, and report that.
 _DYING = 2.0
 HOST_REBOOTED = "host-rebooted"
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A rule that was broken, and how."""
+    """A broken rule, and how it was broken."""
 
     rule: str
     what: str
@@ -49,7 +49,7 @@ class Violation:
 
 @dataclass(kw_only=True)
 class Verdict:
-    """What came of a run. `figures` are counts and seconds by name."""
+    """The verdict on a run. `figures` are counts and seconds by name."""
 
     violations: list[Violation]
     figures: dict[str, float]
@@ -60,31 +60,31 @@ class Verdict:
 
 @dataclass(kw_only=True)
 class Life:
-    """What GitHub's journal says of one job; times in order."""
+    """What GitHub's journal says about one job; times in order."""
 
     id: int
     name: str
     queued: list[float] = field(default_factory=list)
-    #: When it left the queue (for a runner, or at its end).
+    #: When it left the queue, for a runner or because it ended.
     taken: list[float] = field(default_factory=list)
-    #: Time and runner of each start; time, conclusion and reason of each end.
+    #: Starts: time and runner. Ends: time, conclusion and reason.
     starts: list[tuple[float, str]] = field(default_factory=list)
     ends: list[tuple[float, str, str]] = field(default_factory=list)
     cancel_asked: bool = False
 
     @property
     def cancelled_by_user(self) -> bool:
-        """A user's cancel ended it."""
+        """True if its user's cancel ended it."""
         return self.cancel_asked or any(reason in _CANCELLED_UNSTARTED for _, _, reason in self.ends)
 
 
 class Facts:
-    """The evidence in the form that the rules want it."""
+    """The evidence in the form that the rules need."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
         self.lives = _lives(evidence)
-        #: Name of a VM -> the host whose `anka` was told to clone it.
+        #: Name of a VM -> the host on which `anka` cloned it.
         self.host_of: dict[str, HostEvidence] = {}
         for host in evidence.hosts:
             for name in cloned(host):
@@ -95,7 +95,7 @@ class Facts:
         self.end = max(times)
 
     def killed_from_outside(self, life: Life) -> bool:
-        """Its host was rebooted, or its VM made to end by itself, while it ran."""
+        """True if its host rebooted, or the test let its VM die, while it ran."""
         for number, (started, runner) in enumerate(life.starts):
             ended = life.ends[number][0] if number < len(life.ends) else self.end
             host = self.host_of.get(runner)
@@ -106,7 +106,7 @@ class Facts:
 
 
 def judge(evidence: Evidence, *, longest_stall: float | None = None) -> Verdict:
-    """Hold every rule against the evidence. `longest_stall`: seconds that a job may wait for nothing."""
+    """Check every rule. `longest_stall`: seconds that a job may wait although a slot is free."""
     facts = Facts(evidence)
     violations = [Violation(rule, what) for rule, broken in RULES.items() for what in broken(facts)]
     stall, job = stalls(facts)
@@ -167,19 +167,19 @@ def _reboots(host: HostEvidence) -> list[float]:
 
 
 def _words(call: dict) -> tuple[str, list[str]]:
-    """Verb and operands of an `anka` command line; of `run`, whose operands are the guest's words, the VM alone."""
+    """Return verb and operands of an `anka` command line; for `run`, only the VM, because the rest belongs to the guest."""
     words = [word for word in call["argv"] if not word.startswith("-")]
     verb, operands = (words[0], words[1:]) if words else ("", [])
     return verb, operands[:1] if verb == "run" else operands
 
 
 def cloned(host: HostEvidence) -> list[str]:
-    """The names that the program gave to VMs here, whether they came to be or not."""
+    """Return the names that the program gave to VMs on this host, made or not."""
     return list(dict.fromkeys(name for name, _ in _clones(host)))
 
 
 def _clones(host: HostEvidence) -> Iterator[tuple[str, dict]]:
-    """Each `anka clone TEMPLATE NAME`: the name, and the call."""
+    """Yield name and call of each `anka clone TEMPLATE NAME`."""
     for call in host.calls:
         verb, operands = _words(call)
         if verb == "clone" and len(operands) > 1:
@@ -187,15 +187,15 @@ def _clones(host: HostEvidence) -> Iterator[tuple[str, dict]]:
 
 
 def most_running(host: HostEvidence) -> int:
-    """The largest number of VMs that ran at once, by the emulated kernel's own count."""
+    """Return the largest number of VMs that ran at once, as the emulated kernel counted them."""
     return max((event["running"] for event in host.events), default=0)
 
 
-# ---- rules: each yields what broke it ----
+# ---- rules: each yields its violations ----
 
 
 def ends_exactly_once(facts: Facts) -> Iterator[str]:
-    """Every job that was offered starts at most once, and ends exactly once, as its own steps say."""
+    """Every queued job starts at most once and ends exactly once, as its own steps decide."""
     for life in facts.lives.values():
         name = f"job {life.id} ({life.name})"
         if len(life.starts) > 1:
@@ -221,7 +221,7 @@ def _ended_badly(facts: Facts, life: Life, name: str) -> Iterator[str]:
 
 
 def journals_agree(facts: Facts) -> Iterator[str]:
-    """GitHub's own count of starts is that of its journal, and it noticed nothing that must not happen."""
+    """GitHub's count of starts matches its journal, and it noticed no anomaly."""
     for job in facts.evidence.jobs:
         life = facts.lives.get(job["id"])
         if life is not None and job["starts"] != len(life.starts):
@@ -231,7 +231,7 @@ def journals_agree(facts: Facts) -> Iterator[str]:
 
 
 def never_too_many_vms(facts: Facts) -> Iterator[str]:
-    """At no instant do more VMs run on a host than it may, and none is tried."""
+    """A host never runs more VMs than allowed, and never tries to."""
     for host in facts.evidence.hosts:
         if most_running(host) > host.limit:
             yield f"{most_running(host)} VMs ran at once on {host.name}"
@@ -239,7 +239,7 @@ def never_too_many_vms(facts: Facts) -> Iterator[str]:
         for event in host.events:
             if event["event"] != "limit-refused" or event.get("name") not in ours:
                 continue
-            # Somebody else's VM may take the room between our look and our start; nobody can prevent that.
+            # A VM of another user may take the room between our listing and our start. That cannot be prevented.
             if not any(begin <= event["time"] <= end for begin, end in excuses):
                 yield f"a VM too many was tried on {host.name}: {event.get('name')} at {event['time']:.3f}"
 
@@ -261,7 +261,7 @@ def _foreign_running(host: HostEvidence) -> list[Span]:
 
 
 def nothing_is_left(facts: Facts) -> Iterator[str]:
-    """When all is quiet there is no VM, no taken slot, no runner, no claim and no process."""
+    """When all is quiet there is no VM, no occupied slot, no runner, no claim and no process."""
     dead = {name for name, host in facts.host_of.items() if host.dead}
     for host in facts.evidence.hosts:
         if not host.dead:
@@ -287,7 +287,7 @@ def _left_on(host: HostEvidence) -> Iterator[str]:
 
 
 def foreigners_are_left_alone(facts: Facts) -> Iterator[str]:
-    """What the program did not make itself it neither starts nor stops, changes nor removes."""
+    """The program does not start, stop, change or remove anything that it did not make."""
     for host in facts.evidence.hosts:
         ours = set(cloned(host))
         for name in ours:
@@ -299,7 +299,7 @@ def foreigners_are_left_alone(facts: Facts) -> Iterator[str]:
         for call in host.calls:
             verb, operands = _words(call)
             subjects = {operand.partition(":")[0] for operand in operands if verb != "cp" or ":" in operand}
-            # A VM whose clone was only intended is deleted by the name that it would have had.
+            # A VM whose clone was only announced is deleted by the name that it would have got.
             theirs = {name for name in subjects - ours if not _is_of(name, installs)}
             if verb in _CHANGING and theirs:
                 yield f"anka {verb} {sorted(theirs)} on {host.name}"
@@ -328,7 +328,7 @@ def _foreign_runners(facts: Facts) -> Iterator[str]:
 
 
 def no_clone_in_a_pull(facts: Facts) -> Iterator[str]:
-    """No template is cloned while it is pulled, nor pulled twice at once: that spoils it."""
+    """No template is cloned during its pull, and no two pulls overlap: both damage the template."""
     for host in facts.evidence.hosts:
         for event in host.events:
             if event["event"] in ("corruption", "pull-overlap"):
@@ -336,7 +336,7 @@ def no_clone_in_a_pull(facts: Facts) -> Iterator[str]:
 
 
 def no_secret_is_shown(facts: Facts) -> Iterator[str]:
-    """No argument of any command is, or holds, a secret."""
+    """No command line contains a secret."""
     for host in facts.evidence.hosts:
         for call in host.calls:
             line = " ".join(call["argv"])
@@ -344,15 +344,15 @@ def no_secret_is_shown(facts: Facts) -> Iterator[str]:
                 yield f"in an `anka {_words(call)[0]}` (pid {call['pid']}) on {host.name}"
 
 
-def nobodys_run_is_cancelled(facts: Facts) -> Iterator[str]:
-    """The program never cancels what belongs to a user."""
+def no_run_is_cancelled(facts: Facts) -> Iterator[str]:
+    """The program never cancels a user's run or job."""
     for request in facts.evidence.requests:
         if request["method"] == "POST" and re.search(r"/(force-)?cancel$", request["path"]):
             yield f"POST {request['path']}"
 
 
 def requests_are_sound(facts: Facts) -> Iterator[str]:
-    """GitHub refused nothing on its merits, and its own description allows for every request."""
+    """GitHub refused no request as wrong, and its API description allows every request."""
     seen: set[object] = set()
     for request in facts.evidence.requests:
         method, path, status = request["method"], request["path"], request["status"]
@@ -378,7 +378,7 @@ def _in_protocol(method: str, path: str, status: int) -> bool:
 
 
 def every_slot_works(facts: Facts) -> Iterator[str]:
-    """The jobs of the roll call, one for each slot of the fleet, run all at once: no slot was lost."""
+    """The jobs of the roll call, one per slot of the fleet, run all at once, so no slot was lost."""
     if not facts.evidence.roll_call:
         return
     running = [
@@ -390,7 +390,7 @@ def every_slot_works(facts: Facts) -> Iterator[str]:
         yield f"only {spans.depth(running)} of {facts.evidence.roll_call} slots took a job at once"
 
 
-#: What the names of the jobs of a roll call begin with.
+#: The start of the names of roll call jobs.
 ROLL_CALL = "roll-call-"
 
 RULES: dict[str, Callable[[Facts], Iterator[str]]] = {
@@ -401,17 +401,17 @@ RULES: dict[str, Callable[[Facts], Iterator[str]]] = {
     "foreign things are left alone": foreigners_are_left_alone,
     "no clone in a pull": no_clone_in_a_pull,
     "no secret is shown": no_secret_is_shown,
-    "nobody's run is cancelled": nobodys_run_is_cancelled,
+    "no run is cancelled": no_run_is_cancelled,
     "requests are sound": requests_are_sound,
     "every slot works": every_slot_works,
 }
 
 
-# ---- waiting for nothing ----
+# ---- waiting although a slot is free ----
 
 
 def stalls(facts: Facts) -> tuple[Span, int | None]:
-    """The longest time that a job waited, with no VM made for it, while a host that nothing hindered had a slot free; and whose."""
+    """Return the longest time that a job waited without a VM while an unhindered host had a free slot, and the job."""
     usable = [
         spans.subtract([(0.0, facts.end)], _full(host, facts.end) + host.outages)
         for host in facts.evidence.hosts
@@ -437,7 +437,7 @@ def _waiting(life: Life, end: float) -> list[Span]:
 
 
 def _vm_spans(host: HostEvidence, end: float) -> dict[str, Span]:
-    """Name -> from the begin of its first clone until it is gone; VMs that others run, too."""
+    """Return name -> span from the begin of the first clone until the VM is gone; VMs of others too."""
     gone = {event["name"]: event["time"] for event in host.events if event["event"] == "deleted"}
     came = {event["name"] for event in host.events if event["event"] == "cloned"}
     found: dict[str, Span] = {}

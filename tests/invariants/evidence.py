@@ -1,7 +1,7 @@
-"""What an independent observer can know of a run: the journals and states of the emulators, and what the test did itself.
+"""The evidence of a run that an independent observer has: journals and states of the emulators, and what the test did itself.
 
-Owns the form of the evidence and how it is gathered. Reads nothing that the program under test has written: no record, no log,
-no status, no metric of it. All times are seconds of this machine's clock since 1970.
+Owns its form and how it is gathered. Reads nothing that the program under test wrote: no record, log, status or metric. All times
+are Unix seconds of this machine's clock.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ Span = tuple[float, float]
 
 @dataclass(kw_only=True)
 class HostEvidence:
-    """One emulated Mac. `calls`, `events`, `vms`, `slots` are the emulated Anka's own; see its README."""
+    """One emulated Mac. `calls`, `events`, `vms` and `slots` come from the emulated Anka; see its README."""
 
     name: str
     calls: list[dict]
     events: list[dict]
     vms: list[dict]
-    #: Owners of the kernel's slots at the end.
+    #: The owners of the kernel's slots at the end.
     slots: list[str]
     guest_processes: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
-    #: Processes of the supervisor's session that lived at the end, when none should.
+    #: Processes of the supervisor's session that still ran at the end.
     processes: list[str] = field(default_factory=list)
-    #: VMs and templates that the test put there: nobody may touch them.
+    #: VMs and templates that the test put there and that nothing may touch.
     foreign: list[str] = field(default_factory=list)
     limit: int = 2
-    #: How many jobs it can have in hand at once: a slot each, and a service each.
+    #: How many jobs it can run at once: each needs a slot and a service.
     capacity: int = 2
-    #: It died and was never to come back: what lies on it is nobody's fault.
+    #: True if it died for good: then nothing left on it is a violation.
     dead: bool = False
-    #: When the emulated kernel refused starts that it should grant, at the test's word.
+    #: When the test made the emulated kernel refuse starts that it should allow.
     refused: list[Span] = field(default_factory=list)
-    #: Times and names of VMs of ours that the test let die.
+    #: Times and names of our VMs that the test let die.
     deaths: list[tuple[float, str]] = field(default_factory=list)
-    #: When the test kept it from working.
+    #: When the test kept the host from working.
     outages: list[Span] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
 class Evidence:
-    """One run. `jobs`, `events`, `runners`, `requests`, `anomalies` are the emulated GitHub's own; see its README."""
+    """One run. `jobs`, `events`, `runners`, `requests` and `anomalies` come from the emulated GitHub; see its README."""
 
     hosts: list[HostEvidence]
     jobs: list[dict]
@@ -56,26 +56,26 @@ class Evidence:
     runners: list[dict]
     requests: list[dict]
     anomalies: list[dict]
-    #: Keys that Redis held at the end.
+    #: The keys in Redis at the end.
     redis_keys: list[str] = field(default_factory=list)
-    #: Values that may be seen in no argument list.
+    #: Values that no command line may contain.
     secrets: list[str] = field(default_factory=list)
-    #: Runners that the test registered for nobody: they stay.
+    #: Runners that the test registered itself and that must stay.
     foreign_runners: list[str] = field(default_factory=list)
-    #: Job id -> how the job ends when nothing comes in between.
+    #: Job id -> how the job ends if nothing interferes.
     expected: dict[int, str] = field(default_factory=dict)
     #: When the test kept every host from working.
     outages: list[Span] = field(default_factory=list)
-    #: Jobs that were to run all at once, one in each slot of the fleet; how many there were.
+    #: The number of jobs in the roll call, which must all run at once.
     roll_call: int = 0
 
     def save(self, path: Path) -> None:
-        """Write it down, for a look afterwards."""
+        """Save the evidence to a file, for a later look."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Evidence:
-        """What `save` wrote."""
+        """Load what `save` wrote."""
         read = json.loads(path.read_text())
         hosts = [HostEvidence(**host) for host in read.pop("hosts")]
         read["expected"] = {int(job): conclusion for job, conclusion in read.pop("expected").items()}
@@ -83,7 +83,7 @@ class Evidence:
 
 
 def of_host(anka, **more) -> HostEvidence:
-    """The evidence of an `AnkaHost` as it is now. `more`: what only the test knows."""
+    """Gather the evidence of an `AnkaHost`. `more`: what only the test knows."""
     commands = [_line(pid) for pid in anka.command_pids()]
     return HostEvidence(
         calls=anka.calls(),
@@ -97,7 +97,7 @@ def of_host(anka, **more) -> HostEvidence:
 
 
 def of_run(github, hosts, scopes, redis=None, **more) -> Evidence:
-    """The evidence of a whole run as it is now. `scopes`: (owner, repo) pairs; `redis`: a client, where one is in use."""
+    """Gather the evidence of a whole run. `scopes`: (owner, repo) pairs; `redis`: a client, if the run uses Redis."""
     return Evidence(
         hosts=list(hosts),
         jobs=github.jobs(),

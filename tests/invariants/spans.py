@@ -8,7 +8,7 @@ Span = tuple[float, float]
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
-    """The same time in spans that are in order and apart."""
+    """Return the same time as ordered spans that do not touch."""
     joined: list[Span] = []
     for begin, end in sorted(span for span in spans if span[1] > span[0]):
         if joined and begin <= joined[-1][1]:
@@ -19,7 +19,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def subtract(spans: Iterable[Span], less: Iterable[Span]) -> list[Span]:
-    """What of `spans` is in none of `less`."""
+    """Return the parts of `spans` that are in none of `less`."""
     left, holes = union(spans), union(less)
     rest: list[Span] = []
     for begin, end in left:
@@ -36,13 +36,13 @@ def subtract(spans: Iterable[Span], less: Iterable[Span]) -> list[Span]:
 
 
 def intersect(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
-    """The time that is in both."""
+    """Return the time that is in both."""
     first = union(spans)
     return subtract(first, subtract(first, others))
 
 
 def at_least(spans: Iterable[Span], depth: int) -> list[Span]:
-    """The time in which at least `depth` of the spans hold."""
+    """Return the time that at least `depth` of the spans cover."""
     edges = sorted(
         [(begin, 1) for begin, end in spans if end > begin] + [(end, -1) for begin, end in spans if end > begin]
     )
@@ -58,12 +58,12 @@ def at_least(spans: Iterable[Span], depth: int) -> list[Span]:
 
 
 def longest(spans: Iterable[Span]) -> Span:
-    """The longest of them; (0, 0) when there is none."""
+    """Return the longest span; (0, 0) when there is none."""
     return max(spans, key=lambda span: span[1] - span[0], default=(0.0, 0.0))
 
 
 def depth(spans: Iterable[Span]) -> int:
-    """How many of the spans hold at once, at most."""
+    """Return the largest number of spans that overlap."""
     edges = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
     held = most = 0
     for _, step in edges:

@@ -1,4 +1,4 @@
-"""The judge is judged: a sound run passes, and each rule notices the very journal that breaks it."""
+"""Tests of the checker: a sound run passes, and each rule notices the journal that breaks it."""
 
 import copy
 
@@ -31,7 +31,7 @@ def github_event(at, event, job, **more):
 
 
 def life(job, begin):
-    """What GitHub's journal says of a job that is run within three seconds."""
+    """GitHub's journal of a job that runs within three seconds."""
     runner = {"runner_name": name(job)}
     return [
         github_event(begin, "job-queued", job),
@@ -43,7 +43,7 @@ def life(job, begin):
 
 
 def vm_life(job, begin):
-    """What anka is told for such a job, and what becomes of it."""
+    """The anka calls for such a job, and their effects."""
     vm = name(job)
     calls = [
         call(begin + 0.1, "clone", "macos-15", vm),
@@ -62,7 +62,7 @@ def vm_life(job, begin):
 
 
 def sound():
-    """A run of two jobs, one after the other, in which nothing is wrong."""
+    """A sound run of two jobs, one after the other."""
     calls, events = [], []
     for number, job in enumerate((1, 2)):
         more_calls, more_events = vm_life(job, 10 * number)
@@ -93,12 +93,12 @@ def sound():
 
 
 def broken_rules(evidence, **more):
-    """The names of the rules that were broken."""
+    """The names of the broken rules."""
     return {violation.rule for violation in checker.judge(evidence, **more).violations}
 
 
 def test_a_sound_run_passes():
-    """And its figures are right."""
+    """A sound run breaks no rule, and its figures are right."""
     verdict = checker.judge(sound(), longest_stall=1.0)
     assert verdict.violations == []
     assert verdict.figures["jobs offered"] == verdict.figures["jobs done"] == 2
@@ -122,7 +122,7 @@ def never_run(evidence):
 
 
 def never_ended(evidence):
-    """A job starts, and no more is heard of it."""
+    """A job starts and never ends."""
     evidence.events.remove(events_of(evidence, "job-completed")[0])
 
 
@@ -132,12 +132,12 @@ def lost_its_vm(evidence):
 
 
 def ended_otherwise(evidence):
-    """A job that succeeds is reported as failed: somebody killed its worker."""
+    """A successful job is reported as failed because its process was killed."""
     events_of(evidence, "job-completed")[0]["conclusion"] = "failure"
 
 
 def interrupted(evidence):
-    """A runner was told to stop in the middle of its job."""
+    """A runner was stopped in the middle of its job."""
     events_of(evidence, "job-completed")[0]["conclusion"] = "cancelled"
 
 
@@ -148,92 +148,92 @@ def done_twice(evidence):
 
 
 def ended_twice(evidence):
-    """One job ends two times."""
+    """One job ends twice."""
     evidence.events.append(copy.deepcopy(events_of(evidence, "job-completed")[0]))
 
 
 def journals_differ(evidence):
-    """GitHub counts a start that its journal does not know."""
+    """GitHub counts a start that is not in its journal."""
     evidence.jobs[0]["starts"] = 2
 
 
 def github_noticed(evidence):
-    """GitHub saw what must not happen."""
+    """GitHub noticed an anomaly."""
     evidence.anomalies.append({"anomaly": "jit-config-used-twice"})
 
 
 def a_third_vm(evidence):
-    """Three VMs run at one instant."""
+    """Three VMs run at once."""
     evidence.hosts[0].events.append(host_event(30, "started", name(2), 3))
 
 
 def a_third_start(evidence):
-    """The kernel had to refuse one."""
+    """The kernel had to refuse a third start."""
     evidence.hosts[0].events.append(host_event(11, "limit-refused", name(2), 2))
 
 
 def a_vm_is_left(evidence):
-    """A VM of ours exists at the end."""
+    """One of our VMs exists at the end."""
     evidence.hosts[0].vms.append({"name": name(2), "status": "stopped"})
 
 
 def a_slot_is_left(evidence):
-    """The kernel holds a slot."""
+    """The kernel still holds a slot."""
     evidence.hosts[0].slots.append("anka:00000000:uuid")
 
 
 def a_guest_process_is_left(evidence):
-    """A process of a guest lives."""
+    """A guest's process still runs."""
     evidence.hosts[0].guest_processes.append("bash -s")
 
 
 def a_command_is_left(evidence):
-    """An anka command lives."""
+    """An anka command still runs."""
     evidence.hosts[0].commands.append("anka -j run")
 
 
 def a_worker_is_left(evidence):
-    """A process of the program lives after the drain."""
+    """A process of the program still runs after the drain."""
     evidence.hosts[0].processes.append("anklet-worker: RUNNER1")
 
 
 def a_runner_is_left(evidence):
-    """A registration of ours stands at the end."""
+    """One of our registrations exists at the end."""
     evidence.runners.append({"name": name(2), "status": "offline", "busy": False})
 
 
 def a_claim_is_left(evidence):
-    """A claim stands in Redis."""
+    """A claim is left in Redis."""
     evidence.redis_keys.append("anklet:{acme/app}:claim:2")
 
 
 def a_foreign_vm_is_deleted(evidence):
-    """By a command of ours."""
+    """Our command deletes a VM of others."""
     evidence.hosts[0].calls.append(call(20, "delete", "--yes", "theirs"))
 
 
 def a_foreign_vm_is_gone(evidence):
-    """Whoever did it."""
+    """A VM of others is gone, for whatever reason."""
     evidence.hosts[0].vms.pop()
 
 
 def a_foreign_vm_is_entered(evidence):
-    """By a copy into it."""
+    """Our command copies a file into a VM of others."""
     evidence.hosts[0].calls.append(call(20, "cp", "-a", "/etc/hosts", "theirs:"))
 
 
 def a_vm_of_another_anklet_is_stopped(evidence):
-    """It bears our prefix, and another's install id."""
+    """The VM has our prefix but another install id."""
     evidence.hosts[0].calls.append(call(20, "stop", "anklet-vm-deadbeef-aaaaaa-7-1"))
 
 
 def two_install_ids(evidence):
-    """One host gives names as if it were two."""
+    """One host names its VMs as if it were two."""
     evidence.hosts[0].calls.append(call(20, "clone", "macos-15", "anklet-vm-ffffffff-aaaaaa-7-1"))
 
 
 def a_name_without_an_owner(evidence):
-    """A VM is given a name by which nobody would find it."""
+    """A VM gets a name by which clean-up cannot find it."""
     evidence.hosts[0].calls.append(call(20, "clone", "macos-15", "my-vm"))
 
 
@@ -243,22 +243,22 @@ def a_foreign_runner_is_removed(evidence):
 
 
 def a_runner_without_a_vm(evidence):
-    """A registration by a name that no VM ever had."""
+    """A runner is registered under a name that no VM ever had."""
     evidence.events.append({"time": 20, "event": "runner-registered", "runner_name": name(9)})
 
 
 def a_clone_in_a_pull(evidence):
-    """The template is spoilt."""
+    """A template is damaged."""
     evidence.hosts[0].events.append(host_event(20, "corruption", "macos-15", 0))
 
 
 def two_pulls(evidence):
-    """Of one template, at once."""
+    """Two pulls overlap."""
     evidence.hosts[0].events.append(host_event(20, "pull-overlap", "macos-15", 0))
 
 
 def a_token_in_an_argv(evidence):
-    """For everybody's eyes, in `ps`."""
+    """Every user can read it in `ps`."""
     evidence.hosts[0].calls.append(call(20, "run", name(2), "bash", "-c", f"export TOKEN={TOKEN}"))
 
 
@@ -268,7 +268,7 @@ def a_jit_configuration_in_an_argv(evidence):
 
 
 def a_cancelled_run(evidence):
-    """By us."""
+    """The program cancels a run."""
     evidence.requests.append(
         {
             "method": "POST",
@@ -282,17 +282,17 @@ def a_cancelled_run(evidence):
 
 
 def a_refused_request(evidence):
-    """GitHub does not know what is asked for."""
+    """GitHub answers a request with 404."""
     evidence.requests[0]["status"] = 404
 
 
 def a_request_outside_the_contract(evidence):
-    """GitHub's description has no such value."""
+    """GitHub's API description has no such value."""
     evidence.requests[0]["query"] = {"status": "sleeping"}
 
 
 def a_lost_slot(evidence):
-    """The jobs of the roll call had to take turns."""
+    """The jobs of the roll call did not all run at once."""
     evidence.roll_call = 2
     for one in evidence.jobs:
         one["name"] = f"{checker.ROLL_CALL}{one['id']}"
@@ -331,7 +331,7 @@ BROKEN = {
     ],
     "no clone in a pull": [a_clone_in_a_pull, two_pulls],
     "no secret is shown": [a_token_in_an_argv, a_jit_configuration_in_an_argv],
-    "nobody's run is cancelled": [a_cancelled_run],
+    "no run is cancelled": [a_cancelled_run],
     "requests are sound": [a_refused_request, a_request_outside_the_contract],
     "every slot works": [a_lost_slot],
 }
@@ -343,22 +343,22 @@ BROKEN = {
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_each_broken_rule_is_noticed(rule, doctor):
-    """The journal of a sound run, doctored in one place."""
+    """The journal of a sound run, changed in one place."""
     evidence = sound()
     doctor(evidence)
     assert rule in broken_rules(evidence)
 
 
 def test_every_rule_has_a_journal_that_breaks_it():
-    """None may be there that cannot fail."""
+    """Every rule can fail."""
     assert set(BROKEN) == set(checker.RULES)
 
 
-# ---- what is no violation ----
+# ---- not a violation ----
 
 
 def test_a_job_that_a_reboot_killed_is_counted_apart():
-    """Nobody can save it."""
+    """No program can save a job from a reboot."""
     evidence = sound()
     lost_its_vm(evidence)
     evidence.hosts[0].events.append({"time": 1.5, "event": "host-rebooted", "running": 0})
@@ -369,7 +369,7 @@ def test_a_job_that_a_reboot_killed_is_counted_apart():
 
 
 def test_a_reboot_before_or_after_the_job_is_no_excuse():
-    """Nor is that of another host."""
+    """Only a reboot of the job's host while the job runs counts."""
     for moment in (-1.5, 9.0):
         evidence = sound()
         lost_its_vm(evidence)
@@ -378,7 +378,7 @@ def test_a_reboot_before_or_after_the_job_is_no_excuse():
 
 
 def test_a_job_that_its_vm_took_along_is_counted_apart():
-    """When the test let that very VM die."""
+    """Only if the test let that VM die."""
     evidence = sound()
     lost_its_vm(evidence)
     evidence.hosts[0].deaths = [(1.5, name(2))]
@@ -388,7 +388,7 @@ def test_a_job_that_its_vm_took_along_is_counted_apart():
 
 
 def test_a_start_that_a_leaking_kernel_refused_is_allowed():
-    """While it leaks; not before."""
+    """Only while the kernel leaks, not before."""
     evidence = sound()
     a_third_start(evidence)
     evidence.hosts[0].refused = [(12.0, 20.0)]
@@ -398,7 +398,7 @@ def test_a_start_that_a_leaking_kernel_refused_is_allowed():
 
 
 def test_a_job_that_its_user_cancelled_is_counted_apart():
-    """In the queue, or while it runs."""
+    """Whether it waits in the queue or runs."""
     queued, running = sound(), sound()
     queued.events = [event for event in queued.events if event.get("job_id") != 2 or event["event"] == "job-queued"]
     queued.events.append(github_event(12, "job-completed", 2, conclusion="cancelled", reason="cancelled while queued"))
@@ -412,7 +412,7 @@ def test_a_job_that_its_user_cancelled_is_counted_apart():
 
 
 def test_a_start_that_a_foreign_vm_forestalled_is_allowed():
-    """Somebody else's VM may take the room at any moment; at any other, a refusal is ours."""
+    """A VM of others may take the room at any moment. Every other refusal is our fault."""
     evidence = sound()
     journal = evidence.hosts[0].events
     journal += [host_event(10.1, "started", "theirs", 1), host_event(10.3, "limit-refused", name(2), 2)]
@@ -423,7 +423,7 @@ def test_a_start_that_a_foreign_vm_forestalled_is_allowed():
 
 
 def test_what_lies_on_a_dead_host_is_nobodys_fault():
-    """It never came back; its registrations are GitHub's to forget."""
+    """The host never came back, and GitHub drops its registrations itself."""
     evidence = sound()
     a_vm_is_left(evidence)
     a_runner_is_left(evidence)
@@ -432,7 +432,7 @@ def test_what_lies_on_a_dead_host_is_nobodys_fault():
 
 
 def test_refusals_of_the_protocol_are_no_anomaly():
-    """Busy, gone already, or a name taken by a registration whose reply was lost; and what a fault made up."""
+    """Runner busy or already gone, or a name taken by a registration whose reply was lost; also answers that a fault produced."""
     evidence = sound()
     base = evidence.requests[0]
     evidence.requests += [
@@ -447,7 +447,7 @@ def test_refusals_of_the_protocol_are_no_anomaly():
 
 
 def test_a_job_that_waits_while_a_slot_is_free_has_stalled():
-    """By exactly that time."""
+    """The stall is exactly the time with a free slot."""
     evidence = sound()
     events_of(evidence, "job-queued")[1]["time"] = 3.0
     verdict = checker.judge(evidence, longest_stall=5.0)
@@ -456,7 +456,7 @@ def test_a_job_that_waits_while_a_slot_is_free_has_stalled():
 
 
 def test_a_job_that_waits_for_a_slot_has_not_stalled():
-    """Both slots are taken; nor has one that waits while its host or GitHub is away."""
+    """It waits because both slots are occupied, its host is down, or GitHub is down."""
     full, out, away = sound(), sound(), sound()
     for evidence in (full, out, away):
         events_of(evidence, "job-queued")[1]["time"] = 3.0
@@ -472,7 +472,7 @@ def test_a_job_that_waits_for_a_slot_has_not_stalled():
 
 
 def test_spans():
-    """Union, difference, common time, and how many hold at once."""
+    """Union, difference, intersection, and overlap."""
     assert spans.union([(3, 4), (0, 1), (0.5, 2), (5, 5)]) == [(0, 2), (3, 4)]
     assert spans.subtract([(0, 10)], [(1, 2), (4, 5), (9, 12)]) == [(0, 1), (2, 4), (5, 9)]
     assert spans.intersect([(0, 4), (6, 8)], [(3, 7)]) == [(3, 4), (6, 7)]

@@ -98,7 +98,7 @@ def test_a_damaged_record_is_kept_and_told(mac):
     records.mkdir(parents=True)
     (records / "anklet-vm-x.json").write_text("{")
     mac.start()
-    line = the_error(mac, "a record cannot be read; what it named is found by its VM's name")
+    line = the_error(mac, "cannot read a record; its VM is found by name")
     assert "anklet-vm-x.json.corrupt" in line["err"]
     assert (records / "anklet-vm-x.json.corrupt").exists()
 
@@ -111,7 +111,7 @@ def test_a_record_of_another_host_is_left_alone_and_told(mac, github):
     (record,) = (mac.state_dir / "services" / "RUNNER1" / "records").glob("*.json")
     record.write_text(json.dumps({**json.loads(record.read_text()), "host_id": "f" * 16}))
     mac.start()
-    line = the_error(mac, "a record of another host is left alone; was the state directory copied?")
+    line = the_error(mac, "leaving a record of another host alone; was the state directory copied?")
     assert line["vmName"] == record.stem
     assert record.exists()
     assert [slot["state"] for slot in mac.status()["slots"]] == ["free", "free"], (
@@ -125,7 +125,7 @@ def test_a_job_that_no_host_can_run_is_told(mac, github):
     mac.anka.fault("clone", times=None, message="no space left", code=28)
     (job_id,) = queue(github, job("hopeless"))
     mac.start()
-    line = the_error(mac, "the job could not be run on this host and is left queued; it is tried again later")
+    line = the_error(mac, "the job failed too often on this host; it stays queued and is tried again later")
     assert "no space left" in line["err"]
     assert line["workflowJobId"] == job_id
     assert github.job(job_id)["status"] == "queued"

@@ -94,6 +94,22 @@ def test_two_services_never_pull_at_once(new_mac, github):
     assert mac.log_lines(level="ERROR") == []
 
 
+def test_a_job_waits_for_another_pull_no_longer_than_it_lasts(new_mac, github):
+    """The service that was refused its pull begins it within about a second after the other one, not after a back-off."""
+    mac = new_mac(services=2)
+    mac.anka.set(delays={"pull": 2.0})
+    for name in ("one", "two"):
+        mac.anka.add_registry_template(name, tags=["v1"], home_files=mac.home_with_runner())
+    mac.start()
+    ids = queue(github, job("a", template="one", tag="v1"))
+    eventually(lambda: any("--shrink" in call["argv"] for call in mac.anka.calls()), "the first pull runs", 10)
+    ids += queue(github, job("b", template="two", tag="v1"))
+    assert finish(mac, github, ids) == ["success"] * 2
+    assert len(mac.log_lines(msg="the job goes back to the queue")) == 1
+    first, second = [call for call in mac.anka.calls() if "--shrink" in call["argv"]]
+    assert second["start"] - first["end"] < 8.0
+
+
 @both_drivers
 def test_a_missing_template_neither_cancels_nor_blocks(mac, github):
     """A job whose template exists nowhere stays queued, and other jobs run."""

@@ -154,7 +154,7 @@ def test_a_service_that_was_removed_while_nobody_looked_keeps_its_vm(mac, github
     services = mac.config["services"]
     mac.config["services"] = [mac.service("OTHER")]
     mac.start()
-    message = "a VM of a service that is no more still runs a job, perhaps; left alone"
+    message = "a VM of a former service may still run a job; leaving it alone"
     (line,) = eventually(lambda: mac.log_lines(level="WARN", msg=message), "it is told", 10)
     assert line["vmName"] == vm
     assert [(slot["state"], slot["vm"]) for slot in mac.status()["slots"]] == [("orphaned", vm), ("free", None)]

@@ -37,7 +37,7 @@ from anklet_worker.process.orders import Orders
 VM = "anklet-vm-00000001-0000aa-77-1"
 REF = SlotRef(index=0, generation=1, nonce=7)
 CLAIM = JOB.key("claim")
-#: Every step of a job that goes well, in order.
+#: Every step of a successful job, in order.
 STEPS = [
     "image",
     "clone",
@@ -54,7 +54,7 @@ STEPS = [
 
 
 class Bench:
-    """An attempt in hand, with everything around it in memory but the record, which is on disk."""
+    """An attempt with its surroundings in memory. Only the record is on disk."""
 
     def __init__(self, folder):
         self.script = Script()
@@ -79,7 +79,7 @@ class Bench:
         )
 
     def begin(self):
-        """Claim the job, as the runner does."""
+        """Claim the job, as the service loop does."""
         self.slots.grant()
         self.leases.take(CLAIM)
         record = Record(
@@ -99,17 +99,17 @@ class Bench:
         return self.hold(record)
 
     def hold(self, record):
-        """Take a record in hand."""
+        """Return the attempt of a record."""
         return Attempt(record, self.tools)
 
     def records(self):
-        """What is on disk."""
+        """The records on disk."""
         records, problems = self.book.load()
         assert not problems
         return records
 
     def counted(self):
-        """How many successes and jobs given back the supervisor counts of what it was told."""
+        """The successes and the jobs given back that the supervisor counts from the facts it got."""
         tally = Tally()
         tally.add_service(ServiceConfig(name="S", plugin="fake"), 0.0)
         for fact in self.link.told:
@@ -117,14 +117,14 @@ class Bench:
         return tally.successes, tally.services["S"].given_back
 
     def reconcile(self):
-        """The next process goes through the records, as recovery and the runner do."""
+        """Reconcile the records and adopt what runs, as the next process does."""
         for record in self.records():
             attempt = self.hold(record)
             if attempt.reconcile(vm_lives=self.driver.vms.get(VM, False)):
                 attempt.adopt()
 
     def assert_nothing_left(self):
-        """No VM, registration, claim, slot or record."""
+        """No VM, registration, claim, occupied slot or record is left."""
         assert self.driver.vms == {}
         assert self.plugin.registered == set()
         assert self.leases.held == set()
@@ -139,7 +139,7 @@ def bench(tmp_path):
 
 
 def test_a_job_from_claim_to_cleanup(bench):
-    """Each effect in its order; the outcome is told before the VM goes; nothing is left."""
+    """Each effect happens in its order, the outcome is reported before the VM goes, and nothing is left."""
     assert bench.begin().run() == OUTCOME
     assert bench.script.trace == STEPS
     kinds = [kind for kind in bench.link.kinds() if kind not in ("StageTook", "StatusChanged")]
@@ -179,7 +179,7 @@ def test_the_plugins_facts_are_on_record_before_its_effect(bench):
 )
 @pytest.mark.parametrize("step", ["image", "clone", "cloned", "start", "started", "drive", "registered", "running"])
 def test_a_failure_at_any_step_leaves_nothing(bench, step, error):
-    """Whatever fails, the error says so, and everything made until then is removed."""
+    """The error of the failed step is raised, and everything made until then is removed."""
     bench.script.plan(step, error)
     with pytest.raises(type(error)):
         bench.begin().run()
@@ -189,7 +189,7 @@ def test_a_failure_at_any_step_leaves_nothing(bench, step, error):
 
 
 def test_rights_that_are_refused_before_the_job_leave_nothing(bench):
-    """The service cannot go on, but its VM goes first; what cannot be removed outside stays on record."""
+    """The service cannot go on, but its VM is removed first. What cannot be removed at the origin stays on record."""
     bench.script.plan("registered", RightsRefused("403"))
     bench.script.plan("withdraw", RightsRefused("403"))
     bench.script.plan("settle", RightsRefused("403"))
@@ -201,7 +201,7 @@ def test_rights_that_are_refused_before_the_job_leave_nothing(bench):
 
 
 def test_rights_that_are_refused_during_the_job_cost_no_job(bench):
-    """A token that is revoked while a job runs: the VM and the job go on, on record, for when an operator has seen to it."""
+    """A token is revoked while a job runs: VM and job go on, and stay on record until an operator has acted."""
     bench.script.plan("running", RightsRefused("401"))
     with pytest.raises(RightsRefused):
         bench.begin().run()
@@ -213,7 +213,7 @@ def test_rights_that_are_refused_during_the_job_cost_no_job(bench):
 
 
 def test_a_host_that_refuses_a_vm_is_told_with_what_runs(bench):
-    """First the listing, so that others' VMs count, then the refusal, then the slot goes back: in this order."""
+    """The facts come in this order: the listing, so that others' VMs count, then the refusal, then the free slot."""
     bench.script.plan("start", VMLimitReached("full"))
     with pytest.raises(VMLimitReached):
         bench.begin().run()
@@ -224,7 +224,7 @@ def test_a_host_that_refuses_a_vm_is_told_with_what_runs(bench):
 
 
 def test_a_refusal_is_told_without_a_listing_too(bench):
-    """The VM tool may be in trouble."""
+    """Even if the VM tool cannot list at that moment."""
     bench.script.plan("start", VMLimitReached("full"))
     bench.script.plan("list", VMTransient("hangs"))
     with pytest.raises(VMLimitReached):
@@ -234,7 +234,7 @@ def test_a_refusal_is_told_without_a_listing_too(bench):
 
 
 def test_a_registration_without_a_job_goes_before_its_vm(bench):
-    """No job may land in a VM that is about to go: withdraw first, then delete."""
+    """No job may land in a VM that is about to be deleted, so the registration is withdrawn first."""
     bench.script.plan("registered", RetryHere("never came online"))
     with pytest.raises(RetryHere):
         bench.begin().run()
@@ -243,7 +243,7 @@ def test_a_registration_without_a_job_goes_before_its_vm(bench):
 
 
 def test_a_job_that_landed_meanwhile_is_followed(bench):
-    """The registration cannot be withdrawn because a job runs on it: that job is followed to its end."""
+    """The registration cannot be withdrawn because a job runs on it, so that job is watched to its end."""
     bench.script.plan("registered", RetryHere("seemed to hang"))
     bench.script.plan("withdraw", Withdrawal.STARTED)
     assert bench.begin().run() == OUTCOME
@@ -253,7 +253,7 @@ def test_a_job_that_landed_meanwhile_is_followed(bench):
 
 
 def test_an_origin_that_does_not_answer_cannot_hold_the_slot(bench):
-    """When the registration cannot be withdrawn, the VM goes all the same and a debt stays on record."""
+    """If the registration cannot be withdrawn, the VM is deleted anyway and a debt stays on record."""
     bench.script.plan("registered", RetryHere("x"))
     bench.script.plan("withdraw", RetryHere("origin down"))
     bench.script.plan("settle", RetryHere("origin down"))
@@ -269,7 +269,7 @@ def test_an_origin_that_does_not_answer_cannot_hold_the_slot(bench):
 
 
 def test_a_vm_that_cannot_be_deleted_keeps_its_slot(bench):
-    """Without proof that the VM is gone the slot stays occupied, and the record stays for another try."""
+    """Without proof that the VM is gone, the slot stays occupied and the record stays for another try."""
     bench.script.plan("delete", VMTransient("hangs"))
     bench.begin().run()
     assert bench.slots.state is SlotState.OCCUPIED
@@ -280,7 +280,7 @@ def test_a_vm_that_cannot_be_deleted_keeps_its_slot(bench):
 
 
 def test_a_stop_before_the_job_withdraws_first(bench):
-    """A stop gives an unstarted job back: registration, VM, claim, in this order."""
+    """A stop gives back a job that has not started: registration, VM, claim, in this order."""
     bench.script.plan("registered", Interrupted("stopped"))
     with pytest.raises(Interrupted):
         bench.begin().run()
@@ -289,7 +289,7 @@ def test_a_stop_before_the_job_withdraws_first(bench):
 
 
 def test_a_stop_during_the_job_takes_the_vm_first(bench):
-    """An outage of the origin must not hold the slot: the VM goes without asking it."""
+    """The VM is deleted without a question to the origin, so that an outage of it holds no slot."""
     bench.script.plan("running", Interrupted("stopped"))
     with pytest.raises(Interrupted):
         bench.begin().run()
@@ -299,7 +299,7 @@ def test_a_stop_during_the_job_takes_the_vm_first(bench):
 
 
 def test_a_lost_lease_is_seen_before_anything_is_registered(bench):
-    """When another host has taken the claim over, this one does not register a runner."""
+    """A host does not register a runner after another host took the claim."""
     bench.script.plan("started", lambda: bench.leases.gone.add(CLAIM))
     with pytest.raises(JobLost):
         bench.begin().run()
@@ -309,7 +309,7 @@ def test_a_lost_lease_is_seen_before_anything_is_registered(bench):
 
 @pytest.mark.parametrize("still_queued", [True, False])
 def test_a_lease_in_doubt_means_to_ask_again_before_anything_is_registered(bench, still_queued):
-    """The store was away for too long, or this process stood still: the job may be another's, or over."""
+    """The store was away, or this process was stopped, for so long that the job may have another owner or be over."""
     bench.leases.doubtful.add(CLAIM)
     bench.script.plan("claim", lambda: still_queued)
     attempt = bench.begin()
@@ -323,7 +323,7 @@ def test_a_lease_in_doubt_means_to_ask_again_before_anything_is_registered(bench
 
 
 def test_nobody_is_asked_about_a_lease_in_doubt_once_the_job_runs(bench):
-    """It is followed to its end, whoever holds the lease."""
+    """A job that runs is watched to its end, whatever happens to its lease."""
     bench.script.plan("running", lambda: bench.leases.gone.add(CLAIM) or bench.leases.doubtful.add(CLAIM))
     assert bench.begin().run() == OUTCOME
     assert "claim" not in bench.script.trace
@@ -331,7 +331,7 @@ def test_nobody_is_asked_about_a_lease_in_doubt_once_the_job_runs(bench):
 
 
 def test_a_slot_that_was_taken_away_is_seen_before_the_vm(bench):
-    """A grant that the table no longer confirms makes no VM."""
+    """No VM is made in a slot that the slot table does not confirm."""
     attempt = bench.begin()
     bench.slots.state = SlotState.FREE
     with pytest.raises(RetryHere, match="slot"):
@@ -341,13 +341,13 @@ def test_a_slot_that_was_taken_away_is_seen_before_the_vm(bench):
 
 
 class Killed(BaseException):
-    """kill -9, as far as one process can imitate it: nothing below may catch it."""
+    """Imitates kill -9 inside one process: nothing in the program catches it."""
 
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("step", [*STEPS, "withdraw"])
 def test_a_death_at_any_step_is_cleaned_up_by_the_next_process(tmp_path, step, times):
-    """Die at each step (and again at the same step of the recovery): the next process ends with nothing left, job done once."""
+    """After a death at each step, and at the same step of the next process, nothing is left and the job ran once."""
     bench = Bench(tmp_path / "service")
     bench.script.plan(step, *[Killed()] * times)
     outcomes = []
@@ -370,7 +370,7 @@ def test_a_death_at_any_step_is_cleaned_up_by_the_next_process(tmp_path, step, t
 
 @pytest.mark.parametrize("when", ["told", "collect", "delete", "settle"])
 def test_a_death_behind_the_outcome_loses_and_doubles_nothing(bench, when):
-    """The outcome is on record; whether it was told, or heard, it is told again, and counts once."""
+    """The outcome is on record and is reported again, whether or not the supervisor got it before; it counts once."""
     if when == "told":
         bench.link.tell_outcome = _die
     else:
@@ -389,7 +389,7 @@ def _die(_fact):
 
 
 def test_an_outcome_that_nobody_heard_stays_on_record(bench, monkeypatch):
-    """A supervisor that hangs and dies has counted nothing: the next process tells it again. VM and slot do not wait for it."""
+    """A supervisor that hangs and dies has counted nothing: the next process reports again. VM and slot do not wait for it."""
     monkeypatch.setattr("anklet_worker.attempt.attempt._HEARD_PATIENCE", 0.01)
     bench.link.deaf = True
     bench.begin().run()
@@ -419,7 +419,7 @@ def test_a_detach_leaves_everything_as_it_is(bench):
 
 @pytest.mark.parametrize("step", [*STEPS[:-1], "list", "settle"])
 def test_a_detach_at_any_step_leaves_the_rest_to_the_next_process(bench, step):
-    """Also behind the end of the job and in the middle of the clean-up: nothing is lost, nothing counts twice."""
+    """A detach after the job's end or during the clean-up loses nothing and counts nothing twice."""
     if step == "list":
         bench.script.plan("start", VMLimitReached("full"))
     bench.script.plan(step, Detached("let go"))
@@ -433,7 +433,7 @@ def test_a_detach_at_any_step_leaves_the_rest_to_the_next_process(bench, step):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_bug_at_any_step_leaves_the_rest_to_the_next_process(bench, step):
-    """Nobody knows what a bug has done: VM and record remain, and the next process cleans up, or follows the job."""
+    """After a bug, VM and record stay as they are, and the next process cleans up or adopts the job."""
     attempt = bench.begin()
     bench.script.plan(step, ZeroDivisionError("bug"))
     with pytest.raises(ZeroDivisionError):
@@ -445,7 +445,7 @@ def test_a_bug_at_any_step_leaves_the_rest_to_the_next_process(bench, step):
 
 
 def landed(bench):
-    """A job runs in the VM, and the process that started it has died."""
+    """A job runs in the VM, and the process that started it is dead."""
     bench.script.plan("running", Killed())
     with pytest.raises(Killed):
         bench.begin().run()
@@ -454,7 +454,7 @@ def landed(bench):
 
 
 def test_a_stop_ends_a_job_that_is_followed(bench):
-    """As it ends one of our own: VM first, without asking the origin."""
+    """A stop ends an adopted job like any other: VM first, without a question to the origin."""
     attempt = landed(bench)
     bench.script.plan("adopt", Interrupted("stopped"))
     assert attempt.reconcile(vm_lives=True)
@@ -467,7 +467,7 @@ def test_a_stop_ends_a_job_that_is_followed(bench):
 
 @pytest.mark.parametrize("end", [Detached("let go"), ZeroDivisionError("bug")])
 def test_a_process_that_ends_while_it_follows_a_job_leaves_it(bench, end):
-    """For the third process."""
+    """A detach leaves it for the third process."""
     attempt = landed(bench)
     bench.script.plan("adopt", end)
     with pytest.raises(type(end)):
@@ -479,7 +479,7 @@ def test_a_process_that_ends_while_it_follows_a_job_leaves_it(bench, end):
 
 
 def test_rights_that_are_refused_while_a_job_is_followed_cost_no_job(bench):
-    """It goes on, on record, for when an operator has seen to it."""
+    """The job goes on, and stays on record until an operator has acted."""
     attempt = landed(bench)
     bench.script.plan("adopt", RightsRefused("401"))
     with pytest.raises(RightsRefused):
@@ -491,7 +491,7 @@ def test_rights_that_are_refused_while_a_job_is_followed_cost_no_job(bench):
 
 @pytest.mark.parametrize("ran", [True, False])
 def test_a_job_that_came_and_went_between_two_processes_is_told(bench, ran):
-    """Its runner is gone by itself: the plugin finds out what it ran; if it was nothing, the job goes back, once and for all."""
+    """Its runner vanished: the plugin finds out what it ran. If it ran nothing, the job is given back exactly once."""
     bench.script.plan("registered", Killed())
     with pytest.raises(Killed):
         bench.begin().run()
@@ -508,7 +508,7 @@ def test_a_job_that_came_and_went_between_two_processes_is_told(bench, ran):
 
 @pytest.mark.parametrize("problem", [RetryHere("origin down"), RightsRefused("401")])
 def test_a_job_that_may_have_landed_is_not_killed_because_the_origin_does_not_answer(bench, problem):
-    """The process died behind the registration; the next one cannot ask whether a job has come since. The guest will tell."""
+    """The process died after the registration, and the next one cannot ask the origin whether a job landed: the guest shows it."""
     bench.script.plan("registered", Killed())
     with pytest.raises(Killed):
         bench.begin().run()
@@ -520,7 +520,7 @@ def test_a_job_that_may_have_landed_is_not_killed_because_the_origin_does_not_an
 
 
 def test_a_job_that_cannot_be_followed_is_tried_ever_more_seldom(bench, monkeypatch):
-    """It has landed, by the origin's word, but following it fails at once, again and again: no hot loop, and no end by that."""
+    """The origin says that a job landed, but watching it fails each time: the pauses grow, and the attempt does not end."""
     pauses = []
     monkeypatch.setattr(bench.orders, "wait", pauses.append)
     bench.script.plan("registered", RetryHere("x"))
@@ -531,7 +531,7 @@ def test_a_job_that_cannot_be_followed_is_tried_ever_more_seldom(bench, monkeypa
 
 
 def test_a_disk_that_fills_up_costs_no_job_that_has_started(bench, monkeypatch):
-    """The record cannot say so; a later process asks the origin by the older one."""
+    """The record cannot be written, so a later process asks the origin because of the older record."""
     monkeypatch.setattr("anklet_worker.life.records.write_atomically", _full_from_start(bench))
     bench.script.plan("registered", lambda: bench.script.trace.append("disk full"))
     assert bench.begin().run() == OUTCOME
@@ -549,7 +549,7 @@ def _full_from_start(bench):
 
 
 def test_a_vm_that_will_not_go_does_not_hold_the_claim(bench):
-    """The job is another's to run; slot and record stay."""
+    """Other hosts can run the job; slot and record stay."""
     bench.script.plan("started", RetryHere("x"))
     bench.script.plan("delete", VMTransient("busy"))
     with pytest.raises(RetryHere):
@@ -560,7 +560,7 @@ def test_a_vm_that_will_not_go_does_not_hold_the_claim(bench):
 
 
 def test_a_full_disk_stops_the_job_before_any_effect(bench, monkeypatch):
-    """A record that cannot be written means that its effect does not happen; clean-up goes on without records."""
+    """If a record cannot be written, its effect does not happen. Clean-up goes on without records."""
     attempt = bench.begin()
     monkeypatch.setattr("anklet_worker.life.records.write_atomically", _disk_full)
     with pytest.raises(RetryElsewhere, match="No space left"):
@@ -578,7 +578,7 @@ def _disk_full(*_args, **_more):
     "value", ["plain", "with 'quotes' and \"more\"", "$(touch hacked)", "a;b", "line\nline", "x" * 300, "", "-n"]
 )
 def test_exports_survive_a_shell(value, tmp_path):
-    """Whatever a value is, bash sees exactly it and runs nothing of it."""
+    """Bash gets every value exactly as it is, and runs no part of it."""
     script = exports({"SETTING": value}) + 'printf %s "$SETTING"'
     shown = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert shown.stdout == value
@@ -587,13 +587,13 @@ def test_exports_survive_a_shell(value, tmp_path):
 
 @pytest.mark.parametrize("name", ["A B", "A=B", "1A", "", "A;touch x", "Ä"])
 def test_exports_refuse_what_is_no_name(name):
-    """A variable's name is never made of foreign text."""
+    """Only plain identifiers are accepted as names of variables."""
     with pytest.raises(ValueError, match="name"):
         exports({name: "x"})
 
 
 def test_records_keep_a_slot_reference(bench):
-    """A record read back is the record written."""
+    """A record is read back as it was written."""
     attempt = bench.begin()
     (record,) = bench.records()
     assert record == attempt.record

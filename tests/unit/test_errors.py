@@ -23,7 +23,7 @@ RETRIES = {
     "VMNameExists": Retry.HERE,
     "VMLimitReached": Retry.HERE,
     "VMTransient": Retry.HERE,
-    "PullBusy": Retry.ELSEWHERE,
+    "PullBusy": Retry.HERE,
     "AnswerUnreadable": Retry.HERE,
     "ToolRefused": Retry.OPERATOR,
     "ImageUnusable": Retry.OPERATOR,

@@ -27,7 +27,7 @@ CLAIMED_EVENTS = (
     Event.LEFT_RUNNING,
     Event.LEFT_DEAD,
 )
-#: While these last, the plugin may say that the job started.
+#: The plugin may report the start of the job during these actions.
 JOB_MAY_START = (Action.DRIVE, Action.ADOPT, Action.ADOPT_LANDED)
 
 IMPOSSIBLE_FOR_SERVICES = {
@@ -48,7 +48,7 @@ IMPOSSIBLE_FOR_SERVICES = {
 
 @pytest.mark.parametrize(("state", "trigger"), list(itertools.product(ServiceState, Trigger)))
 def test_every_cell_of_the_service_table_is_decided(state, trigger):
-    """Each cell leads somewhere or is on the list of impossible ones."""
+    """Each cell leads to a state or is listed as impossible."""
     if (state, trigger) in IMPOSSIBLE_FOR_SERVICES:
         with pytest.raises(ImpossibleTrigger, match=trigger.value):
             transition(state, trigger)
@@ -73,7 +73,7 @@ IMPOSSIBLE_FOR_ATTEMPTS = {
     *((Phase.STARTED, event) for event in (Event.BEGUN, Event.VM_READY, Event.RETRIED, *WITHDRAWALS)),
     *((Phase.ENDED, event) for event in Event if event not in (Event.LEFT_RUNNING, Event.LEFT_DEAD, Event.RETRIED)),
 }
-#: The events that an action may cause; the others answer with none.
+#: The events that each action may cause. The other actions cause none.
 CAUSED = {
     Action.MAKE_VM: {Event.VM_READY, *ERRORS},
     **{effort: {Event.OUTCOME, *ERRORS} for effort in JOB_MAY_START},
@@ -81,13 +81,13 @@ CAUSED = {
     Action.WITHDRAW_FOR_STOP: {Event.WITHDRAWN_FOR_STOP},
     Action.WITHDRAW_LEFT: {Event.LEFT_DEAD, Event.ADOPTABLE},
 }
-#: What the worker's loop and the plugin cause.
+#: The events that come from the service loop and the plugin.
 FROM_OUTSIDE = {Event.BEGUN, Event.ADOPTED, Event.LEFT_RUNNING, Event.LEFT_DEAD, Event.RETRIED, Event.JOB_STARTED}
 
 
 @pytest.mark.parametrize(("phase", "event"), list(itertools.product(Phase, Event)))
 def test_every_cell_of_the_attempt_table_is_decided(phase, event):
-    """A cell has a row, or is on the list of impossible ones; none is forgotten."""
+    """Each cell has a row or is listed as impossible."""
     if (phase, event) in IMPOSSIBLE_FOR_ATTEMPTS:
         with pytest.raises(ImpossibleEvent, match=event.value):
             advance(phase, event)
@@ -99,7 +99,7 @@ def test_every_cell_of_the_attempt_table_is_decided(phase, event):
 
 @pytest.mark.parametrize(("cell", "row"), TABLE.items())
 def test_an_event_that_an_action_causes_is_possible_where_it_comes(cell, row):
-    """Only the last action of a row may cause one, and the phase that the row leads to, or a later one, has a row for it."""
+    """Only the last action of a row may cause an event, and the phase reached by then has a row for it."""
     _, event = cell
     after, actions = row
     assert not any(action in CAUSED for action in actions[:-1])
@@ -109,13 +109,13 @@ def test_an_event_that_an_action_causes_is_possible_where_it_comes(cell, row):
 
 
 def test_every_event_and_action_has_its_place():
-    """What nothing causes, or no row asks for, is dead."""
+    """Every event is caused by something, and every action is in some row."""
     assert set(Event) == FROM_OUTSIDE.union(*CAUSED.values())
     assert set(Action) == {action for _, actions in TABLE.values() for action in actions}
 
 
 def test_an_attempt_that_is_over_is_cleaned_up_and_never_goes_on():
-    """Each way into the last phase cleans up, tells one thing about the job, and collects before it cleans."""
+    """Each row into the last phase cleans up once, makes one report about the job, and collects before it cleans."""
     assert all(after is Phase.ENDED for (phase, _), (after, _) in TABLE.items() if phase is Phase.ENDED)
     for (phase, _), (after, actions) in TABLE.items():
         if after is Phase.ENDED:
@@ -127,7 +127,7 @@ def test_an_attempt_that_is_over_is_cleaned_up_and_never_goes_on():
 
 
 def test_a_registration_without_a_job_is_withdrawn_before_its_vm_goes():
-    """While the plugin drives, no error and no stop leads straight to the clean-up."""
+    """While the plugin drives, every error and every stop leads to a withdrawal first."""
     for event in (Event.FAILED, Event.REFUSED, Event.STOPPED):
         after, actions = TABLE[Phase.DRIVING, event]
         assert after is Phase.DRIVING
@@ -149,7 +149,7 @@ POSSIBLE_FOR_VMS = {
 
 @pytest.mark.parametrize(("phase", "event"), list(itertools.product(VMPhase, VMEvent)))
 def test_every_cell_of_the_vm_table_is_decided(phase, event):
-    """A VM moves on exactly as the table says, and never skips the announcement of an effect."""
+    """A VM changes its phase exactly as the table says, and every effect is announced first."""
     if (phase, event) in POSSIBLE_FOR_VMS:
         assert advance_vm(phase, event)[0] is POSSIBLE_FOR_VMS[phase, event]
     else:
@@ -158,13 +158,13 @@ def test_every_cell_of_the_vm_table_is_decided(phase, event):
 
 
 def test_only_proof_frees_a_slot():
-    """Between the intent to clone and the proof of removal a VM may exist, and no row releases its slot."""
+    """From the announcement of the clone to the proof of removal a VM may exist, and no row releases its slot."""
     assert [phase for phase in VMPhase if not may_exist(phase)] == [VMPhase.PLANNED, VMPhase.GONE]
     for after, actions in VM_TABLE.values():
         assert (VMAction.RELEASE_SLOT in actions) == (after is VMPhase.GONE)
 
 
 def test_nothing_is_made_before_its_slot_is_taken():
-    """The slot is the VM's before the clone, and still is after it."""
+    """The slot belongs to the VM before the clone, and is checked again after it."""
     _, actions = VM_TABLE[VMPhase.PLANNED, VMEvent.CLONE]
     assert actions == (VMAction.OCCUPY_SLOT, VMAction.CLONE, VMAction.CHECK_SLOT)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anklet_worker.contract.errors import VMError, VMLimitReached, VMTransient
+from anklet_worker.contract.errors import PullBusy, VMError, VMLimitReached, VMTransient
 from anklet_worker.contract.guest import GuestResult
 from anklet_worker.contract.job import VMSpec
 from anklet_worker.vm.memory import MemoryDriver, MemoryHost
@@ -32,6 +32,21 @@ def test_missing_tag_is_pulled_from_the_registry(host):
         with MemoryDriver(host).image(VMSpec(template="macos", tag="v2"), lambda: pulls.append(1)):
             pass
     assert (pulls, host.vms["macos"].tag) == ([1], "v2")
+
+
+def test_two_pulls_never_run_at_once(host):
+    """A driver says when its host pulls, and refuses a second pull meanwhile."""
+    host.registry |= {("macos", "v2"), ("macos", "v3")}
+    driver, seen = MemoryDriver(host), []
+
+    def during_the_pull():
+        seen.append(driver.pulling())
+        with pytest.raises(PullBusy), driver.image(VMSpec(template="macos", tag="v3"), lambda: None):
+            pass
+
+    with driver.image(VMSpec(template="macos", tag="v2"), during_the_pull):
+        assert not driver.pulling()
+    assert seen == [True]
 
 
 def test_hook_sees_each_step_and_injects_faults(host):

@@ -1,4 +1,4 @@
-"""Records on disk: every version that was ever written, damage, disks that refuse, and who holds them."""
+"""Records on disk: every version ever written, damaged files, disks that refuse, and the lock of their holder."""
 
 import shutil
 from pathlib import Path
@@ -21,20 +21,20 @@ SLOT = SlotRef(index=1, generation=3, nonce=99)
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where the records are."""
+    """The folder of the records."""
     RecordBook(tmp_path)
     return tmp_path / "records"
 
 
 @pytest.fixture
 def book(tmp_path):
-    """A book."""
+    """An empty record book."""
     return RecordBook(tmp_path)
 
 
 @pytest.mark.parametrize("version", range(1, RECORD_VERSION + 1))
 def test_every_version_that_was_ever_written_is_read(book, folder, version):
-    """Field by field; and written in this program's form when it is written again."""
+    """Each field is read, and the next write uses the present version."""
     shutil.copy(GOLDEN / f"v{version}.json", folder / f"{VM}.json")
     (record,), problems = book.load()
     assert problems == []
@@ -64,7 +64,7 @@ def test_every_version_that_was_ever_written_is_read(book, folder, version):
     ],
 )
 def test_every_phase_of_version_2_is_read(book, folder, word, vm_phase, phase):
-    """It told the lives of VM and attempt with one word; a job that runs through an upgrade is adopted by it."""
+    """One word stood for the phases of VM and attempt. A job that runs through an upgrade is adopted by it."""
     old = (GOLDEN / "v2.json").read_text().replace('"phase":"ended"', f'"phase":"{word}"')
     (folder / f"{VM}.json").write_text(old)
     (record,), problems = book.load()
@@ -72,14 +72,14 @@ def test_every_phase_of_version_2_is_read(book, folder, word, vm_phase, phase):
 
 
 def test_a_vm_without_an_attempt_is_a_record_too(book, folder):
-    """Read back as it was written."""
+    """A record without a job is read back as it was written."""
     record = Record(service="S", host_id="h", boot_id="b", driver="anka", vm=VM, slot=SLOT, vm_phase=VMPhase.READY)
     book.save(record)
     assert book.load() == ([record], [])
 
 
 def test_what_is_written_is_the_golden_form(book, folder):
-    """A change of the form is a new version, with a golden file of its own."""
+    """Every change of the format needs a new version and a new golden file."""
     golden = (GOLDEN / f"v{RECORD_VERSION}.json").read_bytes()
     (folder / f"{VM}.json").write_bytes(golden)
     book.save(book.load()[0][0])
@@ -90,7 +90,7 @@ def test_what_is_written_is_the_golden_form(book, folder):
     "content", [b'{"version":99}', b'{"version":99,"phase":"on the moon","vm":5}', b'{"version":0}']
 )
 def test_a_record_of_another_version_is_left_alone(book, folder, content):
-    """Whatever else is in it: not moved, not judged; its VM is named, so that nobody touches it."""
+    """Whatever it contains, it is neither moved nor judged, and its VM is named as untouchable."""
     path = folder / f"{VM}.json"
     path.write_bytes(content)
     records, (problem,) = book.load()
@@ -102,7 +102,7 @@ def test_a_record_of_another_version_is_left_alone(book, folder, content):
 
 
 def test_a_record_that_cannot_be_read_is_left_alone(book, folder):
-    """It is no proof of damage."""
+    """A read error is no proof of damage."""
     (folder / f"{VM}.json").mkdir()
     records, (problem,) = book.load()
     assert records == []
@@ -126,7 +126,7 @@ def test_a_record_that_cannot_be_read_is_left_alone(book, folder):
     ],
 )
 def test_a_damaged_record_is_kept_as_evidence(book, folder, content):
-    """Beside earlier evidence, and told once; nobody takes its VM for looked after."""
+    """It is renamed beside earlier ones and reported once. Its VM no longer counts as on record."""
     for kept in (f"{VM}.json.corrupt", f"{VM}.json.corrupt-2"):
         (folder / f"{VM}.json").write_bytes(content)
         assert book.untouchable() == frozenset()
@@ -138,7 +138,7 @@ def test_a_damaged_record_is_kept_as_evidence(book, folder, content):
 
 
 def test_a_record_under_another_name_is_none(book, folder):
-    """Copied by hand: saved or removed, it would touch a file of another attempt."""
+    """A copied record is not used: saving or removing it would touch the file of another attempt."""
     shutil.copy(GOLDEN / "v2.json", folder / "anklet-vm-00000001-0000aa-78-1.json")
     records, (problem,) = book.load()
     assert records == []
@@ -146,7 +146,7 @@ def test_a_record_under_another_name_is_none(book, folder):
 
 
 def test_a_disk_that_refused_a_record_is_tried_before_the_next_job(book, folder, monkeypatch):
-    """And as soon as it takes one again, it will do; while it is well nothing is tried."""
+    """A check writes a probe only after a refusal, and passes as soon as the disk takes it."""
     shutil.copy(GOLDEN / "v2.json", folder / f"{VM}.json")
     (record,), _ = book.load()
     book.check()
@@ -168,7 +168,7 @@ def _full(*_args, **_more):
 
 
 def test_records_that_cannot_be_listed_are_not_no_records(book, folder):
-    """Nothing may be removed for being on no record then."""
+    """A VM may only be removed for having no record if the records can be listed."""
     folder.rmdir()
     with pytest.raises(RecordsUnreadable, match="cannot be read"):
         book.load()
@@ -176,14 +176,14 @@ def test_records_that_cannot_be_listed_are_not_no_records(book, folder):
 
 @pytest.mark.parametrize("kind", [RecordBook, Holder])
 def test_a_place_where_nothing_can_be_kept_is_told(tmp_path, kind):
-    """In one line, as something that may pass."""
+    """The error is one line, and temporary."""
     (tmp_path / "file").write_text("")
     with pytest.raises(TemporaryError, match="file"):
         kind(tmp_path / "file" / "service")
 
 
 def test_a_holder_is_alone(tmp_path):
-    """Another finds the lock taken, and does not wait; afterwards it is free."""
+    """A second holder finds the lock taken and does not wait. Afterwards the lock is free."""
     holder = Holder(tmp_path)
     with holder.at_once() as held:
         assert held
@@ -194,6 +194,6 @@ def test_a_holder_is_alone(tmp_path):
 
 
 def test_a_full_disk_keeps_no_holder_from_its_work(tmp_path, monkeypatch):
-    """The lock is what counts; the name in it is for a successor."""
+    """The lock counts; the process named in it only matters to the next worker."""
     monkeypatch.setattr("anklet_worker.life.holder.os.pwrite", _full)
     Holder(tmp_path).acquire(0.0, lambda _: None)

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from test_runner import Bench
+from test_service_loop import Bench
 
 from anklet_worker import main
 from anklet_worker.contract.errors import RightsRefused, VMTransient

@@ -195,7 +195,7 @@ def _left_behind(config: SupervisorConfig, ids: HostIds, log: ServiceLog) -> Ite
         for problem in problems:
             # Reported here, because loading moves a damaged file aside, and the worker no longer sees it.
             log.bind(serviceName=folder.name).error(
-                "a record cannot be read; what it named is found by its VM's name", extra={"err": problem}
+                "cannot read a record; its VM is found by name", extra={"err": problem}
             )
         named = {record.vm for record in records if record.host_id == ids.host_id and record.vm_may_exist}
         yield from ((folder.name, vm) for vm in sorted(named | book.untouchable()))

@@ -208,9 +208,9 @@ class VMTransient(VMError):
 
 
 class PullBusy(VMError):
-    """Another pull runs on this host, and two never run at once."""
+    """Another pull runs on this host (two never run at once), or the image is in use. The host tries again once that is over."""
 
-    retry = Retry.ELSEWHERE
+    retry = Retry.HERE
 
 
 class AnswerUnreadable(VMError):

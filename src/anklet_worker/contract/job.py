@@ -1,4 +1,4 @@
-"""What a job is: as its plugin describes it to the core, and how it ended. Pure data; knows no job system."""
+"""A job as its plugin describes it to the core, and the way it ended. Pure data; knows no job system."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ import msgspec
 
 
 class VMSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job asks for: a template (name or uuid) or image, and for drivers that have them, a tag."""
+    """The VM that a job asks for.
+
+    `template` names the template (by name or uuid) or image to clone. `tag` is its version, for VM drivers that have tags; None
+    means the driver's default.
+    """
 
     template: str
     tag: str | None = None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as its plugin describes it to the core.
+    """One job that waits at the origin.
 
-    `id` is unique in its `keyspace` (what hosts share: the keys in the store begin with it) and stable; `vm` is what it wants
-    to run in; `log_fields` go into every log line about it (public facts only); `details` are the plugin's own, kept in the
-    record so that a later process can go on (never a secret). `queued_at`: since when it waits, Unix seconds; 0: not known.
+    id: unique within `keyspace`, and the same at every look.
+    name, url: for people, in status, logs and history.
+    keyspace: starts every key about this job in the store. Services that could run the same job must use the same keyspace.
+    vm: the VM that the job needs.
+    log_fields: added to every log line about the job. Public facts only.
+    details: whatever the plugin needs to go on with the job in a later process. Kept on disk, so never a secret.
+    queued_at: when the job began to wait, in Unix seconds; 0 when the origin does not say.
     """
 
     id: str
@@ -32,25 +40,31 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     queued_at: float = 0.0
 
     def key(self, kind: str) -> str:
-        """The job's key in the store: `claim` (its lease), `attempts` (a counter), and what `retries.py` keeps of its failures."""
+        """Return the store key of one fact about this job.
+
+        `claim` is the lease of the host that runs it, `attempts` counts its attempts. The core uses further kinds for its failures.
+        """
         return f"{self.keyspace}:{kind}:{self.id}"
 
 
 class Conclusion(Enum):
-    """How a job ended, in the words of its origin as far as the core tells them apart."""
+    """The result of a job. The core does not tell apart more results than these."""
 
-    #: The job did what it was to do.
+    #: The job succeeded.
     SUCCESS = "success"
     #: The job itself failed.
     FAILURE = "failure"
-    #: Its user (or their automation) cancelled it.
+    #: A user, or a user's automation, cancelled it.
     CANCELLED = "cancelled"
-    #: Anything else: skipped, timed out, neutral.
+    #: Any other end: skipped, timed out, neutral.
     OTHER = "other"
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a job that ran in our VM. `job` may differ from the one asked for, where the origin dealt another one."""
+    """The end of the job that ran in our VM.
+
+    Some origins choose by themselves which job a runner gets, so `job_id` may differ from the id of the claimed job.
+    """
 
     conclusion: Conclusion
     job_id: str

@@ -1,7 +1,7 @@
-"""What this service owns: one record file for each attempt at a job, written before the effect and gone when all is.
+"""Records: one file per VM of this service, written before each effect and removed when nothing is left of it.
 
-Owns the record files, the service's state directory, and the lock that makes one process its holder. A record bears the ids of
-host and boot, so that one from another host or from before a reboot is recognised. No secret is ever in a record.
+Owns the record files and their format, and the note of the VM command in flight. A record carries the ids of host and boot, which
+show when it is from another host or from before a reboot. It never contains a secret. Knows no plugin.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from anklet_worker.link.messages import SlotRef
 from anklet_worker.process.command import InFlight
 from anklet_worker.state_layout import Place
 
-#: Version of the record format, and the versions that can be read. A record of any other version is left alone, with its VM.
-#: 1 had no `origin`; 1 and 2 had one phase for VM and attempt.
+#: Version of the record format, and all versions that can be read. A record of any other version is left alone, with its VM.
+#: Version 1 had no `origin`; 1 and 2 had one phase for both VM and attempt.
 RECORD_VERSION = 3
 _READABLE = frozenset({1, 2, RECORD_VERSION})
 _SUFFIX = ".json"
 
 
 class _Versioned(msgspec.Struct, frozen=True):
-    """The part of a record that every version has."""
+    """The part that all versions share."""
 
     version: int
 
@@ -36,9 +36,9 @@ class _Versioned(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One VM of ours and, while an attempt at a job borrows it, that attempt. Times are Unix seconds.
 
-    `job` and `phase` are absent for a VM without an attempt. `facts` are the plugin's; `outcome` is set once the job ended.
-    `origin` says where the job came from (`ServiceConfig.origin`), so that another service of that origin can ask there once this
-    service is no longer configured.
+    `job` and `phase` are None for a VM without an attempt. `facts` belong to the plugin. `outcome` is set once the job has ended.
+    `origin` (`ServiceConfig.origin`) says where the job came from: once this service is no longer configured, another service of
+    the same origin can ask there.
     """
 
     version: int = RECORD_VERSION
@@ -59,7 +59,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """File name of the record: the VM's name, which is derived from service, job and attempt."""
+        """The file name of the record: the VM's name and a suffix."""
         return f"{self.vm}{_SUFFIX}"
 
     @property
@@ -69,7 +69,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _OldRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Versions 1 and 2: every record had a job, and one phase told both lives."""
+    """Versions 1 and 2: every record had a job, and one phase for both lives."""
 
     version: int
     service: str
@@ -99,7 +99,7 @@ _OLD_PHASES = {
 
 
 def _modern(old: _OldRecord) -> Record:
-    """The same record in this version's form. Raises `_Damaged` for a phase that no version had."""
+    """Convert a record to the present version. Raises `_Damaged` for an unknown phase."""
     if old.phase not in _OLD_PHASES:
         raise _Damaged(f"unknown phase {old.phase!r}")
     vm_phase, phase = _OLD_PHASES[old.phase]
@@ -112,7 +112,7 @@ class _DriverOnly(msgspec.Struct):
 
 
 def drivers_on_record(state_dir: Path) -> set[str]:
-    """The VM drivers by which the records of any service, configured or not, were made."""
+    """Return the VM drivers that any record names, of services configured or not."""
     found = set()
     for path in state_dir.glob(Place.RECORD.pattern):
         with contextlib.suppress(OSError, *UNREADABLE):
@@ -123,30 +123,30 @@ def drivers_on_record(state_dir: Path) -> set[str]:
 class RecordBook:
     """The record files of one service, in `<state_dir>/services/<name>/records`.
 
-    Writing raises `RecordNotWritten` when the disk refuses: the effect that the record announces must then not happen.
+    A write raises `RecordNotWritten` when the disk refuses it; then the effect that the record announces must not happen.
     """
 
     def __init__(self, service_dir: Path) -> None:
         """Raises `TemporaryError` when the directories cannot be made."""
         self._dir = Place.RECORDS.in_folder(service_dir)
         self._in_flight = Place.COMMAND_IN_FLIGHT.in_folder(service_dir)
-        #: The disk refused the last record; until it takes one again, no job may be begun.
+        #: True after the disk refused a record. Until it takes one again, the service begins no job.
         self._refused = False
         try:
             make_private_dir(service_dir)
             make_private_dir(self._dir)
         except OSError as error:
-            raise TemporaryError(f"records cannot be kept in {self._dir}: {error.strerror or error}") from error
+            raise TemporaryError(f"cannot keep records in {self._dir}: {error.strerror or error}") from error
 
     def save(self, record: Record) -> None:
         """Write the record durably, replacing its earlier version."""
         self._write(record.name, msgspec.json.encode(record))
 
     def check(self) -> None:
-        """Raise `RecordNotWritten` while the disk takes no record. Costs nothing unless it refused the last one."""
+        """Raise `RecordNotWritten` while the disk takes no record. Writes a probe only if it refused the last record."""
         if self._refused:
             probe = Place.RECORD_PROBE.in_folder(self._dir)
-            # Of the size of a record: a disk may have room for an empty file.
+            # The size of a record: a full disk may still take an empty file.
             self._write(probe.name, b" " * 4096)
             with contextlib.suppress(OSError):
                 remove(probe)
@@ -160,7 +160,7 @@ class RecordBook:
         self._refused = False
 
     def remove(self, record: Record) -> bool:
-        """Nothing of this attempt is left. False when the disk refuses even that: the record is then looked through again later."""
+        """Remove a record of which nothing is left. False when the disk refuses; the record is then reconciled again later."""
         try:
             remove(self._dir / record.name)
         except OSError:
@@ -168,15 +168,15 @@ class RecordBook:
         return True
 
     def forget_unfinished(self) -> None:
-        """Remove what an earlier holder was writing when it died: the version before it counts. Only for the holder."""
+        """Remove half-written files of an earlier holder; the version before each of them counts. Call it only as the holder."""
         for folder in (self._dir, self._dir.parent):
             remove_unfinished(folder)
 
     def load(self) -> tuple[list[Record], list[str]]:
-        """All records, oldest first, and one line for each file that is none.
+        """Return all records, oldest first, and one line about each file that is not a record.
 
-        A damaged one is moved aside, not deleted; one of another version (or one that cannot be read) stays: see `untouchable`.
-        Raises `RecordsUnreadable`: without knowing what is on record nothing may be removed.
+        A damaged file is moved aside, not deleted. A record of another version, or one that cannot be read, stays in place: see
+        `untouchable`. Raises `RecordsUnreadable` when the directory cannot be listed; then no VM may be removed.
         """
         records: list[Record] = []
         problems: list[str] = []
@@ -184,16 +184,16 @@ class RecordBook:
             try:
                 records.append(_read(path))
             except FileNotFoundError:
-                # Its owner has removed it since.
+                # Its owner removed it after the listing.
                 continue
             except _Damaged as damage:
-                problems.append(f"{path.name} is no record: {damage}; {_move_aside(path)}")
+                problems.append(f"{path.name} is not a record: {damage}; {_move_aside(path)}")
             except _LeftAlone as reason:
                 problems.append(f"{path.name} {reason}; left alone, with its VM")
         return sorted(records, key=lambda record: record.claimed_at), problems
 
     def untouchable(self) -> frozenset[str]:
-        """VMs of records that this version cannot read: nothing is known of them but the name."""
+        """Return the VMs of records that this program cannot read. Their file names are all that it knows about them."""
         names = set()
         for path in self._files():
             try:
@@ -211,8 +211,10 @@ class RecordBook:
             raise RecordsUnreadable(f"the records in {self._dir} cannot be read: {error.strerror or error}") from error
 
     def note_in_flight(self, command: InFlight | None) -> None:
-        """Remember which VM command runs now, so that a later process can wait for it. Not worth an fsync: it guards
-        against the death of this process, not of the host, which ends the command too."""
+        """Note the VM command that runs now, so that a later process can wait for it; None when it has ended.
+
+        Not synced to disk: the note matters after the death of this process, and a host that dies ends the command too.
+        """
         if command is None:
             with contextlib.suppress(OSError):
                 remove(self._in_flight)
@@ -220,7 +222,7 @@ class RecordBook:
             write_atomically(self._in_flight, msgspec.json.encode(command), durable=False)
 
     def in_flight(self) -> InFlight | None:
-        """The VM command that an earlier process left running, perhaps."""
+        """Return the VM command that an earlier process may have left running."""
         try:
             return msgspec.json.decode(self._in_flight.read_bytes(), type=InFlight)
         except (OSError, *UNREADABLE):
@@ -228,11 +230,11 @@ class RecordBook:
 
 
 class _Damaged(ValueError):
-    """No record of any version."""
+    """Not a record of any version."""
 
 
 class _LeftAlone(ValueError):
-    """Perhaps a record, but not one to be judged here."""
+    """Possibly a record, but this program cannot tell."""
 
 
 def _read(path: Path) -> Record:
@@ -244,7 +246,7 @@ def _read(path: Path) -> Record:
     except OSError as error:
         raise _LeftAlone(f"cannot be read: {error.strerror or error}") from error
     try:
-        # The version first: what a newer program writes need not look like a record to this one.
+        # The version first: a record of a newer program may have any form.
         version = msgspec.json.decode(data, type=_Versioned).version
         if version not in _READABLE:
             known = " and ".join(map(str, sorted(_READABLE)))
@@ -261,7 +263,7 @@ def _read(path: Path) -> Record:
 
 
 def _move_aside(path: Path) -> str:
-    """Keep a damaged file as evidence, beside any earlier one; what became of it."""
+    """Rename a damaged file, beside any earlier one, and say what happened to it."""
     aside = path.with_name(f"{path.name}.corrupt")
     number = 1
     while aside.exists():

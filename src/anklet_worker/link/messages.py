@@ -1,7 +1,7 @@
-"""The closed set of messages between the supervisor and a worker, and their encoding.
+"""All messages between the supervisor and a worker, and their encoding. Knows no pipe.
 
-Commands go down, facts come up. One class per message, JSON on the wire, with the version of the set in front: no pickle, so
-that neither side depends on the other's class paths and a golden test can hold the bytes. Knows no pipe.
+Commands go down, facts come up; one class per message. On the wire each is the version of the set and JSON. Not pickle: then
+neither side depends on the other's class paths, and a golden test can check the bytes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from anklet_worker.contract.job import Conclusion
 
 T = TypeVar("T")
 
-#: Version of the set. A peer of another version is refused; the two ends are always of one installation.
+#: Version of the set. A message of another version is refused: both ends always come from the same installation.
 VERSION = 1
 
 
 class Status(Enum):
-    """What a service is doing, in the words of the metric `service_status`."""
+    """What a service is doing. The values are those of the metric `service_status`."""
 
     IDLE = "idle"
     RUNNING = "running"
@@ -33,11 +33,11 @@ class Status(Enum):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=True):
-    """Common form of all messages."""
+    """The common base of all messages; its JSON names the class in `type`."""
 
 
 class SlotRef(msgspec.Struct, frozen=True, kw_only=True):
-    """One grant of one slot: `generation` counts the grants of the slot, `nonce` is drawn anew for each."""
+    """One grant of one slot. `generation` counts the grants of this slot; `nonce` is a new random number for each."""
 
     index: int
     generation: int
@@ -48,31 +48,31 @@ class SlotRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GrantSlot(Message, frozen=True, kw_only=True, tag=True):
-    """The slot that the worker asked for. It is RESERVED for it until it is occupied or released."""
+    """Answers `SlotWanted`. The slot stays RESERVED for the worker until it occupies or releases it."""
 
     slot: SlotRef
 
 
 class SlotAnswered(Message, frozen=True, kw_only=True, tag=True):
-    """The slot table now says what became of the last `SlotOccupied`: look there."""
+    """The last `SlotOccupied` was handled: the slot table shows the result."""
 
 
 class Drain(Message, frozen=True, kw_only=True, tag=True):
-    """Take no new job, finish the one in hand, exit 0."""
+    """Take no new job, finish the job in hand, exit 0."""
 
 
 class Stop(Message, frozen=True, kw_only=True, tag=True):
-    """Interrupt the job in hand, clean up, give an unstarted claim back, exit 0."""
+    """Interrupt the job in hand, clean up, give back a claim whose job has not started, exit 0."""
 
 
 class LogLevel(Message, frozen=True, kw_only=True, tag=True):
-    """Write the log at another level from now on: one of DEBUG, INFO, ERROR, dev."""
+    """Log at another level from now on: DEBUG, INFO, ERROR or dev."""
 
     level: str
 
 
 class OutcomeHeard(Message, frozen=True, kw_only=True, tag=True):
-    """The `JobFinished` of this VM has been counted and put into the history: its record may go."""
+    """The `JobFinished` of this VM is counted and in the history, so the worker may remove the record."""
 
     vm: str
 
@@ -84,76 +84,78 @@ Command = GrantSlot | SlotAnswered | Drain | Stop | LogLevel | OutcomeHeard
 
 
 class Ready(Message, frozen=True, kw_only=True, tag=True):
-    """Recovered from what an earlier process left, and able to take jobs."""
+    """The worker has reconciled what an earlier process left, and can take jobs."""
 
     driver: str
     driver_version: str
 
 
 class StatusChanged(Message, frozen=True, kw_only=True, tag=True):
-    """What the service is doing now."""
+    """The service does something else from now on."""
 
     status: Status
 
 
 class SlotWanted(Message, frozen=True, kw_only=True, tag=True):
-    """Asks for a slot; answered by one `GrantSlot`, in order of asking."""
+    """Requests a slot. Requests are answered in their order, each by one `GrantSlot`."""
 
 
 class SlotDeclined(Message, frozen=True, kw_only=True, tag=True):
-    """Takes the request back (a grant that crosses it is released by `SlotReleased`)."""
+    """Withdraws the request for a slot. If a grant crossed this message, the supervisor frees that slot again."""
 
 
 class SlotOccupied(Message, frozen=True, kw_only=True, tag=True):
-    """A VM of this name is about to be made in the slot: from now on only proof that it is gone frees the slot."""
+    """The worker is about to make a VM of this name in the slot. From now on only proof that the VM is gone frees the slot."""
 
     slot: SlotRef
     vm: str
 
 
 class SlotReleased(Message, frozen=True, kw_only=True, tag=True):
-    """The slot holds no VM: none was made, or it is gone for certain."""
+    """The slot holds no VM: none was made, or a listing proved it gone."""
 
     slot: SlotRef
 
 
 class VMGone(Message, frozen=True, kw_only=True, tag=True):
-    """Proof that the VM of this name does not exist (any more): frees a slot that an earlier process left occupied."""
+    """Proof that no VM of this name exists. Frees a slot that an earlier process left occupied."""
 
     vm: str
 
 
 class VMAdopted(Message, frozen=True, kw_only=True, tag=True):
-    """A VM that an earlier process left is looked after again; its slot is occupied, not orphaned."""
+    """This worker adopts a VM that an earlier process left. Its slot is occupied then, no longer orphaned."""
 
     vm: str
 
 
 class VMStarted(Message, frozen=True, kw_only=True, tag=True):
-    """The host has started the VM of this name."""
+    """The host started the VM of this name."""
 
     vm: str
 
 
 class StartRefused(Message, frozen=True, kw_only=True, tag=True):
-    """The host refused to start the VM of this name for its limit of running VMs. A `RunningVMs` comes before, if it can."""
+    """The host refused to start the VM because of its VM limit. A `RunningVMs` precedes it if the VMs can be listed."""
 
     vm: str
 
 
 class RunningVMs(Message, frozen=True, kw_only=True, tag=True):
-    """The running VMs, ours and others', that the drivers of this host list, and the number of virtualization processes on it (0
-    where that cannot be told): what counts against the limit without having a slot is foreign."""
+    """The running VMs that the drivers of this host list, ours and others', and the host's number of virtualization processes.
+
+    `processes` is 0 where it cannot be counted. Whatever counts against the VM limit and has no slot is foreign.
+    """
 
     vms: list[str]
     processes: int
 
 
 class JobClaimed(Message, frozen=True, kw_only=True, tag=True):
-    """This service is about to run a job in the VM of this name.
+    """This service is about to run a job in the VM of this name. A later process that adopts the job sends it again.
 
-    `queued_at`: Unix seconds, 0 where the origin does not tell; `attempt` counts the tries of all hosts, from 1. Told again, with
-    the same `claimed_at` (Unix seconds), by a later process that follows the job.
+    `queued_at` and `claimed_at` are Unix seconds; `queued_at` is 0 when the origin does not say, and `claimed_at` stays the same
+    when the message is sent again. `attempt` counts the attempts of all hosts, from 1.
     """
 
     job_id: str
@@ -166,7 +168,7 @@ class JobClaimed(Message, frozen=True, kw_only=True, tag=True):
 
 
 class JobStarted(Message, frozen=True, kw_only=True, tag=True):
-    """The origin says that a job runs in our VM (it may be another than the one claimed)."""
+    """The origin says that a job runs in our VM. It may be another job than the claimed one."""
 
     job_id: str
     job_name: str
@@ -174,8 +176,10 @@ class JobStarted(Message, frozen=True, kw_only=True, tag=True):
 
 
 class JobFinished(Message, frozen=True, kw_only=True, tag=True):
-    """A job ended in the VM of this name. Told after the outcome is on record, and again by each later process until
-    `OutcomeHeard` has come; counted once for each VM."""
+    """A job ended in the VM of this name. Counted once per VM.
+
+    Sent once the outcome is on record, and again by each later process until `OutcomeHeard` arrives.
+    """
 
     vm: str
     job_id: str
@@ -185,8 +189,10 @@ class JobFinished(Message, frozen=True, kw_only=True, tag=True):
 
 
 class JobGivenBack(Message, frozen=True, kw_only=True, tag=True):
-    """The claimed job did not run in the VM of this name (infrastructure, stop, or it was taken); `reason` is one line for
-    people. Counted once for each VM."""
+    """The claimed job did not run to its end in the VM of this name: a failure on our side, a stop, or another runner took it.
+
+    `reason` is one line for people. Counted once per VM.
+    """
 
     vm: str
     job_id: str
@@ -194,18 +200,18 @@ class JobGivenBack(Message, frozen=True, kw_only=True, tag=True):
 
 
 class AttemptOver(Message, frozen=True, kw_only=True, tag=True):
-    """VM gone, runner removed (or its debt recorded), claim released: nothing of the attempt is left in hand."""
+    """The attempt is over: its VM is gone, its runner removed, its claim given back. What could not be removed is on record."""
 
 
 class StageTook(Message, frozen=True, kw_only=True, tag=True):
-    """How long one stage of a job took. `stage` is one of a closed list (see `STAGES`)."""
+    """How long one stage of a job took. `stage` is one of `STAGES`."""
 
     stage: str
     seconds: float
 
 
 class DriverCommandEnded(Message, frozen=True, kw_only=True, tag=True):
-    """One VM command line tool call ended. `command` is the tool's verb; `outcome` an outcome class."""
+    """A call of the VM tool ended. `command` is the tool's verb, `outcome` a word from a closed list."""
 
     command: str
     outcome: str
@@ -213,7 +219,7 @@ class DriverCommandEnded(Message, frozen=True, kw_only=True, tag=True):
 
 
 class ApiCalled(Message, frozen=True, kw_only=True, tag=True):
-    """One call of the origin's API. `route` is a template of the plugin's; `outcome` a status code, or a word for none."""
+    """A call of the origin's API ended. `route` is a template; `outcome` is the status code, or a word when there was no answer."""
 
     route: str
     outcome: str
@@ -221,14 +227,14 @@ class ApiCalled(Message, frozen=True, kw_only=True, tag=True):
 
 
 class FigureReported(Message, frozen=True, kw_only=True, tag=True):
-    """A figure that the plugin's rules declare: the last value of a gauge, or what a counter grew by. `figure` is its name."""
+    """A figure that the plugin's rules declare: the value of a gauge, or the growth of a counter. `figure` is its name."""
 
     figure: str
     value: float
 
 
 class ApiBudgetSeen(Message, frozen=True, kw_only=True, tag=True):
-    """The calls of the origin's API that the login has left, out of `limit`, until `resets_at` (Unix seconds)."""
+    """The rate limit of the origin's API: `left` of `limit` calls remain until `resets_at` (Unix seconds)."""
 
     left: float
     limit: float
@@ -236,27 +242,27 @@ class ApiBudgetSeen(Message, frozen=True, kw_only=True, tag=True):
 
 
 class QueueSeen(Message, frozen=True, kw_only=True, tag=True):
-    """How many jobs wait that this service could run, as last seen, and since when the oldest of them (Unix seconds, 0: none)."""
+    """How many jobs wait that this service could run. `oldest`: since when the first of them waits, Unix seconds; 0 if unknown."""
 
     waiting: int
     oldest: float
 
 
 class OrphanReaped(Message, frozen=True, kw_only=True, tag=True):
-    """A VM was removed that an earlier process had left, with no job in it."""
+    """The worker removed a VM that an earlier process left and that ran no job."""
 
 
 class LeaseLost(Message, frozen=True, kw_only=True, tag=True):
-    """The claim on a job went to another owner while we held it."""
+    """Another owner took the lease of the job in hand."""
 
 
 class Failed(Message, frozen=True, kw_only=True, tag=True):
-    """This service cannot run until an operator acts; the worker exits next. `reason` is one line for people."""
+    """The worker cannot go on and exits next. `reason` is one line for people."""
 
     reason: str
 
 
-#: The stages of a job that `StageTook` may name.
+#: The stages of a job, as `StageTook` names them.
 STAGES = ("queue", "claim", "template", "clone", "start", "register", "wait", "run", "collect", "cleanup")
 
 Fact = (
@@ -299,19 +305,19 @@ def encode(message: Message) -> bytes:
 
 
 def decode_command(data: bytes) -> Command:
-    """Decode what the supervisor sent. Raises `ProtocolError`."""
+    """Decode a message of the supervisor. Raises `ProtocolError`."""
     return _decode(_commands, data)
 
 
 def decode_fact(data: bytes) -> Fact:
-    """Decode what a worker sent. Raises `ProtocolError`."""
+    """Decode a message of a worker. Raises `ProtocolError`."""
     return _decode(_facts, data)
 
 
 def _decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
     if not data.startswith(_PREFIX):
-        raise ProtocolError(f"a message of another version or no message at all: {data[:40]!r}")
+        raise ProtocolError(f"not a message of version {VERSION}: {data[:40]!r}")
     try:
         return decoder.decode(data[len(_PREFIX) :])
     except UNREADABLE as error:
-        raise ProtocolError(f"a message that cannot be understood: {error}") from None
+        raise ProtocolError(f"unreadable message: {error}") from None

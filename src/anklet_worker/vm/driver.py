@@ -75,6 +75,10 @@ class VMDriver(Protocol):
         """
         ...
 
+    def pulling(self) -> bool:
+        """True while a pull runs on this host, by any service with this driver. Cheap: runs no command."""
+        ...
+
     def clone(self, source: str, vm: str) -> None:
         """Make a stopped VM named `vm` from what `image` gave. Raises `VMNameExists`."""
         ...

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from anklet_worker.contract.errors import (
+    PullBusy,
     VMError,
     VMLimitReached,
     VMNameExists,
@@ -67,6 +68,8 @@ class MemoryHost:
         #: What can be pulled: image and tag.
         self.registry: set[tuple[str, str | None]] = set()
         self.most_running = most_running
+        #: True while a pull runs. An owner may set it, for a pull of another service.
+        self.pulling = False
         self._folder = folder
 
     def add(self, name: str, state: VMState = VMState.STOPPED, *, tag: str | None = None) -> MemoryVM:
@@ -127,11 +130,24 @@ class MemoryDriver:
         if found is None or spec.tag not in (None, found.tag):
             if (spec.template, spec.tag) not in self.host.registry:
                 raise VMNotFound(f"image {spec.template!r} is neither on this host nor in the registry")
+            self._pull(spec, on_pull)
+        yield spec.template
+
+    def pulling(self) -> bool:
+        """True while a pull runs on the host."""
+        return self.host.pulling
+
+    def _pull(self, spec: VMSpec, on_pull: Callable[[], None]) -> None:
+        if self.host.pulling:
+            raise PullBusy("another pull runs on this host")
+        self.host.pulling = True
+        try:
             on_pull()
             self._hook("pull", "")
             self.host.remove(spec.template)
             self.host.add(spec.template, tag=spec.tag)
-        yield spec.template
+        finally:
+            self.host.pulling = False
 
     def clone(self, source: str, vm: str) -> None:
         """Make a stopped VM."""

@@ -71,6 +71,10 @@ class SideBySide:
         """The image of the service's own driver."""
         return self._own.image(spec, on_pull)
 
+    def pulling(self) -> bool:
+        """True while the service's own driver runs a pull: only such a pull can be in its way."""
+        return self._own.pulling()
+
     def clone(self, source: str, vm: str) -> None:
         """By the service's own driver."""
         self._made.add(vm)

@@ -1,6 +1,6 @@
-"""Loaded by every Python that has this folder on PYTHONPATH; acts in the supervisor and in its workers only, and only on a plan.
+"""Loaded by every Python with this folder on PYTHONPATH. Acts only in the supervisor and its workers, and only if there is a plan.
 
-The program itself holds nothing for tests: a process is killed at an effect by wrapping that effect in this process.
+The program contains no code for tests: this module wraps an effect in the process and kills it there.
 """
 
 import json

@@ -101,6 +101,7 @@ class AnkaDriver:
     ) -> None:
         self._settings = settings
         self._orders = orders
+        self._locks = locks
         self._tool = anka_tool(commands, log)
         self._listing = LastListing(locks)
         self._templates = Templates(self._tool, locks, self._listing, settings.registry_url, log)
@@ -166,6 +167,10 @@ class AnkaDriver:
     def image(self, spec: VMSpec, on_pull: Callable[[], None]) -> AbstractContextManager[str]:
         """Make template and tag present, and keep pulls away from them."""
         return self._templates.held(spec, on_pull)
+
+    def pulling(self) -> bool:
+        """True while a pull runs on this host."""
+        return self._locks.pull_runs()
 
     # ---- a VM's life ----
 

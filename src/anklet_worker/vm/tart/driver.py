@@ -99,6 +99,7 @@ class TartDriver:
         self._tart = settings.tart
         self._tool = tart_tool(commands, log)
         self._orders = orders
+        self._locks = locks
         self._log = log
         self._images = Images(self._tool, locks, settings.tart.pull, log)
         self._runs = TartRuns(Place.TART_RUNS.in_folder(settings.folder))
@@ -152,6 +153,10 @@ class TartDriver:
     def image(self, spec: VMSpec, on_pull: Callable[[], None]) -> AbstractContextManager[str]:
         """Make the image present, and keep pulls away from it."""
         return self._images.held(spec, on_pull)
+
+    def pulling(self) -> bool:
+        """True while a pull runs on this host."""
+        return self._locks.pull_runs()
 
     # ---- a VM's life ----
 

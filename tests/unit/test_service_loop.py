@@ -1,4 +1,4 @@
-"""One service's passes: what is asked of whom, in which order, and what becomes of a job that cannot be run."""
+"""The passes of one service: their steps in order, and what happens to a job that cannot be run."""
 
 import logging
 import pathlib
@@ -43,24 +43,60 @@ DRIVER = DriverInfo(product="fake", version="1")
 DEPTH = Figure("depth", "How deep the well is, in metres.")
 
 
-class Bench:
-    """A runner of one pass (--once), with everything around it in memory."""
+class Clock:
+    """Monotonic seconds that pass only when a test says so."""
 
-    def __init__(self, folder, *, retries=5):
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class TimedOrders(Orders):
+    """Orders whose waits move the clock instead of taking time. `later` plans what happens meanwhile."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+        self.waits = []
+        self._planned = []
+
+    def later(self, seconds, act):
+        """Call `act` once the clock has moved on by `seconds`."""
+        self._planned.append((self.clock.now + seconds, act))
+
+    def wait_for(self, condition, seconds):
+        self.check()
+        if condition() or not seconds:
+            return condition()
+        self.waits.append(seconds)
+        self.clock.now += seconds
+        for planned in [planned for planned in self._planned if planned[0] <= self.clock.now]:
+            self._planned.remove(planned)
+            planned[1]()
+        return condition()
+
+
+class Bench:
+    """A service loop that makes one pass (--once), with everything around it in memory."""
+
+    def __init__(self, folder, *, retries=5, once=True):
         self.script = Script()
-        self.orders = Orders()
+        self.clock = Clock()
+        self.orders = Orders() if once else TimedOrders(self.clock)
         self.slots = FakeSlots(REF)
         self.driver = FakeDriver(self.script)
         self.plugin = FakePlugin(self.script)
         self.leases = FakeLeases()
         self.link = FakeLink(self.slots, self.orders)
-        # Its clock stands still: an entry expires at its time to live.
+        # Its clock stands at 0, so an entry's expiry is its time to live.
         self.store = MemoryStore(Shelf(clock=lambda: 0.0))
         self.records = []
         service = ServiceConfig(
-            name="S", plugin="fake", sleep_interval=0.01, job_retry_attempts=retries, figures=(DEPTH,)
+            name="S", plugin="fake", sleep_interval=60.0, job_retry_attempts=retries, figures=(DEPTH,)
         )
-        self.setup = worker_setup(service, folder, once=True)
+        self.setup = worker_setup(service, folder, once=once)
         logger = logging.getLogger(f"test-{id(self)}")
         logger.addHandler(_Keep(self.records))
         logger.propagate = False
@@ -81,18 +117,22 @@ class Bench:
         self.context = WorkerContext(
             self.setup, self.orders, self.link, Surroundings(driver=self.driver, board=None, log=log)
         )
-        self.runner = ServiceLoop(self.setup, self.tools, self.store)
+        self.loop = ServiceLoop(self.setup, self.tools, self.store, self.clock)
 
     def one_pass(self):
-        """Serve with --once."""
-        self.runner.serve(DRIVER, [])
+        """Make one pass, as with --once."""
+        self.loop.serve(DRIVER, [])
+
+    def after_the_pauses(self):
+        """Move the clock on so far that no job is put off any longer."""
+        self.clock.now += 100_000.0
 
     def expiries(self):
-        """When each lease in the store expires."""
+        """The expiry of each lease in the store."""
         return {key: entry.expires_at for key, entry in self.store.shelf.leases.items()}
 
     def lines(self, level):
-        """What was logged at a level."""
+        """The messages logged at one level, in order."""
         return [record.getMessage() for record in self.records if record.levelname == level]
 
     def assert_idle(self):
@@ -114,12 +154,12 @@ class _Keep(logging.Handler):
 
 @pytest.fixture
 def bench(tmp_path):
-    """A runner with one job to be had."""
+    """A service loop for which one job waits."""
     return Bench(tmp_path)
 
 
 def test_a_pass_looks_then_takes_a_slot_then_claims(bench):
-    """No slot is asked for without a job, and no job is claimed without a slot."""
+    """A pass requests a slot only if there is a job, and claims a job only if it has a slot."""
     bench.one_pass()
     assert bench.script.trace[:3] == ["look", "list", "claim"]
     assert "JobFinished" in bench.link.kinds()
@@ -134,14 +174,14 @@ def test_readiness_comes_before_the_first_look(bench):
 
 
 def test_without_a_free_slot_nothing_is_looked_for_until_one_comes(bench):
-    """A full host makes no call: the slot comes first then."""
+    """On a full host the slot comes first, so the origin gets no call until then."""
     bench.slots.state = SlotState.OCCUPIED
     bench.one_pass()
     assert bench.script.trace[:2] == ["list", "look"]
 
 
 def test_without_a_job_no_slot_is_asked_for(bench):
-    """An idle look is one look and nothing else."""
+    """An idle pass makes one look and nothing else."""
     bench.plugin.jobs = []
     bench.one_pass()
     assert bench.script.trace == ["look"]
@@ -149,7 +189,7 @@ def test_without_a_job_no_slot_is_asked_for(bench):
 
 
 def test_a_job_that_somebody_else_holds_is_left_to_them(bench):
-    """The lease decides; the slot is given back."""
+    """The lease decides, and the slot is released."""
     bench.leases.take = lambda _key: False
     bench.one_pass()
     assert "claim" not in bench.script.trace
@@ -157,7 +197,7 @@ def test_a_job_that_somebody_else_holds_is_left_to_them(bench):
 
 
 def test_a_job_that_is_not_to_be_had_any_more_is_given_back(bench):
-    """The plugin's last look says no: lease and slot go back."""
+    """The plugin says that the job can no longer run, so lease and slot are released."""
     bench.script.plan("claim", lambda: False)
     bench.one_pass()
     assert "image" not in bench.script.trace
@@ -173,8 +213,8 @@ def test_a_claim_that_fails_gives_the_lease_back(bench):
 
 
 def test_vms_that_are_not_ours_leave_no_room(bench):
-    """Two foreign VMs run: the slot goes back, nothing is claimed, the service says that it pauses."""
-    bench.driver.vms = {"somebody": True, "else": True}
+    """Two foreign VMs run: the slot is released, nothing is claimed, and the status is paused."""
+    bench.driver.vms = {"theirs": True, "other": True}
     bench.one_pass()
     assert "claim" not in bench.script.trace
     assert bench.slots.state is SlotState.FREE
@@ -183,7 +223,7 @@ def test_vms_that_are_not_ours_leave_no_room(bench):
 
 
 def test_a_listing_that_fails_is_not_room(bench):
-    """Without knowing what runs, no job is taken."""
+    """If the VMs cannot be listed, no job is taken."""
     bench.script.plan("list", RetryHere("anka hangs"))
     bench.one_pass()
     assert "claim" not in bench.script.trace
@@ -192,14 +232,14 @@ def test_a_listing_that_fails_is_not_room(bench):
 
 @pytest.mark.parametrize("mark", ["drain_file", "pause_file"])
 def test_a_mark_on_the_disk_pauses_the_service(bench, mark):
-    """While it exists, for the host or for this service, no job is looked for."""
+    """While the file exists, for the host or for this service, there is no look."""
     getattr(bench.setup, mark).touch()
     bench.one_pass()
     assert bench.script.trace == []
 
 
 def test_a_mark_that_may_not_be_looked_for_is_none(bench, monkeypatch):
-    """The folder that it would be in is somebody else's, after a `sudo mkdir`, say: that ends no worker."""
+    """Its folder may belong to another user, after a `sudo mkdir` for example. That does not end the worker."""
     exists = pathlib.Path.exists
 
     def refuse(path):
@@ -213,7 +253,7 @@ def test_a_mark_that_may_not_be_looked_for_is_none(bench, monkeypatch):
 
 
 def test_the_source_keeps_house_after_the_claim_and_after_the_job(bench):
-    """It learns which job was taken before that job runs, and that the service is idle again."""
+    """The source learns which job was claimed before it runs, and again when the service is idle."""
     bench.script.plan("drive", lambda: bench.script.trace.append(list(bench.plugin.claimed)))
     bench.one_pass()
     assert [JOB] in bench.script.trace
@@ -223,14 +263,14 @@ def test_the_source_keeps_house_after_the_claim_and_after_the_job(bench):
 
 
 def test_trouble_with_housekeeping_costs_no_job(bench):
-    """What is not done now is done later."""
+    """Failed housekeeping is done later."""
     bench.script.plan("housekeep", RetryHere("GitHub is away"))
     bench.one_pass()
     assert "JobFinished" in bench.link.kinds()
 
 
 def test_a_pause_during_the_look_takes_no_job(bench, monkeypatch):
-    """The mark counts until the claim."""
+    """A pause between look and claim still counts."""
     look = bench.plugin.find
 
     def look_and_pause():
@@ -244,7 +284,7 @@ def test_a_pause_during_the_look_takes_no_job(bench, monkeypatch):
 
 
 def test_a_failed_attempt_backs_off(bench):
-    """The job goes back and is left alone for a while, with one WARN."""
+    """The job goes back and is put off, with one WARN."""
     bench.script.plan("start", RetryHere("did not boot"))
     bench.one_pass()
     bench.one_pass()
@@ -256,7 +296,7 @@ def test_a_failed_attempt_backs_off(bench):
 
 @pytest.mark.parametrize(("error", "counted"), [(RetryHere("x"), 1), (RetryElsewhere("x"), 1), (PullBusy("x"), 0)])
 def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
-    """Only what is the job's VM's fault counts against its attempts."""
+    """A busy pull does not count against the tries of a job."""
     bench.script.plan("image", error)
     bench.one_pass()
     assert bench.store.count(JOB.key("failures@00000001"), 60.0, 0) == counted
@@ -267,7 +307,7 @@ def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
     [
         (VMTransient("lost"), 2.0),
         (StoreUnavailable("away"), 2.0),
-        (PullBusy("busy"), 30.0),
+        (PullBusy("the image is being cloned"), 2.0),
         (VMNotFound("no such template"), 30.0),
         (AnswerUnreadable("garbage"), 2.0),
         (ToolRefused("EULA"), 600.0),
@@ -276,7 +316,7 @@ def test_a_busy_pull_is_no_failure_of_the_job(bench, error, counted):
 )
 def test_a_failure_says_for_how_long_this_host_leaves_the_job_alone(bench, error, seconds):
     """A short pause when the fault may pass, a longer one for another host, the longest when only an operator can help."""
-    bench.runner._backoff = JobBackoff(lambda: 1000.0, lambda: 0.0)
+    bench.loop._put_off._backoff = JobBackoff(bench.clock, lambda: 0.0)
     bench.script.plan("image", error)
     bench.one_pass()
     assert {record.anklet["backoffSeconds"] for record in bench.records if "backoffSeconds" in record.anklet} == {
@@ -285,10 +325,10 @@ def test_a_failure_says_for_how_long_this_host_leaves_the_job_alone(bench, error
 
 
 def test_what_an_operator_must_mend_is_one_error(bench):
-    """However many jobs meet it; each try counts, so that the job is given up in the end."""
+    """One ERROR, however many jobs it stops. Each try counts, so that the job is given up in the end."""
     bench.script.plan("image", *[ToolRefused("anka clone: EULA needs to be accepted; accept it")] * 2)
     for _ in range(2):
-        bench.runner._backoff = JobBackoff(lambda: 1e9)
+        bench.after_the_pauses()
         bench.one_pass()
     assert bench.lines("ERROR") == ["this host cannot run the job until an operator acts; other hosts can"]
     assert bench.lines("WARNING") == ["the job goes back to the queue"] * 2
@@ -296,40 +336,95 @@ def test_what_an_operator_must_mend_is_one_error(bench):
     bench.assert_idle()
 
 
+@pytest.fixture
+def pulling(tmp_path):
+    """A service that runs until its job has ended, on a host where another service pulls."""
+    bench = Bench(tmp_path, once=False)
+    bench.driver.host.pulling = True
+    bench.script.plan("image", PullBusy("another pull runs on this host"))
+    bench.script.plan("collect", bench.orders.drain)
+    return bench
+
+
+def end_pull(bench):
+    """The other service's pull ends."""
+    bench.driver.host.pulling = False
+
+
+def test_a_job_that_waits_for_a_pull_is_tried_as_soon_as_it_ends(pulling):
+    """The pull lock is looked at once a second; no back-off and no idle wait comes on top."""
+    pulling.orders.later(5.5, lambda: end_pull(pulling))
+    pulling.loop.serve(DRIVER, [])
+    assert pulling.orders.waits == [1.0] * 6
+    assert pulling.lines("WARNING") == ["the job goes back to the queue"]
+    assert pulling.script.trace.count("claim") == 2
+    assert "JobFinished" in pulling.link.kinds()
+    pulling.assert_idle()
+
+
+def test_a_pull_that_hangs_does_not_hold_a_job_for_ever(pulling):
+    """After ten minutes the job is tried anyway: only another pull ends one that hangs without its worker."""
+    pulling.loop.serve(DRIVER, [])
+    assert pulling.clock.now - 1000.0 == pytest.approx(600.0)
+    assert "JobFinished" in pulling.link.kinds()
+
+
+def test_the_pull_lock_is_looked_at_only_while_a_job_waits_for_it(pulling):
+    """Without such a job the idle wait is a single one, whatever the host pulls."""
+    pulling.plugin.jobs = []
+    pulling.orders.later(100.0, pulling.orders.drain)
+    pulling.loop.serve(DRIVER, [])
+    assert pulling.orders.waits == [60.0, 60.0]
+
+
+def test_a_service_that_is_paused_when_the_pull_ends_waits_as_usual(pulling):
+    """The job stays where it is, and nothing spins."""
+
+    def end_and_pause():
+        end_pull(pulling)
+        pulling.setup.pause_file.touch()
+
+    pulling.orders.later(2.5, end_and_pause)
+    pulling.orders.later(100.0, pulling.orders.drain)
+    pulling.loop.serve(DRIVER, [])
+    assert pulling.orders.waits == [1.0, 1.0, 1.0, 60.0, 60.0]
+    assert pulling.script.trace.count("claim") == 1
+
+
 def test_a_host_that_refuses_vms_costs_no_job_anything(bench):
-    """No try is counted, and the job is not put off: the supervisor holds the slots back."""
+    """No try is counted and the job is not put off, because the supervisor holds back the slots."""
     bench.script.plan("start", VMLimitReached("full"))
     bench.one_pass()
     assert bench.store.count(JOB.key("failures@00000001"), 60.0, 0) == 0
-    assert not bench.runner._backoff.holds(JOB.id)
+    assert bench.loop._put_off.without([JOB]) == [JOB]
     bench.one_pass()
     assert "JobFinished" in bench.link.kinds()
     bench.assert_idle()
 
 
 def test_a_service_whose_slots_are_held_back_says_that_it_pauses(bench):
-    """While it waits for one."""
+    """Its status is paused while it waits for a slot."""
     bench.slots.held_back = 2
-    bench.runner._while_waiting()
+    bench.loop._slots.clean_up()
     assert bench.link.told == [StatusChanged(status=Status.PAUSED)]
 
 
 def test_a_job_that_fails_too_often_is_left_to_others_for_a_while(tmp_path):
-    """After job_retry_attempts this host leaves it queued, with one ERROR. Then it tries again, ever more seldom, with a WARN: what
-    cost the job its attempts may be over."""
+    """After job_retry_attempts this host leaves the job queued, with one ERROR. Later it tries again, at growing intervals and with
+    a WARN each time, because the cause may be gone."""
     bench = Bench(tmp_path, retries=0)
     bench.script.plan("start", RetryHere("did not boot"), RetryHere("did not boot"))
     bench.one_pass()
-    assert bench.lines("ERROR") == ["the job could not be run on this host and is left queued; it is tried again later"]
+    assert bench.lines("ERROR") == ["the job failed too often on this host; it stays queued and is tried again later"]
     mine = JOB.key("given-up@00000001")
     assert bench.expiries() == {mine: 600.0}
-    bench.runner._backoff = JobBackoff(lambda: 1e9)
+    bench.after_the_pauses()
     bench.one_pass()
     assert bench.script.trace.count("claim") == 1
     bench.assert_idle()
     for seconds in (1200.0, None):
         bench.store.shelf.leases.clear()
-        bench.runner._backoff = JobBackoff(lambda: 1e9)
+        bench.after_the_pauses()
         bench.one_pass()
         assert bench.expiries() == ({} if seconds is None else {mine: seconds})
     assert len(bench.lines("ERROR")) == 1
@@ -337,7 +432,7 @@ def test_a_job_that_fails_too_often_is_left_to_others_for_a_while(tmp_path):
 
 
 def test_a_vm_that_would_not_go_is_looked_after_before_the_next_job(bench):
-    """A job may take days; the slot would be lost as long. After some minutes a job is taken all the same."""
+    """A job may take days, and the VM's slot would be lost for as long. After some minutes the service takes a job anyway."""
     bench.script.plan("delete", *[VMTransient("busy")] * 3)
     bench.one_pass()
     tried = bench.script.trace.count("delete")
@@ -347,13 +442,13 @@ def test_a_vm_that_would_not_go_is_looked_after_before_the_next_job(bench):
     assert bench.script.trace.count("delete") == tried + 1
     bench.one_pass()
     assert bench.script.trace.count("delete") == tried + 1
-    bench.runner._stuck_since -= 300.0
+    bench.loop._debts._stuck_since -= 300.0
     bench.one_pass()
     assert bench.script.trace.count("claim") == 2
 
 
 def test_an_outage_of_the_store_takes_no_job(bench):
-    """While claims cannot be made nothing is claimed; the outage is the store's to tell."""
+    """Nothing is claimed without the store. The store logs its own outage."""
 
     def refuse(operation):
         raise StoreUnavailable("store away")
@@ -369,7 +464,7 @@ def test_an_outage_of_the_store_takes_no_job(bench):
 
 
 def test_a_disk_that_takes_no_record_takes_no_job(bench, monkeypatch):
-    """One WARN, no look, no claim, for as long as it lasts; then it goes on by itself."""
+    """One WARN, no look and no claim while it lasts. Then the service goes on by itself."""
     with monkeypatch.context() as patch:
         patch.setattr("anklet_worker.life.records.write_atomically", _disk_full)
         for _ in range(3):
@@ -391,7 +486,7 @@ def _disk_full(*_args, **_more):
     "error", [Interrupted("stopped"), Detached("let go"), RightsRefused("401"), ZeroDivisionError()]
 )
 def test_whatever_ends_a_claim_gives_the_lease_back(bench, error):
-    """Nothing is made yet: others can have the job at once."""
+    """Nothing exists yet, so other hosts can have the job at once."""
     bench.script.plan("claim", error)
     with pytest.raises(type(error)):
         bench.one_pass()
@@ -399,7 +494,7 @@ def test_whatever_ends_a_claim_gives_the_lease_back(bench, error):
 
 
 def test_a_stop_in_the_middle_ends_the_service_clean(bench):
-    """The interruption passes through, with nothing left."""
+    """The interruption passes through, and nothing is left."""
     bench.script.plan("started", Interrupted("stopped"))
     with pytest.raises(Interrupted):
         bench.one_pass()
@@ -407,34 +502,34 @@ def test_a_stop_in_the_middle_ends_the_service_clean(bench):
 
 
 def test_debts_are_settled_before_the_next_look(bench):
-    """A runner that could not be removed is tried again in a later pass."""
+    """A later pass tries again to remove a runner."""
     bench.script.plan("settle", lambda: False)
     bench.one_pass()
     assert len(bench.tools.book.load()[0]) == 1
-    bench.runner._debts_due = 0.0
+    bench.loop._debts.settle_at_next_pass()
     bench.one_pass()
     bench.assert_idle()
 
 
 def test_a_record_that_is_damaged_while_running_is_told(tmp_path):
-    """It is moved aside, and the pass goes on."""
+    """The record is moved aside, and the pass goes on."""
     bench = Bench(tmp_path)
     bench.plugin.jobs = []
     (bench.setup.service_dir / "records" / "anklet-vm-x.json").write_text("{")
     bench.one_pass()
-    assert bench.lines("ERROR") == ["a record cannot be read; what it named is found by its VM's name"]
+    assert bench.lines("ERROR") == ["cannot read a record; its VM is found by name"]
     assert "look" in bench.script.trace
 
 
 def test_the_queue_is_told_when_it_changes(tmp_path):
-    """How many wait and since when; not with every look."""
+    """The queue is reported when it changes, not at every look."""
     bench = Bench(tmp_path)
     old, new = (msgspec.structs.replace(JOB, id=str(n), queued_at=float(n)) for n in (5, 9))
     bench.plugin.jobs = [new, old]
     for _ in range(2):
-        bench.runner._eligible_jobs()
+        bench.loop._find_jobs()
     bench.plugin.jobs = []
-    bench.runner._eligible_jobs()
+    bench.loop._find_jobs()
     assert [fact for fact in bench.link.told if isinstance(fact, QueueSeen)] == [
         QueueSeen(waiting=2, oldest=5.0),
         QueueSeen(waiting=0, oldest=0.0),
@@ -442,7 +537,7 @@ def test_the_queue_is_told_when_it_changes(tmp_path):
 
 
 def test_the_stages_of_a_job_are_told(tmp_path):
-    """Each of the closed list once, but for `queue` where nobody knows since when the job waited."""
+    """Each stage is reported once; `queue` only if the origin says since when the job waited."""
     bench = Bench(tmp_path)
     bench.plugin.jobs = [msgspec.structs.replace(JOB, queued_at=1.0)]
     bench.one_pass()
@@ -452,7 +547,7 @@ def test_the_stages_of_a_job_are_told(tmp_path):
 
 
 def test_a_figure_that_is_no_number_is_not_told(bench):
-    """A plugin's slip is no reason to kill its worker: no message of ours can hold NaN."""
+    """No message can carry NaN, and a plugin's mistake must not end its worker."""
     for value in (float("nan"), float("inf"), 3.0):
         bench.context.report(DEPTH, value)
     assert [fact.value for fact in bench.link.told] == [3.0]
