@@ -108,7 +108,7 @@ class WorkerContext:
         self._link.tell(ApiCalled(route=route, outcome=outcome, seconds=seconds))
 
     def report(self, figure: Figure, value: float) -> None:
-        """Report a figure that the plugin's rules declare. Others are dropped, and so are NaN and infinity: JSON cannot carry them."""
+        """Report a figure that the plugin's rules declare. Drops others, and NaN and infinity, which JSON cannot carry."""
         if figure not in self._setup.service.figures:
             if figure.name not in self._undeclared:
                 self._undeclared.add(figure.name)

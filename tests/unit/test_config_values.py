@@ -523,7 +523,7 @@ NO_RULES = "nothing of the kind"
 def test_rules_of_a_plugin(tmp_path, spool, monkeypatch, name, expected):
     """A plugin may bring rules: its own keys by name, and complaints; what its rules do wrong is a problem, too."""
     point = EntryPoint(name="spool", group="anklet.plugin_rules", value=f"{__name__}:{name}")
-    monkeypatch.setattr(plugins, "_entry_points", lambda group, name=None: [point] * (group == point.group))
+    monkeypatch.setattr(plugins, "_entry_points", lambda group, _name=None: [point] * (group == point.group))
     with pytest.raises(ConfigErrors) as caught:
         read(tmp_path, OPTIONS + "    folder: x\n    flder: y\n")
     found = [f"{one.line}:{one.column}: {one.message}" for one in caught.value.problems]
