@@ -22,6 +22,7 @@ from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.scope import Scope
 from anklet_github.trouble import ApiTrouble, Conflict
 from anklet_github.watch import Watch, Watching
+from anklet_worker.backoff import Backoff
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.driver import JobInHand, Withdrawal
 from anklet_worker.contract.errors import JobLost
@@ -30,7 +31,7 @@ from anklet_worker.contract.job import Job, Outcome
 
 #: Seconds for which a started VM waits while GitHub cannot register its runner, and the pauses between two tries.
 _OUTAGE_PATIENCE = 600.0
-_INSIST_FIRST, _INSIST_LONGEST = 1.0, 20.0
+_INSIST = Backoff(first=1.0, longest=20.0)
 
 T = TypeVar("T")
 
@@ -138,7 +139,7 @@ class GithubDriver:
 
         Raises `JobLost` when the job is gone, or the trouble that has lasted for `_OUTAGE_PATIENCE`.
         """
-        deadline, pause, told = time.monotonic() + _OUTAGE_PATIENCE, _INSIST_FIRST, False
+        deadline, backoff, told = time.monotonic() + _OUTAGE_PATIENCE, _INSIST, False
         while True:
             try:
                 if not self._discovery.still_queued(hand.job):
@@ -147,10 +148,10 @@ class GithubDriver:
             except Conflict:
                 raise
             except ApiTrouble as error:
-                if time.monotonic() + pause > deadline:
+                if time.monotonic() + backoff.pause > deadline:
                     raise
                 if not told:
                     hand.log.warning("GitHub cannot register the runner now; trying again", extra={"err": str(error)})
                 told = True
-            self._context.wait(pause)
-            pause = min(pause * 2, _INSIST_LONGEST)
+            self._context.wait(backoff.pause)
+            backoff = backoff.next()

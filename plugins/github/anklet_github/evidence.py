@@ -92,7 +92,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     online: bool = False
     removed: bool = False
 
-    #: When GitHub was last asked about the job, and about the runner.
+    #: When GitHub was last asked about the job, and about the runner, while a runner was there.
     job_asked_at: float
     runner_asked_at: float
     #: No search for the runner's job before this time.
@@ -187,7 +187,8 @@ def waited(e: Evidence) -> Evidence:
 
 def asked_job(e: Evidence, answer: WorkflowJob | Silence, now: float) -> Evidence:
     """GitHub's answer about the job. What it said before of runner and search in this round is out of date."""
-    e = replace(e, job_asked_at=now, runner_asked_at=now)
+    if not e.over:
+        e = replace(e, job_asked_at=now, runner_asked_at=now)
     e = replace(e, round=replace(e.round, job=answer, runner=Silence.NOT_ASKED, search=Silence.NOT_ASKED))
     if answer is Silence.ABSENT and not e.over:
         return replace(e, missing_since=now if e.missing_since is None else e.missing_since)
@@ -202,7 +203,8 @@ def asked_job(e: Evidence, answer: WorkflowJob | Silence, now: float) -> Evidenc
 def asked_runner(e: Evidence, answer: Runner | Silence, now: float) -> Evidence:
     """GitHub's answer about the runner."""
     online = e.online or (isinstance(answer, Runner) and answer.status == "online")
-    e = replace(e, runner_asked_at=now, online=online, round=replace(e.round, runner=answer))
+    asked_at = e.runner_asked_at if e.over else now
+    e = replace(e, runner_asked_at=asked_at, online=online, round=replace(e.round, runner=answer))
     if e.round.runner_busy and e.round.job is Silence.ABSENT and not e.over:
         # A busy runner has a job: the 404 is an error, and counts from now on.
         return replace(e, missing_since=now)
