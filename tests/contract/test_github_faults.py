@@ -161,7 +161,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(watch_module, "Pace", partial(Pace, ask_waiting=1.0, blind=0.5))
     monkeypatch.setattr(registration_module, "_LATE_REGISTRATION", 3.0)
     monkeypatch.setattr(driver_module, "_INSIST", Backoff(first=0.2, longest=20.0))
-    monkeypatch.setattr(refusals_module, "_ASK_AGAIN_FIRST", 0.2)
+    monkeypatch.setattr(refusals_module, "_ASK_AGAIN", Backoff(first=0.2, longest=300.0))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""One HTTP exchange: connection, proxy, certificates, time-outs. Knows nothing of GitHub.
+"""One HTTP exchange: connection, proxy, certificates, time-outs. Knows nothing about GitHub.
 
-Proxies come from the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY, as curl reads them). No error holds a header, a query or a
+Proxies come from the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY, as for curl). No error text holds a header, a query or a
 proxy's password.
 """
 
@@ -18,16 +18,16 @@ import msgspec
 import urllib3
 
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=30.0)
-#: Seconds in which a whole reply must have come, however slowly it drips.
+#: Seconds within which a whole reply must arrive, even when it keeps dripping.
 _WHOLE_REPLY = 60.0
 _LARGEST_REPLY = 32 * 1024 * 1024
 _CHUNK = 256 * 1024
 
 
 class NoAnswer(Exception):
-    """No whole reply came. Whether the request had an effect cannot be told. The text is one line for people.
+    """No complete reply arrived; the request may have had its effect or not. The text is one line for people.
 
-    `in_time` is False when time ran out: the effect may be yet to come.
+    `in_time` is False after a time-out: the effect may still come.
     """
 
     def __init__(self, text: str, *, in_time: bool = True) -> None:
@@ -36,18 +36,18 @@ class NoAnswer(Exception):
 
 
 class BadCertificates(ValueError):
-    """The file of certificates cannot be used."""
+    """The certificate file cannot be used."""
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A reply that came whole. Names of headers are in small letters."""
+    """A complete reply. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def date(self) -> float | None:
-        """The server's clock, Unix seconds."""
+        """The server's clock in Unix seconds, or None when the reply has no valid date."""
         try:
             return parsedate_to_datetime(self.headers.get("date", "")).timestamp()
         except ValueError:
@@ -55,7 +55,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Transport:
-    """Connections to one server. `ca_file`: certificates to trust beside the system's (a server with a CA of its own)."""
+    """Connections to one server. `ca_file`: certificates to trust in addition to the system's, for a private CA."""
 
     def __init__(self, url: str, ca_file: Path | None = None) -> None:
         """Raises `BadCertificates`."""
@@ -63,7 +63,7 @@ class Transport:
         self._pool = _pool(url, _trust(ca_file))
 
     def exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
-        """Ask once. Raises `NoAnswer`."""
+        """Send one request. Raises `NoAnswer`."""
         try:
             response = self._pool.request(
                 method, self._url + path, body=body, headers=dict(headers), preload_content=False, redirect=False
@@ -73,9 +73,9 @@ class Transport:
             finally:
                 response.release_conn()
         except urllib3.exceptions.ProxyError as error:
-            raise NoAnswer(f"the proxy does not let us through: {_reason(error)}") from None
+            raise NoAnswer(f"the proxy refuses the connection: {_reason(error)}") from None
         except urllib3.exceptions.NewConnectionError as error:
-            # urllib3 counts it among the time-outs; but nothing was sent.
+            # A kind of time-out for urllib3, but nothing was sent.
             raise NoAnswer(f"no connection: {_reason(error)}") from None
         except urllib3.exceptions.TimeoutError as error:
             raise NoAnswer(f"no answer in time: {_reason(error)}", in_time=False) from None
@@ -91,14 +91,14 @@ class Transport:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in a few words without an address or a header: the libraries' own texts may hold either."""
+    """The cause in a few words, without an address or a header, which the libraries' own texts may hold."""
     cause: BaseException | None = error
     while cause is not None:
         text = str(cause)
         if "CERTIFICATE_VERIFY_FAILED" in text:
             return "the server's certificate is not trusted (for a CA of your own, set ca_file)"
         if "407" in text:
-            return "it wants a user and a password (407)"
+            return "it requires a user and a password (407)"
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         inner = getattr(cause, "original_error", None) or getattr(cause, "reason", None)
@@ -113,7 +113,7 @@ def _read(response: urllib3.BaseHTTPResponse) -> bytes:
         content += chunk
         if len(content) > _LARGEST_REPLY or time.monotonic() > deadline:
             response.close()
-            raise urllib3.exceptions.HTTPError("a reply without end")
+            raise urllib3.exceptions.HTTPError("the reply is too long or too slow")
     return bytes(content)
 
 
@@ -123,7 +123,7 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cafile=ca_file)
         except (OSError, ssl.SSLError) as error:
-            reason = getattr(error, "strerror", None) or "no certificate in it"
+            reason = getattr(error, "strerror", None) or "it holds no certificate"
             raise BadCertificates(f"ca_file {ca_file} cannot be used: {reason}") from None
     return context
 
