@@ -145,7 +145,7 @@ TABLE = {
     "and it is busy": (at_work(answers={"job": UNNAMED, "runner": BUSY}), Search(ended_too=False)),
     "and it is busy, and its job is not found": (
         at_work(answers={"job": UNNAMED, "runner": BUSY, "search": ABSENT}),
-        LookIntoGuest(30.0),
+        LookIntoGuest(5.0),
     ),
     "and it is busy, and its job is found": (
         at_work(answers={"job": UNNAMED, "runner": BUSY, "search": FOUND}),
@@ -154,7 +154,7 @@ TABLE = {
     "and it is idle": (at_work(answers={"job": UNNAMED, "runner": IDLE}), Search(ended_too=True)),
     "and it is idle, for a moment": (
         at_work(answers={"job": UNNAMED, "runner": IDLE, "search": ABSENT}, idle_since=NOW - 119),
-        LookIntoGuest(30.0),
+        LookIntoGuest(5.0),
     ),
     "and it is idle, for long": (
         at_work(answers={"job": UNNAMED, "runner": IDLE, "search": ABSENT}, idle_since=NOW - 120),

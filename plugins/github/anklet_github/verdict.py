@@ -20,7 +20,7 @@ from anklet_github.decisions import (
     SwitchTo,
     Withdraw,
 )
-from anklet_github.evidence import Evidence, Found, Silence, runs_in_background
+from anklet_github.evidence import Evidence, Found, Silence, round_ended, runs_in_background
 from anklet_github.guest import DEPRECATED
 from anklet_github.pace import Pace
 from anklet_github.payloads import Runner, WorkflowJob
@@ -45,7 +45,10 @@ def decide(e: Evidence, now: float, pace: Pace) -> Decision:
 
 
 def _next_round(e: Evidence, now: float, pace: Pace) -> Decision:
-    return Pause(e.poll.pause) if now < e.blind_until else LookIntoGuest(_patience(e, now, pace))
+    if now < e.blind_until:
+        return Pause(e.poll.pause)
+    # A round may have raised a doubt, and a doubt shortens the next look.
+    return LookIntoGuest(_patience(round_ended(e, now), now, pace))
 
 
 def _patience(e: Evidence, now: float, pace: Pace) -> float:
