@@ -32,7 +32,7 @@ from emulators.github.openapi import check_request
 from github_fakes import FakeContext, FakeHand
 from stage import OWNER, PERMISSIONS, REPO, TOKEN, eventually, new_github
 
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.driver import Withdrawal
 from anklet_worker.contract.errors import InfrastructureError, RightsRefused
 from anklet_worker.contract.guest import GuestResult

@@ -24,7 +24,7 @@ from anklet_github.limits import Budget
 from anklet_github.login import Login
 from anklet_github.refusals import Refusals
 from anklet_github.trouble import LOGIN, ApiTrouble, Conflict, LimitPause, NotFound, Refused, TimedOut, Unprocessable
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import UNREADABLE
 

@@ -22,7 +22,7 @@ from anklet_github.runners import RunnerBusy, RunnerRegistry
 from anklet_github.scope import Scope
 from anklet_github.trouble import ApiTrouble, Conflict
 from anklet_github.watch import Watch, Watching
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.driver import JobInHand, Withdrawal
 from anklet_worker.contract.errors import JobLost

@@ -18,7 +18,7 @@ from anklet_github.guest import Sighting
 from anklet_github.pace import Pace
 from anklet_github.payloads import Run, Runner, WorkflowJob
 from anklet_github.scope import Repo
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.job import Job
 
 

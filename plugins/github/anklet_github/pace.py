@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 
 from anklet_github.trouble import Refused
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import RightsRefused
 

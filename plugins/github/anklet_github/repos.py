@@ -16,7 +16,7 @@ from anklet_github.payloads import Repository
 from anklet_github.runs import RunQueue
 from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.service import OptionValue, ServiceConfig
 

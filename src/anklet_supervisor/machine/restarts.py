@@ -6,7 +6,7 @@ again. More than `MAX_CRASHES` crashes within `PERIOD` use up the budget.
 
 from __future__ import annotations
 
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 
 _BACKOFF = Backoff(first=1.0, longest=60.0)
 FORGIVE_AFTER = 60.0
