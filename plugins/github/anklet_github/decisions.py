@@ -50,7 +50,7 @@ class Withdraw(msgspec.Struct, frozen=True):
 
 
 class Conclude(msgspec.Struct, frozen=True):
-    """The job is over. `by_guest`: by the runner's own word, because GitHub does not report the end."""
+    """The job is over. `by_guest`: the outcome is the runner's own report, because GitHub does not report the end."""
 
     outcome: Outcome
     by_guest: bool = False

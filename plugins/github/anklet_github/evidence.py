@@ -4,7 +4,7 @@ Owns what an observation teaches. Draws no conclusions (`verdict.py` does), read
 monotonic seconds.
 
 A round begins with a look into the guest, or with a pause while the guest cannot tell. It holds GitHub's answers since then: an
-older answer says nothing about the guest's latest word.
+older answer says nothing about what the guest has shown since.
 """
 
 from __future__ import annotations
@@ -74,22 +74,23 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     runner_name: str
     begun: float
 
-    #: The guest's last word; None before the first look. It is not asked again before `blind_until`.
+    #: What the guest showed last; None before the first look. It is not asked again before `blind_until`.
     sighting: Sighting | None = None
     blind_until: float = 0.0
     #: The guest itself has shown the runner at work.
     witnessed: bool = False
-    #: One witness has said that the runner works on a job. `noted_at` is the same moment in Unix seconds.
+    #: Since when guest or GitHub has shown the runner at work. `noted_at` is the same moment in Unix seconds.
     working_since: float | None = None
     noted_at: float = 0.0
     #: GitHub says that `job` runs, or ran, in our runner.
     confirmed: bool = False
-    #: The runner took another job than ours, by its own word, by that of the board, or because ours is over without it.
+    #: The runner seems to have taken another job: it named one, or the board shows ours still waiting, or ours ended without it.
     doubtful: bool = False
     #: GitHub may give our runner another waiting job.
     rivals: bool = False
-    #: The runner is in touch with GitHub; GitHub has removed its registration, by the runner's own word.
+    #: The runner has contacted GitHub.
     online: bool = False
+    #: The runner has reported that GitHub removed its registration.
     removed: bool = False
 
     #: When GitHub was last asked about the job, and about the runner, while a runner was there.
@@ -102,7 +103,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Since when GitHub answers 404 for the job.
     missing_since: float | None = None
-    #: Since when the guest shows a runner at work which GitHub does not list; or lists as idle, after the job's end.
+    #: Since when GitHub does not list a runner that the guest shows at work; or lists it as idle after the job's end.
     gone_since: float | None = None
     idle_since: float | None = None
     #: Since when the guest shows no runner and GitHub no end. `silent_since` starts anew while a runner left behind is online.
@@ -112,12 +113,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def at_work(self) -> bool:
-        """The guest's last word is that the runner works."""
+        """The guest shows a runner that has taken a job."""
         return self.witnessed and self.sighting is not None and self.sighting.state in ("working", "waiting")
 
     @property
     def over(self) -> bool:
-        """The guest's last word is that no runner runs."""
+        """The guest shows that the runner has ended."""
         return self.sighting is not None and self.sighting.over
 
     @property
@@ -145,7 +146,7 @@ def begin(job: Job, runner_name: str, now: float, pace: Pace) -> Evidence:
     )
 
 
-# ---- the guest's word ----
+# ---- what the guest shows ----
 
 
 def saw(e: Evidence, sighting: Sighting, now: float, pace: Pace) -> Evidence:
@@ -166,14 +167,14 @@ def saw(e: Evidence, sighting: Sighting, now: float, pace: Pace) -> Evidence:
 
 
 def work_began(e: Evidence, now: float) -> Evidence:
-    """A witness says that the runner works on a job. Only the first such word counts."""
+    """Guest or GitHub shows that the runner works on a job. Only the first time counts."""
     if e.working_since is not None:
         return e
     return replace(e, working_since=now, job_asked_at=now, runner_asked_at=now)
 
 
 def looked_at_board(e: Evidence, *, rivals: bool, seen_waiting: bool) -> Evidence:
-    """What the last looks at the queue show: other jobs that our runner could have got; and ours, still waiting."""
+    """What the last looks at the queue show: `rivals`, waiting jobs that our runner could get; ours, still waiting."""
     return replace(e, rivals=rivals, doubtful=e.doubtful or seen_waiting)
 
 
@@ -182,7 +183,7 @@ def waited(e: Evidence) -> Evidence:
     return replace(e, poll=e.poll.next(), round=Round(paused=True))
 
 
-# ---- GitHub's word ----
+# ---- what GitHub answers ----
 
 
 def asked_job(e: Evidence, answer: WorkflowJob | Silence, now: float) -> Evidence:

@@ -1,6 +1,7 @@
-"""What a watch does next, decided from its evidence alone: three witnesses, the runner in the guest, runner and job at GitHub.
+"""Decides what a watch does next, from its evidence alone.
 
-Owns every rule about them. Pure: no clock, no I/O. The rules of each function are tried from the top; the first that applies wins.
+Owns every rule about its three sources: the runner in the guest, the runner at GitHub and the job at GitHub. Pure: no clock, no
+I/O. The rules of each function are tried from the top; the first that applies wins.
 
 The guest reports at once and costs no call, so it is asked all the time; GitHub confirms. While the guest cannot tell, GitHub is
 polled. No error of either ends a watch. GitHub may give our runner another job with the same labels; then that one is watched.
@@ -52,7 +53,7 @@ def _next_round(e: Evidence, now: float, pace: Pace) -> Decision:
 
 
 def _patience(e: Evidence, now: float, pace: Pace) -> float:
-    """For how many seconds only the guest need be asked."""
+    """Seconds until GitHub must be asked again, whatever the guest shows."""
     if e.working_since is None or not e.witnessed:
         return min(pace.ask_waiting, pace.runner_online)
     if e.may_be_another:
@@ -124,7 +125,7 @@ def _whose_work(e: Evidence, job: WorkflowJob, now: float, pace: Pace) -> Decisi
 
 
 def _runner_without_our_job(e: Evidence, job: WorkflowJob, now: float, pace: Pace) -> Decision:
-    """GitHub has not given our job to our runner. What does the runner do?"""
+    """GitHub has not given our job to our runner: find out what the runner does."""
     lost = job.status == "completed" or bool(job.runner_name)
     if not lost and e.working_since is None and now - e.begun < pace.runner_online:
         return _next_round(e, now, pace)
@@ -180,7 +181,7 @@ def _too_late(e: Evidence, runner: Runner, now: float, pace: Pace) -> Withdraw |
 
 
 def _after_the_runner(e: Evidence, now: float, pace: Pace) -> Decision:
-    """No runner runs in the guest any longer: GitHub says what became of its job, at once or in a moment."""
+    """The runner in the guest has ended. GitHub reports the end of its job at once or in a moment."""
     if e.round.paused:
         return _next_round(e, now, pace)
     if e.sighting is not None and e.sighting.status == DEPRECATED and not e.round.kept:
@@ -202,7 +203,7 @@ def _what_it_ran(e: Evidence) -> Decision | None:
     if job is not Silence.UNANSWERED and e.round.search is Silence.NOT_ASKED:
         return Search(ended_too=True)
     if isinstance(job, WorkflowJob) and e.round.job_ended_unnamed and e.working_since is not None:
-        # A job that was cancelled while it ran may no longer name its runner; then the guest's word counts.
+        # A job that was cancelled while it ran may no longer name its runner. Believe the guest, which saw it run.
         return Conclude(_outcome(job)) if e.round.search is Silence.ABSENT else None
     return None
 
@@ -227,7 +228,7 @@ def _why_it_ended(e: Evidence, now: float, pace: Pace) -> Decision | None:
 
 
 def _by_the_guests_word(e: Evidence, now: float, pace: Pace) -> Decision | None:
-    """GitHub has not said for long what became of the job: the VM is not kept for that."""
+    """GitHub has not reported the job's end for too long. The VM does not wait for that."""
     if not _lasted(e.silent_since, pace.disagreement, now) or runs_in_background(e):
         return None
     if not e.confirmed and e.working_since is None:

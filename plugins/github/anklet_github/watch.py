@@ -65,13 +65,13 @@ class Watch:
         self._guest = guest
         deadlines = watching.context.service.deadlines
         self._pace = Pace(runner_online=deadlines.runner_online, job_start=deadlines.job_start)
-        #: The witnesses ("guest", "github") that do not answer, which has been logged.
+        #: Who does not answer at present ("guest", "github"); that has been logged.
         self._mute: set[str] = set()
         self.evidence = fold.begin(hand.job, guest.name, watching.clock(), self._pace)
 
     @property
     def removed(self) -> bool:
-        """GitHub has removed the runner's registration, by the word of the runner in the guest."""
+        """True when the runner has reported that GitHub removed its registration."""
         return self.evidence.removed
 
     def to_the_end(self) -> Outcome:
@@ -223,13 +223,13 @@ class Watch:
             self._w.discovery.queue_of(self.evidence.job).leaves("in_progress")
         return decision.outcome
 
-    def _warn_once(self, witness: str, message: str, error: Exception) -> None:
-        """One WARN until the witness answers again, however long that takes."""
-        if witness not in self._mute:
+    def _warn_once(self, source: str, message: str, error: Exception) -> None:
+        """Log one WARN until that source answers again, however long that takes."""
+        if source not in self._mute:
             self._hand.log.warning(message, extra={"err": str(error)})
-        self._mute.add(witness)
+        self._mute.add(source)
 
-    def _answers_again(self, witness: str, message: str) -> None:
-        if witness in self._mute:
+    def _answers_again(self, source: str, message: str) -> None:
+        if source in self._mute:
             self._hand.log.info(message)
-        self._mute.discard(witness)
+        self._mute.discard(source)
