@@ -345,7 +345,7 @@ def test_a_fault_that_lasts_does_not_hold_the_vm(site, serving, monkeypatch, tmp
     """It begins while the job runs, on every route, and does not end: the job's end is told by the guest, its VM goes, and the
     debt is paid when GitHub is there again."""
     monkeypatch.setattr(watch_module, "Pace", partial(watch_module.Pace, disagreement=1.0))
-    monkeypatch.setattr(refusals_module, "_TELL_AFTER", 0.2)
+    monkeypatch.setattr(refusals_module, "_LOG_AFTER", 0.2)
     plugin, context = serving()
     run = site.queue_run(OWNER, REPO, [{"name": "build", "labels": LABELS, "steps": ["sleep 0.3"]}])
     (job,) = plugin.source.find()

@@ -72,7 +72,7 @@ class Api:
         whose = f"{login.identity}@{context.service.api_url}"
         self._known = KnownReplies(whose, context)
         self._refusals = Refusals(whose, context)
-        self._told_of_move = False
+        self._logged_move = False
 
     def has_room_to_look(self) -> bool:
         """Return True when a request that is not urgent would be sent at once, as far as the limits are known."""
@@ -238,8 +238,8 @@ class Api:
         place = urllib.parse.urljoin(f"{server}/", reply.headers.get("location", ""))
         if not place.startswith(f"{server}/"):
             return None
-        if not self._told_of_move:
-            self._told_of_move = True
+        if not self._logged_move:
+            self._logged_move = True
             self._context.log.warning("GitHub has moved the configured repository; update owner and repo")
         return place[len(server) :]
 

@@ -25,7 +25,7 @@ _SELF_HOSTED = "self-hosted"
 _RUN_LABEL, _UNIQUE_LABEL = "run-id:", "unique-id:"
 #: After a job, the last result of a look serves for this many seconds instead of a new look: it holds the oldest jobs, and each is
 #: checked before it is claimed.
-_BACKLOG_GOOD_FOR = 120.0
+_BACKLOG_VALID_FOR = 120.0
 #: A job that was seen queued within this many seconds need not be checked again.
 _FRESH = 2.0
 #: Report a job that has waited for this many seconds while no service claimed it.
@@ -51,7 +51,7 @@ class Discovery:
         """
         if self._just_worked:
             self._just_worked = False
-            known = self._ours((queue, queue.last(_BACKLOG_GOOD_FOR)) for queue in self._repos.queues())
+            known = self._ours((queue, queue.last(_BACKLOG_VALID_FOR)) for queue in self._repos.queues())
             if backlog := [job for job in known if job.id not in self._taken]:
                 self._from_backlog = True
                 return backlog

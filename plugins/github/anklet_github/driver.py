@@ -139,7 +139,7 @@ class GithubDriver:
 
         Raises `JobLost` when the job is gone, or the trouble that has lasted for `_OUTAGE_PATIENCE`.
         """
-        deadline, backoff, told = time.monotonic() + _OUTAGE_PATIENCE, _INSIST, False
+        deadline, backoff, logged = time.monotonic() + _OUTAGE_PATIENCE, _INSIST, False
         while True:
             try:
                 if not self._discovery.still_queued(hand.job):
@@ -150,8 +150,8 @@ class GithubDriver:
             except ApiTrouble as error:
                 if time.monotonic() + backoff.pause > deadline:
                     raise
-                if not told:
+                if not logged:
                     hand.log.warning("GitHub cannot register the runner now; trying again", extra={"err": str(error)})
-                told = True
+                logged = True
             self._context.wait(backoff.pause)
             backoff = backoff.next()

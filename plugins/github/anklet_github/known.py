@@ -18,7 +18,7 @@ from anklet_worker.contract.context import Context
 #: The most replies in memory, and their most bytes in all: a page of a large matrix's jobs has nearly a million bytes.
 _KEPT, _MOST_BYTES = 512, 64 * 1024 * 1024
 #: The largest reply in bytes that is posted on the board, and for how many seconds: another service or a restarted one uses it.
-_LARGEST_TOLD, _TOLD_FOR = 512 * 1024, 3600.0
+_LARGEST_POSTED, _POSTED_FOR = 512 * 1024, 3600.0
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class KnownReplies:
         """The last reply to this URL, or None."""
         known = self._last.get(url)
         if known is None:
-            known = self._told(url)
+            known = self._posted(url)
             if known is not None:
                 self._keep(url, known)
         else:
@@ -56,9 +56,9 @@ class KnownReplies:
             self._drop(url)
             return
         self._keep(url, Known(etag, reply.body))
-        if len(reply.body) <= _LARGEST_TOLD:
+        if len(reply.body) <= _LARGEST_POSTED:
             text = f"{etag}\n{base64.b85encode(zlib.compress(reply.body, 1)).decode()}"
-            self._board.post(self._key(url), text, _TOLD_FOR)
+            self._board.post(self._key(url), text, _POSTED_FOR)
 
     def is_empty(self, url: str) -> None:
         """Note that the last reply to this URL was an empty list."""
@@ -83,7 +83,7 @@ class KnownReplies:
         known = self._last.pop(url, None)
         self._bytes -= 0 if known is None else len(known.body)
 
-    def _told(self, url: str) -> Known | None:
+    def _posted(self, url: str) -> Known | None:
         text = self._board.read(self._key(url))
         if text is None:
             return None

@@ -131,8 +131,8 @@ class Budget:
 
     def _refused_for(self, now: float, *, urgent: bool) -> float:
         """Seconds until GitHub, or the reserve for urgent requests, allows such a request."""
-        told = self._board.read(f"{self._key}:refused-until")
-        until = max(self._refused_until, float(told) if told else 0.0, 0.0 if urgent else self._reserve_until)
+        posted = self._board.read(f"{self._key}:refused-until")
+        until = max(self._refused_until, float(posted) if posted else 0.0, 0.0 if urgent else self._reserve_until)
         # If the clock was set back, do not wait for the old moment.
         return until - now if now < until <= now + _LONGEST_PAUSE else 0.0
 

@@ -16,11 +16,11 @@ from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import RightsRefused
 
 #: Log a refusal of what was granted before only after this many seconds: GitHub's own incidents look the same.
-_TELL_AFTER = 30.0
+_LOG_AFTER = 30.0
 #: Pauses between retries of such a request.
 _ASK_AGAIN = Backoff(first=5.0, longest=300.0)
 #: Seconds for which the board remembers a grant, and between two renewals of that note.
-_GRANTED_FOR, _TELL_GRANTED = 7 * 86_400.0, 86_400.0
+_GRANTED_FOR, _RENEW_GRANT = 7 * 86_400.0, 86_400.0
 
 
 class Refusals:
@@ -41,7 +41,7 @@ class Refusals:
         """Record that GitHub allows this. An answer about the request itself (404, 409, 422) counts as well."""
         now = time.monotonic()
         for cause in causes:
-            if cause not in self._granted or now - self._granted[cause] >= _TELL_GRANTED:
+            if cause not in self._granted or now - self._granted[cause] >= _RENEW_GRANT:
                 self._granted[cause] = now
                 self._context.board.post(self._key(cause), "", _GRANTED_FOR)
         for cause in self._pending.keys() & set(causes):
@@ -74,7 +74,7 @@ class _Refusal:
         self._since = since
         self._ask_again_at = since
         self._backoff = _ASK_AGAIN
-        self._told = False
+        self._logged = False
         self._last: Refused | None = None
 
     def check(self, now: float) -> None:
@@ -85,8 +85,8 @@ class _Refusal:
     def again(self, error: Refused, now: float, context: Context) -> None:
         """Record one more refusal."""
         self._last = error
-        if now - self._since >= _TELL_AFTER and not self._told:
-            self._told = True
+        if now - self._since >= _LOG_AFTER and not self._logged:
+            self._logged = True
             context.log.error("GitHub refuses what it granted before; asking now and then", extra={"err": str(error)})
         self._ask_again_at = now + self._backoff.pause
         self._backoff = self._backoff.next()

@@ -29,11 +29,11 @@ _MOST_NEW, _MOST_CHANGED = 40, 20
 #: `updated_at` changes with its jobs.
 _ASKED_ANYWAY = 20
 #: How long a result stays valid: this many intervals between two looks, and at least this many seconds.
-_GOOD_FOR_INTERVALS, _GOOD_FOR_AT_LEAST = 6.0, 60.0
+_VALID_FOR_INTERVALS, _VALID_FOR_AT_LEAST = 6.0, 60.0
 #: The share of the interval for which a service keeps the turn: it should get it again at its next look.
 _TURN_PART = 0.9
 #: Seconds for which the board counts the jobs that left a list.
-_TOLD_FOR = 3600.0
+_COUNTED_FOR = 3600.0
 #: Length in seconds and number of the pauses while another service looks.
 _NAP, _MOST_NAPS = 0.1, 30
 #: The number of ended runs to search for the job of a runner that is gone.
@@ -87,9 +87,9 @@ class RunQueue:
     def waiting(self) -> list[Waiting]:
         """The queued jobs, as found now, or by another service a moment ago. Raises `ApiTrouble`."""
         if not self._my_turn():
-            told = self._told()
-            self._snapshot = told or self._snapshot
-            return [] if told is None else told.waiting
+            posted = self._posted()
+            self._snapshot = posted or self._snapshot
+            return [] if posted is None else posted.waiting
         if not self._api.has_room_to_look() and (backlog := self._backlog()):
             # Working from the last result is better than standing still until the rate limit allows a look.
             self.pass_on()
@@ -101,7 +101,7 @@ class RunQueue:
             self.pass_on()
             raise
         self._looked_at = time.monotonic()
-        self._board.post(self._key, msgspec.json.encode(self._snapshot).decode(), self._good_for)
+        self._board.post(self._key, msgspec.json.encode(self._snapshot).decode(), self._valid_for)
         self._board.post(f"{self._turn}:fresh", "", self._interval)
         return self._snapshot.waiting
 
@@ -122,8 +122,8 @@ class RunQueue:
 
     def _backlog(self) -> list[Waiting]:
         """The last result of any service. Each of its jobs is checked again before it is claimed."""
-        self._snapshot = self._told() or self._snapshot
-        return self.last(self._good_for)
+        self._snapshot = self._posted() or self._snapshot
+        return self.last(self._valid_for)
 
     def last(self, most: float) -> list[Waiting]:
         """The queued jobs as last seen, if that was at most `most` seconds ago. Sends nothing."""
@@ -133,8 +133,10 @@ class RunQueue:
 
     def was_seen_waiting(self, job_id: str, since: float) -> bool:
         """Return True when a service has seen the job queued after `since` (Unix seconds). Reads only the board."""
-        told = self._told()
-        return told is not None and told.found_at > since and any(str(one.job.id) == job_id for one in told.waiting)
+        posted = self._posted()
+        return (
+            posted is not None and posted.found_at > since and any(str(one.job.id) == job_id for one in posted.waiting)
+        )
 
     def looked_within(self, seconds: float) -> bool:
         """Return True when this service itself looked within the last `seconds`."""
@@ -147,7 +149,7 @@ class RunQueue:
 
     def leaves(self, state: str) -> None:
         """Note on the board that a job of ours leaves this state, so that the next look expects an empty list of it."""
-        self._board.count(f"{self.repo.keyspace}:left-{state}", _TOLD_FOR)
+        self._board.count(f"{self.repo.keyspace}:left-{state}", _COUNTED_FOR)
 
     def jobs(self, run_id: int) -> list[WorkflowJob]:
         """The jobs of a run's latest attempt. Raises `ApiTrouble`."""
@@ -168,10 +170,10 @@ class RunQueue:
         return None
 
     @property
-    def _good_for(self) -> float:
-        return max(_GOOD_FOR_AT_LEAST, self._interval * _GOOD_FOR_INTERVALS)
+    def _valid_for(self) -> float:
+        return max(_VALID_FOR_AT_LEAST, self._interval * _VALID_FOR_INTERVALS)
 
-    def _told(self) -> Snapshot | None:
+    def _posted(self) -> Snapshot | None:
         text = self._board.read(self._key)
         if text is None:
             return None
@@ -237,7 +239,7 @@ class RunQueue:
 
     def _was_left(self, state: str) -> bool:
         """Return True when a job of any service has left this state since the last look."""
-        before, now = self._left.get(state), self._board.count(f"{self.repo.keyspace}:left-{state}", _TOLD_FOR, 0)
+        before, now = self._left.get(state), self._board.count(f"{self.repo.keyspace}:left-{state}", _COUNTED_FOR, 0)
         self._left[state] = now
         return now != before
 

@@ -27,7 +27,7 @@ _OFFLINE_FOR = 600.0
 #: The most removals in one sweep: this many, or this share of all our runners if that is more.
 _MOST, _MOST_PART = 5, 0.25
 #: Seconds for which services share the list of a scope's runners.
-_TOLD_FOR = 240.0
+_SHARED_FOR = 240.0
 #: From this many runners on, nothing is removed when at least this share of them is offline.
 _MASS, _MASS_PART = 8, 0.5
 
@@ -87,14 +87,14 @@ class Sweeper:
 
     def _listed(self) -> list[Runner]:
         """The scope's runners, as a service with the same store listed them a moment ago, or as GitHub lists them now."""
-        told = self._context.board.read(self._key)
-        if told is not None:
+        posted = self._context.board.read(self._key)
+        if posted is not None:
             try:
-                return msgspec.json.decode(told, type=list[Runner])
+                return msgspec.json.decode(posted, type=list[Runner])
             except UNREADABLE:
                 pass
         runners = self._runners.all()
-        self._context.board.post(self._key, msgspec.json.encode(runners).decode(), _TOLD_FOR)
+        self._context.board.post(self._key, msgspec.json.encode(runners).decode(), _SHARED_FOR)
         return runners
 
 
