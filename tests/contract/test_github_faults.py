@@ -11,17 +11,20 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
 import urllib3
+from anklet_github import driver as driver_module
 from anklet_github import http as http_module
 from anklet_github import limits as limits_module
-from anklet_github import plugin as plugin_module
 from anklet_github import refusals as refusals_module
+from anklet_github import registration as registration_module
 from anklet_github import watch as watch_module
+from anklet_github.pace import Pace
 from anklet_github.plugin import GithubPlugin
 from anklet_github.settings import RunnerSettings
 from cryptography.hazmat.primitives import serialization
@@ -30,6 +33,7 @@ from emulators.github.openapi import check_request
 from github_fakes import FakeContext, FakeHand
 from stage import OWNER, PERMISSIONS, REPO, TOKEN, eventually, new_github
 
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.driver import Withdrawal
 from anklet_worker.contract.errors import InfrastructureError, RightsRefused
 from anklet_worker.contract.guest import GuestResult
@@ -154,11 +158,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(http_module, "_WHOLE_REPLY", 1.0)
     monkeypatch.setattr(limits_module, "_SECONDARY_PAUSE", 0.3)
     monkeypatch.setattr(limits_module, "_SPREAD", 0.1)
-    monkeypatch.setattr(watch_module, "_ASK_WAITING", 1.0)
-    monkeypatch.setattr(watch_module, "_BLIND_FOR", 0.5)
-    monkeypatch.setattr(plugin_module, "_LATE_REGISTRATION", 3.0)
-    monkeypatch.setattr(plugin_module, "_INSIST_FIRST", 0.2)
-    monkeypatch.setattr(refusals_module, "_ASK_AGAIN_FIRST", 0.2)
+    monkeypatch.setattr(watch_module, "Pace", partial(Pace, ask_waiting=1.0, blind=0.5))
+    monkeypatch.setattr(registration_module, "_LATE_REGISTRATION", 3.0)
+    monkeypatch.setattr(driver_module, "_INSIST", Backoff(first=0.2, longest=20.0))
+    monkeypatch.setattr(refusals_module, "_ASK_AGAIN", Backoff(first=0.2, longest=300.0))
 
 
 @pytest.fixture(scope="module")
@@ -341,8 +344,8 @@ def test_a_refusal_behind_a_lost_answer_leaves_no_runner(site, serving, tmp_path
 def test_a_fault_that_lasts_does_not_hold_the_vm(site, serving, monkeypatch, tmp_path, fault):
     """It begins while the job runs, on every route, and does not end: the job's end is told by the guest, its VM goes, and the
     debt is paid when GitHub is there again."""
-    monkeypatch.setattr(watch_module, "_DISAGREEMENT", 1.0)
-    monkeypatch.setattr(refusals_module, "_TELL_AFTER", 0.2)
+    monkeypatch.setattr(watch_module, "Pace", partial(watch_module.Pace, disagreement=1.0))
+    monkeypatch.setattr(refusals_module, "_LOG_AFTER", 0.2)
     plugin, context = serving()
     run = site.queue_run(OWNER, REPO, [{"name": "build", "labels": LABELS, "steps": ["sleep 0.3"]}])
     (job,) = plugin.source.find()

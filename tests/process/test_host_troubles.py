@@ -56,7 +56,7 @@ def test_an_upgrade_of_the_vm_tool_costs_no_job(mac, github):
     tool = mac.anka.bin_dir / "anka"
     aside = tool.with_name("anka.replaced")
     tool.rename(aside)
-    away = "the guest does not tell of its runner; asking GitHub instead"
+    away = "cannot see the runner in the guest; asking GitHub instead"
     eventually(lambda: mac.log_lines(level="WARN", msg=away), "it is missed", 20)
     aside.rename(tool)
     assert finish(mac, github, [job_id]) == ["success"]

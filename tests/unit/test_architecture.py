@@ -45,7 +45,11 @@ PURE = {
     "contract/job.py",
     "life/attempt_phases.py",
     "life/vm_phases.py",
-    "anklet_worker/backoff.py",
+    "contract/backoff.py",
+    "anklet_github/pace.py",
+    "anklet_github/evidence.py",
+    "anklet_github/decisions.py",
+    "anklet_github/verdict.py",
 }
 IMPURE = {
     "os",
@@ -108,7 +112,6 @@ ROOMS = {
     "anklet_worker": (
         "__init__",
         "contract",
-        "backoff",
         "files",
         "state_layout",
         "process",

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 
 
 @pytest.mark.parametrize(

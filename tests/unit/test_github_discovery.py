@@ -479,7 +479,7 @@ def test_jobs_that_nobody_wants_are_reported():
     looking.look()
     looking.look()
     assert context.figures[STALE_JOBS] == 1
-    assert context.logged("WARNING") == ["a job has waited long and nobody has claimed it"]
+    assert context.logged("WARNING") == ["a job has waited long and no service has claimed it"]
 
 
 def test_what_was_told_is_not_remembered_for_ever(monkeypatch):

@@ -8,6 +8,7 @@ from anklet_github.scope import Repo
 from anklet_github.trouble import ApiTrouble, NotFound
 from anklet_github.watch import Watch, Watching
 from github_fakes import MINE, FakeContext, FakeHand, workflow_job
+from msgspec.structs import replace
 
 from anklet_worker.contract.errors import JobLost, RetryElsewhere, RetryHere, VMNotFound, VMTransient
 from anklet_worker.contract.job import Conclusion, Job, VMSpec
@@ -276,7 +277,7 @@ def test_a_run_that_was_started_anew_before_its_end_was_seen_does_not_hide_it(si
     """The list of its jobs is that of the new attempt; our job is asked for by itself, also one that was too quick to be seen."""
     bench = Bench(sightings, [ended("cancelled")], None)
     bench.discovery.siblings = lambda _: [workflow_job(99)]
-    bench.watch._confirmed = confirmed
+    bench.watch.evidence = replace(bench.watch.evidence, confirmed=confirmed)
     assert bench.end().conclusion is Conclusion.CANCELLED
     assert bench.context.now <= 10
 

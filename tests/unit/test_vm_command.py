@@ -51,8 +51,8 @@ class Bench:
         return CommandRunner(self.orders, CommandSettings(**{**settings, **changes}))
 
     def sh(self, script, *, timeout=20.0, **more):
-        """Run a shell script."""
-        return self.runner().run(["/bin/sh", "-c", script], timeout=timeout, **more)
+        """Run a shell script. The folder in its arguments tells it from the same script of a test that runs beside this one."""
+        return self.runner().run(["/bin/sh", "-c", f"{script}\n# {self.folder}"], timeout=timeout, **more)
 
     def pid_in(self, name):
         """Wait until a process has written its pid to a file; return the process."""

@@ -1,7 +1,7 @@
-"""Speaks with GitHub's REST API: what to try again, what to ask only if it changed, and errors by who should act.
+"""Client of GitHub's REST API: retries, conditional requests, and errors that say who should act.
 
-Knows no job. A call that succeeded is never repeated, and no error or log line ever holds a token. GitHub REST docs (rate limits,
-best practices), version 2022-11-28.
+Knows nothing about jobs. Never repeats a call that succeeded, and never puts a token into an error or a log line.
+Source: GitHub REST docs (rate limits, best practices), version 2022-11-28.
 """
 
 from __future__ import annotations
@@ -25,42 +25,44 @@ from anklet_github.login import Login
 from anklet_github.refusals import Refusals
 from anklet_github.settings import settings_of
 from anklet_github.trouble import LOGIN, ApiTrouble, Conflict, LimitPause, NotFound, Refused, TimedOut, Unprocessable
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import UNREADABLE
 
 T = TypeVar("T")
 
 _TRIES = 4
-_PAUSE_FIRST, _PAUSE_LONGEST = 0.5, 10.0
-#: Seconds that a limit is waited for at most while a job is watched or cleaned up: a VM does not wait for a limit.
+#: Pauses between two tries of a call. The jitter below adds up to a quarter, or takes it away.
+_PAUSES = Backoff(first=0.5, longest=10.0)
+#: The longest wait for a rate limit, in seconds, while a job is watched or cleaned up: a VM does not wait for a limit.
 LONGEST_BOUNDED_PAUSE = 5.0
 _PER_PAGE = 100
 _MOST_PAGES = 10
-#: A renamed or moved repository answers so (GitHub REST docs, redirects); the latter two repeat any request as it is.
+#: Answers of a renamed or moved repository (GitHub REST docs, redirects). 307 and 308 allow any request to be repeated.
 _MOVED_FOR_READS, _MOVED = frozenset({301, 302, 307, 308}), frozenset({307, 308})
 _MOST_MOVES = 3
-#: A server that refuses for want of rate so often, after each pause that it asked for, is in trouble.
+#: A server that still reports its rate limit after this many of the pauses it asked for is in trouble.
 _MOST_LIMITS = 5
 _OK, _CREATED, _ACCEPTED, _NO_CONTENT, _NOT_MODIFIED = 200, 201, 202, 204, 304
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _UNPROCESSABLE = 401, 403, 404, 409, 422
 
 
 class Page(Protocol[T]):
-    """A reply that is one page of a list."""
+    """One page of a list."""
 
     @property
     def total_count(self) -> int:
-        """How many there are on all pages."""
+        """Number of items on all pages."""
         ...
 
     @property
     def items(self) -> list[T]:
-        """Those on this page."""
+        """Items on this page."""
         ...
 
 
 class Api:
-    """One login's client."""
+    """The API client of one login."""
 
     def __init__(self, transport: Transport, login: Login, context: Context) -> None:
         self.identity = login.identity
@@ -72,21 +74,21 @@ class Api:
         whose = f"{login.identity}@{self._server}"
         self._known = KnownReplies(whose, context)
         self._refusals = Refusals(whose, context)
-        self._told_of_move = False
+        self._logged_move = False
 
     def has_room_to_look(self) -> bool:
-        """Whether what is not urgent would be asked at once, for all that is known of the limits."""
+        """Return True when a request that is not urgent would be sent at once, as far as the limits are known."""
         return self._budget.has_room_to_look()
 
     def bounded(self, seconds: float) -> AbstractContextManager[None]:
-        """While the `with` lasts, a limit that holds for longer is trouble like any other, and is not waited for."""
+        """While the `with` lasts, raise `LimitPause` instead of waiting longer than this for a rate limit."""
         return self._budget.bounded(seconds)
 
     def get(self, path: str, kind: type[T], *, urgent: bool = True, configured: bool = False, **query: str | int) -> T:
-        """GET one object; what is not `urgent` waits first when the budget is short. Raises `NotFound`, `ApiTrouble`,
-        `RightsRefused`.
+        """GET one object. Raises `NotFound`, `ApiTrouble`, `RightsRefused`.
 
-        `configured`: an operator named what the path leads to, so a 404 is a refusal.
+        A request that is not `urgent` waits first when the budget is short. `configured`: an operator named this
+        path, so a 404 is a refusal.
         """
         url = _url(path, query)
 
@@ -110,9 +112,11 @@ class Api:
         configured: bool = False,
         **query: str | int,
     ) -> list[T]:
-        """GET every page of a list (GitHub gives no more than 1,000 of what is filtered). `emptied`: by what we know it should be
-        empty now; that it is, then costs nothing to learn, as far as it was empty before. `configured`: somebody configured this
-        path, so that a 404 is a refusal."""
+        """GET every page of a list; GitHub returns at most 1,000 items of a filtered list.
+
+        `emptied`: we expect the list to be empty now. If it was empty before, GitHub confirms that with a 304, free of charge.
+        `configured` as for `get`.
+        """
         items: list[T] = []
         for number in range(1, _MOST_PAGES + 1):
             page_query = {**query, "per_page": _PER_PAGE, "page": number}
@@ -122,14 +126,16 @@ class Api:
             if number == 1 and not page.items:
                 self._known.is_empty(_url(path, page_query))
             items += page.items
-            # A short page is not the last one where a server has a limit of its own for `per_page`.
+            # A short page need not be the last one: a server may have its own limit for `per_page`.
             if not page.items or len(items) >= page.total_count:
                 break
         return items
 
     def post(self, path: str, kind: type[T], body: object, *, repeatable: bool, configured: bool = False) -> T:
-        """POST; `repeatable` says that doing it twice does no harm. `configured` as for `get`. Raises `Conflict`, `Unprocessable`
-        besides."""
+        """POST. `repeatable`: sending it twice does no harm. `configured` as for `get`.
+
+        Raises `Conflict`, `Unprocessable`, and what `get` raises.
+        """
 
         def once() -> T:
             try:
@@ -142,7 +148,7 @@ class Api:
         return self._repeated("POST", path, once, only_refusals=not repeatable, configured=configured)
 
     def delete(self, path: str) -> bool:
-        """DELETE. False: it was not there, by GitHub's word. Raises `Unprocessable`."""
+        """DELETE. Return False when GitHub says that there is no such thing. Raises `Unprocessable`."""
 
         def once() -> bool:
             try:
@@ -154,26 +160,26 @@ class Api:
         return self._repeated("DELETE", path, once)
 
     def _conditional(self, url: str, kind: type[T], *, urgent: bool) -> T:
-        """A GET that costs nothing where nothing has changed (304 does not count against the limit)."""
+        """A GET that is free when nothing has changed: a 304 does not count against the rate limit."""
         known = self._known.of(url)
         more = {} if known is None else {"If-None-Match": known.etag}
         reply = self._asked("GET", url, more=more, urgent=urgent)
         if reply.status != _NOT_MODIFIED:
             answer = _decode(reply.body, kind, url)
-            # Only what could be read is kept: a garbled reply must not be confirmed for ever after.
+            # Keep only a reply that could be decoded. GitHub would confirm a garbled one again and again.
             self._known.learn(url, reply)
             return answer
         if known is None:
-            raise ApiTrouble(f"GET {_path(url)}: GitHub answered 304 to what was not asked conditionally")
+            raise ApiTrouble(f"GET {_path(url)}: GitHub answered 304 to an unconditional request")
         return _decode(known.body, kind, url)
 
     def _repeated(
         self, method: str, path: str, attempt: Callable[[], T], *, only_refusals: bool = False, configured: bool = False
     ) -> T:
-        """Try a few times what a passing fault may have spoiled. Raises the last try's error."""
+        """Retry what a passing fault may have spoiled. Raises the error of the last try."""
         causes = (LOGIN, _right(method, path), *([path] if configured else []))
         self._refusals.check(causes)
-        pause = _PAUSE_FIRST
+        backoff = _PAUSES
         for left in range(_TRIES - 1, -1, -1):
             try:
                 answer = attempt()
@@ -191,8 +197,8 @@ class Api:
             else:
                 self._refusals.granted(causes)
                 return answer
-            self._context.wait(pause * random.uniform(0.75, 1.25))  # noqa: S311  jitter, not a secret
-            pause = min(pause * 2, _PAUSE_LONGEST)
+            self._context.wait(backoff.pause * random.uniform(0.75, 1.25))  # noqa: S311  jitter, not a secret
+            backoff = backoff.next()
         raise AssertionError("the loop above returns or raises")
 
     def _asked(
@@ -204,7 +210,7 @@ class Api:
         *,
         urgent: bool = True,
     ) -> Reply:
-        """Ask once, waiting out limits (a request that was refused by a limit had no effect)."""
+        """Send one request, and wait out rate limits: a request that a limit refused had no effect."""
         place, renewed, moves, limits = url, False, 0, 0
         while True:
             self._context.check()
@@ -213,7 +219,7 @@ class Api:
             if self._budget.account(reply):
                 limits += 1
                 if limits >= _MOST_LIMITS:
-                    raise LimitPause(f"{method} {_path(url)}: GitHub's limit does not end when it should")
+                    raise LimitPause(f"{method} {_path(url)}: GitHub's rate limit does not end when it should")
                 continue
             if reply.status == _UNAUTHORIZED and not renewed and self._login.refused(reply.date()):
                 renewed = True
@@ -222,20 +228,20 @@ class Api:
             if elsewhere is not None and moves < _MOST_MOVES:
                 place, moves = elsewhere, moves + 1
                 continue
-            # By the name that was asked for, to which what was granted is known.
+            # Report the configured name, not where it moved to: grants are recorded under that name.
             _raise_for(reply, method, url)
             return reply
 
     def _moved_to(self, method: str, reply: Reply) -> str | None:
-        """Where the same server has what was asked for: a repository was renamed. To no other server goes our login."""
+        """The new place of a renamed repository, on the same server. Our login never goes to another server."""
         if reply.status not in (_MOVED_FOR_READS if method == "GET" else _MOVED):
             return None
         place = urllib.parse.urljoin(f"{self._server}/", reply.headers.get("location", ""))
         if not place.startswith(f"{self._server}/"):
             return None
-        if not self._told_of_move:
-            self._told_of_move = True
-            self._context.log.warning("GitHub has moved what is configured; bring owner and repo up to date")
+        if not self._logged_move:
+            self._logged_move = True
+            self._context.log.warning("GitHub has moved the configured repository; update owner and repo")
         return place[len(self._server) :]
 
     def _send(self, method: str, url: str, body: bytes | None, more: Mapping[str, str]) -> Reply:
@@ -255,14 +261,14 @@ class Api:
 
 
 def route_of(method: str, url: str) -> str:
-    """The call's route with its variable parts taken out: a label of few values."""
+    """The route of a call without its variable parts, so that it can be a metric label."""
     path = re.sub(r"^/repos/[^/]+/[^/]+", "/repos/{owner}/{repo}", _path(url))
     path = re.sub(r"^/orgs/[^/]+", "/orgs/{org}", path)
     return f"{method} {_without_ids(path)}"
 
 
 def _right(method: str, url: str) -> str:
-    """What must be granted for such a call. One repository may be shut to us while others are open: each counts for itself."""
+    """The right that such a call needs. Each repository counts by itself: some may be closed to us while others are open."""
     return f"{method} {_without_ids(_path(url))}"
 
 
@@ -288,13 +294,13 @@ def _raise_for(reply: Reply, method: str, url: str) -> None:
     if status == _FORBIDDEN:
         needed = reply.headers.get("x-accepted-github-permissions")
         hint = f"; it needs {needed.replace('=', ': ')}" if needed else ""
-        raise Refused(f"{what}: GitHub refuses what the token may not do (403 {said}){hint}", _right(method, url))
+        raise Refused(f"{what}: the token lacks the permission (403 {said}){hint}", _right(method, url))
     kinds: dict[int, type[ApiTrouble]] = {_NOT_FOUND: NotFound, _CONFLICT: Conflict, _UNPROCESSABLE: Unprocessable}
     raise kinds.get(status, ApiTrouble)(f"{what}: GitHub answered {status} {said}".rstrip())
 
 
 def _message(reply: Reply) -> str:
-    """GitHub's own words, if it said any: one line, cut."""
+    """GitHub's own error message: one line of at most 200 characters, or an empty text."""
     try:
         value: Any = json.loads(reply.body)
     except ValueError:
@@ -307,4 +313,4 @@ def _decode(body: bytes, kind: type[T], url: str) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except UNREADABLE as error:
-        raise ApiTrouble(f"{_path(url)}: GitHub's reply is not what is documented: {error}") from None
+        raise ApiTrouble(f"{_path(url)}: GitHub's reply is not as documented: {error}") from None

@@ -1,7 +1,7 @@
-"""Finds the queued jobs that ask for a VM of this service, best first. A look: it changes nothing.
+"""Finds the queued jobs that ask for a VM of this service, best first. Changes nothing.
 
-Owns which jobs are ours, in which order, and how they are described to the core. How GitHub's queue is asked is in `runs.py`, which
-repositories there are in `repos.py`.
+Owns which jobs are ours, their order, and their description for the core. Does not know how GitHub's queue is read (`runs.py`) or
+which repositories there are (`repos.py`).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from anklet_worker.contract.job import Job, VMSpec
 
 _SELF_HOSTED = "self-hosted"
 _RUN_LABEL, _UNIQUE_LABEL = "run-id:", "unique-id:"
-#: After a job, what is known of the queue serves for so long instead of a new look: the oldest jobs are in it, and each is asked
-#: about before it is taken.
-_BACKLOG_GOOD_FOR = 120.0
-#: A job that was seen queued so lately need not be asked about again.
+#: After a job, the last result of a look serves for this many seconds instead of a new look: it holds the oldest jobs, and each is
+#: checked before it is claimed.
+_BACKLOG_VALID_FOR = 120.0
+#: A job that was seen queued within this many seconds need not be checked again.
 _FRESH = 2.0
-#: A job that has waited so long, and that nobody has claimed, is reported.
+#: Report a job that has waited for this many seconds while no service claimed it.
 STALE_AFTER = 600.0
-#: So many warnings about jobs are remembered, lest they be told again.
+#: The most warnings about jobs to remember, so that each is logged once.
 _MOST_WARNED = 10_000
 
 
 class Discovery:
-    """Looks through the queues of one service's repositories."""
+    """Looks at the queues of one service's repositories."""
 
     def __init__(self, repos: Repos, context: Context) -> None:
         self._repos = repos
@@ -47,10 +47,13 @@ class Discovery:
         self._taken: set[str] = set()
 
     def look(self) -> list[Job]:
-        """Jobs that may be run now: the oldest first, and of the same age by name. Raises `ApiTrouble`."""
+        """The jobs that this service may run now, oldest first; those of the same age by name.
+
+        Raises `ApiTrouble`, `RightsRefused`.
+        """
         if self._just_worked:
             self._just_worked = False
-            known = self._ours((queue, queue.last(_BACKLOG_GOOD_FOR)) for queue in self._repos.queues())
+            known = self._ours((queue, queue.last(_BACKLOG_VALID_FOR)) for queue in self._repos.queues())
             if backlog := [job for job in known if job.id not in self._taken]:
                 self._from_backlog = True
                 return backlog
@@ -59,11 +62,11 @@ class Discovery:
         return self._ours(self._look_at_all(self._repos.due()))
 
     def siblings(self, job: Job) -> list[WorkflowJob]:
-        """All jobs of the job's run, as they are now. Costs nothing while none of them has changed. Raises `NotFound`."""
+        """All jobs of the job's run, as they are now. Free of charge while none has changed. Raises `NotFound`, `ApiTrouble`."""
         return self.queue_of(job).jobs(int(str(job.details["run_id"])))
 
     def still_queued(self, job: Job) -> bool:
-        """Whether the job is still to be had, as it was described. Costs nothing while its run has not changed."""
+        """Return True when the job is still queued with the same labels. Free of charge while its run has not changed."""
         try:
             now = next((one for one in self.siblings(job) if str(one.id) == job.id), None)
         except NotFound:
@@ -71,19 +74,19 @@ class Discovery:
         return now is not None and now.status == "queued" and now.labels == job.details.get("labels")
 
     def may_claim(self, job: Job) -> bool:
-        """As `still_queued`; our own look of a moment ago is good enough."""
+        """As `still_queued`, but our own look of a moment ago is good enough."""
         queue = self.queue_of(job)
         known = not self._from_backlog and queue.looked_within(_FRESH)
         self._taken.add(job.id)
         return known or self.still_queued(job)
 
     def leave_to_others(self, claimed: Job) -> None:
-        """This service is busy with a job now: another one of the fleet may look through its queue."""
+        """Call when this service has a job to run: another service of the fleet may look at its queue."""
         self._just_worked = True
         self.queue_of(claimed).pass_on()
 
     def has_rivals(self, job: Job) -> bool:
-        """Whether GitHub may give the runner of this job to another one: queued as last seen, and content with the same labels."""
+        """Return True when GitHub may give this job's runner to another: one last seen queued that wants no other label."""
         ours = _folded(labels_of(job))
         return any(
             str(other.job.id) != job.id and _folded(other.job.labels) <= ours
@@ -92,13 +95,13 @@ class Discovery:
         )
 
     def queue_of(self, job: Job) -> RunQueue:
-        """The queue that a job is in."""
+        """The queue of the job's repository."""
         return self._repos.queue(Repo(self._context.service.owner, str(job.details.get("repo", ""))))
 
     def find_by_runner(self, runner_name: str, *, ended_too: bool, near: Job) -> tuple[WorkflowJob, Run, Repo] | None:
-        """The job that GitHub gave to the runner of this name, whatever it was made for; first among the jobs of `near`'s run."""
+        """The job that GitHub gave to this runner. Searches the run of `near` first; `ended_too`: ended runs as well."""
         home = self.queue_of(near)
-        # The run may be deleted by now, and the runner at work on the job of another.
+        # The run may have been deleted, and the runner may work on a job of another run.
         with suppress(NotFound):
             for one in self.siblings(near):
                 if one.runner_name == runner_name:
@@ -110,7 +113,7 @@ class Discovery:
         return None
 
     def describe(self, job: WorkflowJob, run: Run, spec: VMSpec, repo: Repo) -> Job:
-        """A GitHub job in the core's words, with the fields that its log lines bear."""
+        """Describe a GitHub job to the core, with the fields of its log lines."""
         url = job.html_url or ""
         unique = label_value(_UNIQUE_LABEL, job.labels)
         fields: dict[str, str | int] = {
@@ -138,7 +141,7 @@ class Discovery:
         )
 
     def _look_at_all(self, queues: Sequence[RunQueue]) -> list[tuple[RunQueue, list[Waiting]]]:
-        """Trouble with one of several repositories is no trouble with the others."""
+        """Look at each queue. Trouble with one repository does not hide the jobs of the others."""
         found: list[tuple[RunQueue, list[Waiting]]] = []
         troubles: list[ApiTrouble | RightsRefused] = []
         for queue in queues:
@@ -168,13 +171,13 @@ class Discovery:
         return jobs
 
     def _spec(self, job: WorkflowJob, repo: Repo) -> VMSpec | None:
-        """What VM a queued job wants from us; None when it is not for us."""
+        """The VM that a queued job wants from us, or None when the job is not for us."""
         if _SELF_HOSTED not in _folded(job.labels):
             return None
         wanted_run = label_value(_RUN_LABEL, job.labels)
         if wanted_run and wanted_run != str(job.run_id):
             self._warn_once(
-                "a job's run-id label is not that of its run; left alone",
+                "a job's run-id label names another run; ignoring the job",
                 job,
                 {"workflowRunId": job.run_id, "label": wanted_run[:40], "repo": repo.name},
             )
@@ -182,14 +185,14 @@ class Discovery:
         return self._context.spec_from_labels(job.labels)
 
     def _report(self, waiting: Sequence[WorkflowJob], jobs: Sequence[Job]) -> None:
-        """Which of those that wait nobody seems to want."""
+        """Report the jobs that have waited long and that no service has claimed."""
         stale = 0
         for job, described in zip(waiting, jobs, strict=True):
             age = time.time() - described.queued_at if described.queued_at else 0.0
             if age > STALE_AFTER and self._context.board.holder(described.key("claim")) is None:
                 stale += 1
                 self._warn_once(
-                    "a job has waited long and nobody has claimed it",
+                    "a job has waited long and no service has claimed it",
                     job,
                     {"seconds": round(age), "jobURL": described.url},
                 )
@@ -204,7 +207,7 @@ class Discovery:
 
 
 def label_value(prefix: str, labels: Sequence[str]) -> str:
-    """What stands behind the first label of this prefix; GitHub compares labels without regard to case."""
+    """The rest of the first label with this prefix, or an empty text. GitHub ignores the case of labels."""
     return next((label[len(prefix) :] for label in labels if label.lower().startswith(prefix)), "")
 
 

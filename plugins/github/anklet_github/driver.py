@@ -23,6 +23,7 @@ from anklet_github.scope import Scope
 from anklet_github.settings import settings_of
 from anklet_github.trouble import ApiTrouble, Conflict
 from anklet_github.watch import Watch, Watching
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.driver import JobInHand, Withdrawal
 from anklet_worker.contract.errors import JobLost
@@ -31,7 +32,7 @@ from anklet_worker.contract.job import Job, Outcome
 
 #: Seconds for which a started VM waits while GitHub cannot register its runner, and the pauses between two tries.
 _OUTAGE_PATIENCE = 600.0
-_INSIST_FIRST, _INSIST_LONGEST = 1.0, 20.0
+_INSIST = Backoff(first=1.0, longest=20.0)
 
 T = TypeVar("T")
 
@@ -139,7 +140,7 @@ class GithubDriver:
 
         Raises `JobLost` when the job is gone, or the trouble that has lasted for `_OUTAGE_PATIENCE`.
         """
-        deadline, pause, told = time.monotonic() + _OUTAGE_PATIENCE, _INSIST_FIRST, False
+        deadline, backoff, logged = time.monotonic() + _OUTAGE_PATIENCE, _INSIST, False
         while True:
             try:
                 if not self._discovery.still_queued(hand.job):
@@ -148,10 +149,10 @@ class GithubDriver:
             except Conflict:
                 raise
             except ApiTrouble as error:
-                if time.monotonic() + pause > deadline:
+                if time.monotonic() + backoff.pause > deadline:
                     raise
-                if not told:
+                if not logged:
                     hand.log.warning("GitHub cannot register the runner now; trying again", extra={"err": str(error)})
-                told = True
-            self._context.wait(pause)
-            pause = min(pause * 2, _INSIST_LONGEST)
+                logged = True
+            self._context.wait(backoff.pause)
+            backoff = backoff.next()

@@ -1,7 +1,8 @@
-"""What is done inside the VM: install, register and start the runner, by three scripts that an operator may replace.
+"""Installs, registers and starts the runner inside the VM, with three scripts that an operator may replace.
 
-Owns the scripts and the settings that they get: as environment, on standard input, never as arguments (but for scripts that
-were written for the original, which are asked for by `script_arguments: original`).
+Owns the scripts and their settings. Settings go into the guest as environment variables on standard input, never as arguments;
+only `script_arguments: original` passes arguments, for scripts that were written for the original Anklet. Knows nothing about
+GitHub's API.
 """
 
 from __future__ import annotations
@@ -17,28 +18,29 @@ from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import RetryElsewhere, RetryHere
 from anklet_worker.contract.guest import Guest, GuestResult
 
-#: The runner that a guest gets whose image holds none. Its checksum stands in the release notes of that version
-#: (actions/runner) and belongs into `runner.sha256`.
+#: The runner version for an image without one. Its checksum is in the release notes of that version (actions/runner) and belongs
+#: into `runner.sha256`.
 RUNNER_VERSION = "2.336.0"
 
 INSTALL, REGISTER, START = "install-runner.bash", "register-runner.bash", "start-runner.bash"
 _OURS = Path(__file__).parent / "guest"
 _WAIT = (_OURS / "wait-for-runner.bash").read_text()
-#: Seconds beyond its own limit in which a wait must have answered.
+#: Seconds beyond its own limit within which a wait in the guest must answer.
 _WAIT_MARGIN = 30.0
-#: Seconds without any trace of a runner after which a wait ends: a foreign start script may still be starting it.
+#: Seconds without any trace of a runner after which a wait ends: an operator's start script may still be starting it.
 _UNSEEN_AFTER = 10
-#: Makes the runner tell that GitHub does not serve its version any more by an exit status of its own.
+#: Makes the runner exit with status 7 when GitHub no longer serves its version.
 _TELL_DEPRECATION = {"ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE": "1"}
 DEPRECATED = "7"
 _INSTALL_TIMEOUT = 900.0
 _REGISTER_TIMEOUT = 90.0
 _START_TIMEOUT = 60.0
 _TAIL = 300
-#: Started in the background, because a script of an operator may run for as long as the runner; one that ends at once says how.
+#: Runs the start script in the background, because an operator's script may run as long as the runner. If it ends within half a
+#: second, its output and status are reported.
 _START_IN_BACKGROUND = """\
 set -m
-# Nothing that the image may hold of an earlier runner is to be taken for this one's.
+# The image may hold marks and logs of an earlier runner. Do not mistake them for those of this one.
 marks=$HOME/.anklet-runner
 rm -rf "$marks"
 mkdir -p "$marks"
@@ -58,9 +60,12 @@ done
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen of the runner in the guest. `state`: waiting (it listens), working (it took up a job), ended or gone (it is no
-    more), unseen (it cannot be told). `status` is run.sh's; `removed`: GitHub has taken its registration away; `words`: what it
-    said of its job; `left`: it has ended, and left processes behind, which may be the runner itself."""
+    """The state of the runner, as seen in the guest.
+
+    `state`: waiting (it listens for a job), working (it took a job), ended or gone (it no longer runs), unseen (unknown).
+    `status`: the exit status of run.sh, or "?". `removed`: GitHub has removed its registration. `words`: the runner's log lines
+    about its job. `left`: run.sh has ended and left processes behind, which may be the runner itself.
+    """
 
     state: str
     status: str
@@ -70,23 +75,23 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def over(self) -> bool:
-        """No runner runs any more."""
+        """The runner no longer runs."""
         return self.state in ("ended", "gone")
 
     @property
     def online(self) -> bool:
-        """The runner said that it is in touch with GitHub."""
+        """The runner has reported that it is in contact with GitHub."""
         return "Listening for Jobs" in self.words
 
     @property
     def job_name(self) -> str | None:
-        """The job that the runner took up, by its own words."""
+        """The name of the job that the runner took, from its own log; None when it has not reported one."""
         said = re.findall(r"Running job: (.+)$", self.words, re.MULTILINE)
         return str(said[-1]).strip() if said else None
 
     @property
     def result(self) -> str | None:
-        """How the job ended by the runner's own words: Succeeded, Failed, Canceled; None when it said nothing."""
+        """The job's result from the runner's own log: Succeeded, Failed, Canceled; None when it has not reported one."""
         said = re.findall(r"completed with result: (\w+)", self.words)
         return said[-1] if said else None
 
@@ -101,7 +106,7 @@ class GuestScripts:
         self._judged: set[str] = set()
 
     def install(self, guest: Guest) -> None:
-        """Copy the scripts, and see that there is a runner. Nothing is registered yet."""
+        """Copy the scripts and make sure that a runner is installed. Registers nothing. Raises `RetryHere`, `VMError`."""
         wanted = [INSTALL, START] if self._settings.runner_mode == "jit" else [INSTALL, REGISTER, START]
         for name in wanted:
             guest.copy_in(self._script(name))
@@ -111,7 +116,8 @@ class GuestScripts:
         self._judge_version(result.output)
 
     def _judge_version(self, output: str) -> None:
-        """GitHub gives no jobs to a runner that is more than 30 days behind (actions/runner: --disableupdate)."""
+        """Warn once about an old runner: GitHub gives it no jobs when it is more than 30 days behind (actions/runner docs,
+        --disableupdate)."""
         found = re.search(r"^runner version: (\d+(?:\.\d+)+)", output, re.MULTILINE)
         if found is None or found[1] in self._judged or _numbers(found[1]) >= _numbers(RUNNER_VERSION):
             return
@@ -122,8 +128,10 @@ class GuestScripts:
         )
 
     def wait(self, guest: Guest, limit: float, *, working: bool) -> Sighting:
-        """Wait inside the guest until the runner ends, or (unless it is known to be `working`) takes up a job; at most `limit`
-        seconds. Raises `VMError` when the guest does not tell."""
+        """Wait inside the guest until the runner ends or takes a job, at most `limit` seconds.
+
+        `working`: it is known to have a job; wait only for its end. Raises `VMError` when the command cannot run in the guest.
+        """
         settings = {
             "LIMIT": str(max(1, round(limit))),
             "KNOWN": "1" if working else "0",
@@ -139,7 +147,7 @@ class GuestScripts:
         return Sighting(state=found[1], status=found[2], removed=found[3] == "1", words=words, left=found[4] == "1")
 
     def register(self, guest: Guest, url: str, token: str, labels: list[str]) -> None:
-        """Register the runner from inside the guest (token mode)."""
+        """Register the runner from inside the guest (token mode). Raises `RetryElsewhere`, `RetryHere`, `VMError`."""
         if any("," in label for label in labels):
             raise RetryElsewhere("a label with a comma cannot be registered in token mode; use runner_mode: jit")
         joined = ",".join(labels)
@@ -152,14 +160,14 @@ class GuestScripts:
         arguments = ""
         if self._settings.script_arguments == "original":
             self._context.log.warning(
-                "the registration token is an argument inside the guest: script_arguments is original"
+                "passing the registration token as an argument inside the guest, because script_arguments is original"
             )
             arguments = " " + shlex.join([guest.name, token, url, joined])
         result = guest.run(f"exec bash ./{REGISTER}{arguments}\n", env=env, timeout=_REGISTER_TIMEOUT)
         _expect_success(result, "registering the runner", token)
 
     def start(self, guest: Guest, jit_config: str | None) -> None:
-        """Start the runner, and leave it running."""
+        """Start the runner and leave it running. Raises `RetryHere`, `VMError`."""
         env = dict(_TELL_DEPRECATION)
         if jit_config is not None:
             env["ACTIONS_RUNNER_INPUT_JITCONFIG"] = jit_config
@@ -167,13 +175,13 @@ class GuestScripts:
         _expect_success(result, "starting the runner", jit_config)
 
     def _script(self, name: str) -> Path:
-        """The operator's script of this name, else ours."""
+        """The operator's script of this name if there is one, else ours."""
         theirs = self._context.plugins_path / "github" / name
         return theirs if theirs.is_file() else _OURS / name
 
 
 def install_settings(settings: GithubSettings) -> dict[str, str]:
-    """The environment of install-runner.bash."""
+    """The environment variables for install-runner.bash."""
     version = settings.runner.version or RUNNER_VERSION
     url = settings.runner.download_url or (
         f"{settings.server_url}/actions/runner/releases/download/v{version}/actions-runner-osx-${{arch}}-{version}.tar.gz"
@@ -187,7 +195,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _expect_success(result: GuestResult, what: str, secret: str | None = None) -> None:
     if result.status != 0:
-        # A script may trace itself, and the log knows no secret that lives for an hour only. Before it is cut, while it is whole.
+        # A script may trace its own commands, and the log's redaction does not know short-lived secrets. Mask before cutting.
         output = result.output.replace(secret, "***") if secret else result.output
         tail = " ".join(output[-_TAIL:].split())
         raise RetryHere(f"{what} failed in the guest with status {result.status}: {tail}")

@@ -1,7 +1,7 @@
-"""Brings the logs of a guest to the host before its VM goes. Owns the limits, and the distrust of what a guest packs.
+"""Copies the logs of a guest to the host before its VM is deleted. Owns the limits, and the checks of the guest's archive.
 
-The archive comes from a machine on which a stranger's job ran: only plain files are taken out of it, by their last names, so many
-and so large as was asked for.
+The archive comes from a machine on which an untrusted job ran. Only plain files are extracted, under their base names, and only up
+to the limits below.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TIMEOUT = 20.0
 _MOST_FILES, _LARGEST_FILE = 24, 1024 * 1024
 _LARGEST_ARCHIVE = _MOST_FILES * _LARGEST_FILE
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
-#: The runner's own logs go where the runner has them.
+#: The runner's own logs go into a folder _diag, as on the runner.
 _DIAG = re.compile(r"(Runner|Worker)_")
 
 
@@ -35,10 +35,10 @@ def collect(guest: Guest, folder: Path) -> None:
 
 
 def unpack(packed: Path, folder: Path) -> None:
-    """Take the plain files out of an archive that is not to be trusted. Raises `RetryHere` for one that is none."""
+    """Extract the plain files of an untrusted archive. Raises `RetryHere` when it is not an archive or too large, `OSError`."""
     if packed.stat().st_size > _LARGEST_ARCHIVE:
-        raise RetryHere("the guest's archive of logs is too large")
-    # Only a worker that has run a job pays for it.
+        raise RetryHere("the guest's log archive is too large")
+    # Imported here, so that only a worker that has run a job pays for it.
     import tarfile  # noqa: PLC0415
 
     try:
@@ -56,5 +56,5 @@ def unpack(packed: Path, folder: Path) -> None:
                 target.write_bytes(source.read(_LARGEST_FILE))
     except OSError:
         raise
-    except Exception as error:  # noqa: BLE001  one that a job made up may bring `tarfile` to raise anything
-        raise RetryHere(f"the guest's archive of logs cannot be read: {type(error).__name__}") from None
+    except Exception as error:  # noqa: BLE001  a forged archive can make `tarfile` raise anything
+        raise RetryHere(f"the guest's log archive cannot be read: {type(error).__name__}") from None

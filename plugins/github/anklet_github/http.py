@@ -1,6 +1,6 @@
-"""One HTTP exchange with one server: what came back, or why nothing did. Knows nothing of GitHub.
+"""One HTTP exchange with one server: the reply, or the reason for none. Knows nothing about GitHub.
 
-How it is done is in `pool.py`, which is imported with the first exchange: the libraries for it are a quarter of an idle worker.
+`pool.py` does the work. It is imported with the first exchange: its libraries are a quarter of an idle worker.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class NoAnswer(Exception):
-    """No whole reply came. Whether the request had an effect cannot be told. The text is one line for people.
+    """No complete reply arrived; the request may have had its effect or not. The text is one line for people.
 
-    `in_time` is False when time ran out: the effect may be yet to come.
+    `in_time` is False after a time-out: the effect may still come.
     """
 
     def __init__(self, text: str, *, in_time: bool = True) -> None:
@@ -29,18 +29,18 @@ class NoAnswer(Exception):
 
 
 class BadCertificates(ValueError):
-    """The file of certificates cannot be used."""
+    """The certificate file cannot be used."""
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A reply that came whole. Names of headers are in small letters."""
+    """A complete reply. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def date(self) -> float | None:
-        """The server's clock, Unix seconds."""
+        """The server's clock in Unix seconds, or None when the reply has no valid date."""
         from email.utils import parsedate_to_datetime  # noqa: PLC0415  comes with `pool.py`
 
         try:
@@ -50,7 +50,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Transport:
-    """Connections to one server. `ca_file`: certificates to trust beside the system's (a server with a CA of its own)."""
+    """Connections to one server. `ca_file`: certificates to trust in addition to the system's, for a private CA."""
 
     def __init__(self, url: str, ca_file: Path | None = None) -> None:
         """Raises `BadCertificates`."""
@@ -58,7 +58,7 @@ class Transport:
         self._pool: Pool | None = None if ca_file is None else _open(url, ca_file)
 
     def exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
-        """Ask once. Raises `NoAnswer`."""
+        """Send one request. Raises `NoAnswer`."""
         if self._pool is None:
             self._pool = _open(self._url, None)
         return self._pool.exchange(method, path, headers, body)

@@ -1,6 +1,6 @@
-"""What GitHub said last, so that it may confirm it instead of sending it again (a 304 does not count against the limit).
+"""Keeps GitHub's last replies, so that GitHub can confirm one with a 304, which does not count against the rate limit.
 
-Owns the replies that are kept, in memory and on the board; asks nobody.
+Owns the replies kept in memory and on the board. Sends nothing.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import msgspec
 from anklet_github.http import Reply
 from anklet_worker.contract.context import Context
 
-#: So many replies are kept in memory, of so many bytes in all: a page of a large matrix's jobs has nearly a million.
+#: The most replies in memory, and their most bytes in all: a page of a large matrix's jobs has nearly a million bytes.
 _KEPT, _MOST_BYTES = 512, 64 * 1024 * 1024
-#: Replies of up to so many bytes are told on the board, for an hour: another service, or our successor, then need not ask.
-_LARGEST_TOLD, _TOLD_FOR = 512 * 1024, 3600.0
+#: The largest reply in bytes that is posted on the board, and for how many seconds: another service or a restarted one uses it.
+_LARGEST_POSTED, _POSTED_FOR = 512 * 1024, 3600.0
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A reply that GitHub may confirm instead of sending it again."""
+    """A reply that GitHub can confirm instead of sending it again."""
 
     etag: str
     body: bytes
 
 
 class KnownReplies:
-    """The last reply to each GET, by ETag: in memory, and on the board for all with the same login (an ETag is one login's own)."""
+    """The last reply to each GET, in memory and on the board. Services share it by login, because an ETag depends on that."""
 
     def __init__(self, identity: str, context: Context) -> None:
         self._prefix = f"anklet:{{{hashlib.sha256(identity.encode()).hexdigest()[:24]}/etag}}:"
@@ -39,10 +39,10 @@ class KnownReplies:
         self._bytes = 0
 
     def of(self, url: str) -> Known | None:
-        """What is known of this URL."""
+        """The last reply to this URL, or None."""
         known = self._last.get(url)
         if known is None:
-            known = self._told(url)
+            known = self._posted(url)
             if known is not None:
                 self._keep(url, known)
         else:
@@ -50,23 +50,23 @@ class KnownReplies:
         return known
 
     def learn(self, url: str, reply: Reply) -> None:
-        """A new reply."""
+        """Keep a new reply."""
         etag = reply.headers.get("etag")
         if not etag:
             self._drop(url)
             return
         self._keep(url, Known(etag, reply.body))
-        if len(reply.body) <= _LARGEST_TOLD:
+        if len(reply.body) <= _LARGEST_POSTED:
             text = f"{etag}\n{base64.b85encode(zlib.compress(reply.body, 1)).decode()}"
-            self._board.post(self._key(url), text, _TOLD_FOR)
+            self._board.post(self._key(url), text, _POSTED_FOR)
 
     def is_empty(self, url: str) -> None:
-        """The last reply to this URL was an empty list."""
+        """Note that the last reply to this URL was an empty list."""
         if url in self._last:
             self._empty[url] = self._last[url]
 
     def expect_empty(self, url: str) -> None:
-        """Ask whether it is as it was when it was empty: an ETag stands for a content, whenever it was seen."""
+        """Let the next request ask whether the list is empty again: an ETag stands for a content, whenever it was seen."""
         if url in self._empty:
             self._keep(url, self._empty[url])
 
@@ -83,7 +83,7 @@ class KnownReplies:
         known = self._last.pop(url, None)
         self._bytes -= 0 if known is None else len(known.body)
 
-    def _told(self, url: str) -> Known | None:
+    def _posted(self, url: str) -> Known | None:
         text = self._board.read(self._key(url))
         if text is None:
             return None

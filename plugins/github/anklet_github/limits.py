@@ -1,7 +1,7 @@
-"""GitHub's limits: what is a refusal for want of rate, how long to wait, and how services that share a login share its budget.
+"""GitHub's rate limits: how to recognize one, how long to wait, and how services with the same login share its budget.
 
-Owns the arithmetic and what is told about it on the board; sends nothing. GitHub REST docs (rate limits), version 2022-11-28:
-reads cost one point and writes five, 900 points a minute; the primary limit has a reset time in the headers of each reply.
+Owns the arithmetic and its notes on the board. Sends nothing. GitHub REST docs (rate limits), version 2022-11-28: a read costs
+one point and a write five, at most 900 points a minute; the headers of each reply give the reset time of the primary limit.
 """
 
 from __future__ import annotations
@@ -17,31 +17,34 @@ from anklet_github.trouble import LimitPause
 from anklet_worker.contract.board import Board
 from anklet_worker.contract.context import Context
 
-#: Points a minute for all, and for looking around: what is left of it is kept for registering, watching and cleaning up.
+#: Points a minute for all requests, and for looks at the queue. The rest is reserved for registering, watching and cleaning up.
 MOST_POINTS, MOST_POINTS_TO_LOOK = 800, 500
-#: Of the primary limit this part, and at most so many calls, is kept for them as well.
+#: The share of the primary limit that is reserved for them too, and the most calls that are.
 _RESERVED_PART, _MOST_RESERVED = 0.1, 500
-#: GitHub asks for a minute when a secondary limit says nothing of its own.
+#: Pause in seconds for a secondary limit that names none: GitHub asks for a minute.
 _SECONDARY_PAUSE = 60.0
 _LONGEST_PAUSE = 3900.0
 _MINUTE = 60.0
-#: Services that wait for the same moment do not all ask at once.
+#: Random seconds added to a pause, so that services do not all ask at the same moment.
 _SPREAD = 2.0
 _FORBIDDEN, _TOO_MANY = 403, 429
-#: How a 403 without headers says that it is a limit; the second on servers of some years ago.
+#: Words of a 403 without rate headers that is a limit; the second is of older servers.
 _WORDS_OF_LIMITS = (b"rate limit", b"abuse detection")
-#: Seconds between two looks at whether a pause is still worth it.
+#: Seconds between two checks whether a pause still serves a purpose.
 _SLICE = 1.0
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def points(method: str) -> int:
-    """What a request costs."""
+    """Cost of a request in points."""
     return 1 if method in _READS else 5
 
 
 def limit_pause(reply: Reply, secondary: float, now: float) -> float | None:
-    """Seconds to wait when the reply is a refusal for want of rate, else None. Without rate headers nothing is a limit but 429."""
+    """Seconds to wait when the reply reports a rate limit, else None.
+
+    Without rate headers, only a 429 or a 403 that mentions a limit is one; then the pause is `secondary`. `now` is Unix seconds.
+    """
     if reply.status not in (_FORBIDDEN, _TOO_MANY):
         return None
     asked_for = _retry_after(reply, now)
@@ -57,7 +60,7 @@ def limit_pause(reply: Reply, secondary: float, now: float) -> float | None:
 
 
 def _retry_after(reply: Reply, now: float) -> float | None:
-    """Seconds, or (RFC 9110) a date by the server's clock; proxies send either."""
+    """Seconds from the Retry-After header: a number, or a date by the server's clock (RFC 9110). Proxies send either."""
     said = reply.headers.get("retry-after", "").strip()
     if said.isdigit():
         return float(said)
@@ -70,7 +73,7 @@ def _retry_after(reply: Reply, now: float) -> float | None:
 
 
 class Budget:
-    """What one login may still spend. All services with the same `key` and store see the same figures."""
+    """What one login may still spend. All services with the same `key` and store share the figures."""
 
     def __init__(self, key: str, context: Context, clock: Callable[[], float] = time.time) -> None:
         self._key = key
@@ -85,7 +88,7 @@ class Budget:
 
     @contextmanager
     def bounded(self, seconds: float) -> Iterator[None]:
-        """Inside, no pause is longer: what would have to wait for longer is not asked (`LimitPause`)."""
+        """Inside the `with`, a request that would wait longer than this raises `LimitPause` instead."""
         before, self._patience = self._patience, seconds
         try:
             yield
@@ -93,9 +96,10 @@ class Budget:
             self._patience = before
 
     def spend(self, method: str, *, urgent: bool) -> None:
-        """Before a request: wait until there is room for it, cancellably. What is not urgent leaves room for what is.
+        """Call before a request: wait until the budget has room for it. A request that is not urgent leaves room for urgent ones.
 
-        Raises `LimitPause` when it is not urgent and a drain has taken its purpose away, or when it were to wait for too long.
+        Raises `LimitPause` when the wait would be too long, or when the service drains and the request is not urgent; and what
+        `Context.wait` raises.
         """
         while (pause := self._pause(method, urgent=urgent)) > 0:
             if pause > self._patience:
@@ -104,7 +108,7 @@ class Budget:
                 self._sit_out(pause + random.uniform(0, _SPREAD), urgent=urgent)  # noqa: S311  jitter, not a secret
 
     def _sit_out(self, seconds: float, *, urgent: bool) -> None:
-        """Wait; a drain ends the pauses of looks for jobs, of which none will be taken any more."""
+        """Wait. A drain ends the pause of a look for jobs: the service takes no new job."""
         left = seconds
         while left > 0:
             if self._context.draining and not urgent:
@@ -113,7 +117,7 @@ class Budget:
             left -= _SLICE
 
     def has_room_to_look(self) -> bool:
-        """Whether a call that is not urgent would go through now. Spends nothing."""
+        """Return True when a request that is not urgent would be sent now. Spends nothing."""
         now = self._clock()
         return not self._refused_for(now, urgent=False) and self._spent(now, 0) < MOST_POINTS_TO_LOOK
 
@@ -126,18 +130,18 @@ class Budget:
         return 0.0
 
     def _refused_for(self, now: float, *, urgent: bool) -> float:
-        """Seconds for which GitHub, or what is kept of its limit for what is urgent, refuses such a call."""
-        told = self._board.read(f"{self._key}:refused-until")
-        until = max(self._refused_until, float(told) if told else 0.0, 0.0 if urgent else self._reserve_until)
-        # A clock that was set back must not make this wait for ever.
+        """Seconds until GitHub, or the reserve for urgent requests, allows such a request."""
+        posted = self._board.read(f"{self._key}:refused-until")
+        until = max(self._refused_until, float(posted) if posted else 0.0, 0.0 if urgent else self._reserve_until)
+        # If the clock was set back, do not wait for the old moment.
         return until - now if now < until <= now + _LONGEST_PAUSE else 0.0
 
     def _spent(self, now: float, more: int) -> int:
-        """Points that all have spent in this minute, with `more`. While that cannot be told it is none."""
+        """Points that all services have spent in this minute, with `more` added; 0 while the board does not answer."""
         return self._board.count(f"{self._key}:points:{int(now // _MINUTE)}", 2 * _MINUTE, more) or 0
 
     def account(self, reply: Reply) -> bool:
-        """After a reply: True when it was refused for want of rate, and is to be asked again."""
+        """Call after a reply. Return True when a rate limit refused the request, so that it must be sent again."""
         now = self._clock()
         self._note_left(reply, now)
         pause = limit_pause(reply, self._secondary, now)
@@ -159,7 +163,7 @@ class Budget:
         return 0 if self._left is None else self._left[0]
 
     def _note_left(self, reply: Reply, now: float) -> None:
-        """Keep the account of the primary limit, where the reply has one."""
+        """Record the state of the primary limit, if the reply shows it."""
         left, reset = reply.headers.get("x-ratelimit-remaining", ""), reply.headers.get("x-ratelimit-reset", "")
         limit = reply.headers.get("x-ratelimit-limit", "")
         if not (left.isdigit() and reset.isdigit() and limit.isdigit()):

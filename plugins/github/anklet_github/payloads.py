@@ -1,4 +1,4 @@
-"""The parts of GitHub's objects that this plugin reads; everything else in a reply is ignored. GitHub REST docs, 2022-11-28."""
+"""The fields of GitHub's objects that this plugin reads; decoding ignores all others. GitHub REST docs, version 2022-11-28."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Run(msgspec.Struct, frozen=True):
-    """A workflow run. `name` is the workflow's, `display_title` the run's own; a re-run adds one to `run_attempt`."""
+    """A workflow run. `name` is that of the workflow, `display_title` that of the run; a re-run adds one to `run_attempt`."""
 
     id: int
     status: str | None = None
@@ -25,12 +25,12 @@ class Runs(msgspec.Struct, frozen=True):
 
     @property
     def items(self) -> list[Run]:
-        """What the page lists."""
+        """The items of the page."""
         return self.workflow_runs
 
 
 class WorkflowJob(msgspec.Struct, frozen=True):
-    """A job of a run. Times are RFC 3339; a re-run of it is another job with another id."""
+    """A job of a run. Times are RFC 3339. A re-run is another job with another id."""
 
     id: int
     run_id: int
@@ -52,7 +52,7 @@ class Jobs(msgspec.Struct, frozen=True):
 
     @property
     def items(self) -> list[WorkflowJob]:
-        """What the page lists."""
+        """The items of the page."""
         return self.jobs
 
 
@@ -73,26 +73,26 @@ class Runners(msgspec.Struct, frozen=True):
 
     @property
     def items(self) -> list[Runner]:
-        """What the page lists."""
+        """The items of the page."""
         return self.runners
 
 
 class Group(msgspec.Struct, frozen=True):
-    """A group of an organization's runners."""
+    """A runner group of an organization."""
 
     id: int
     name: str
 
 
 class Groups(msgspec.Struct, frozen=True):
-    """A page of groups."""
+    """A page of runner groups."""
 
     total_count: int
     runner_groups: list[Group]
 
     @property
     def items(self) -> list[Group]:
-        """What the page lists."""
+        """The items of the page."""
         return self.runner_groups
 
 
@@ -112,7 +112,7 @@ class Installation(msgspec.Struct, frozen=True):
 
 
 class InstallationToken(msgspec.Struct, frozen=True):
-    """`token` is a secret, good until `expires_at` (RFC 3339)."""
+    """A GitHub App's token. `token` is a secret, valid until `expires_at` (RFC 3339)."""
 
     token: str
     expires_at: str = ""
@@ -120,13 +120,13 @@ class InstallationToken(msgspec.Struct, frozen=True):
 
 
 class JitConfig(msgspec.Struct, frozen=True):
-    """A registration that was made for one runner. `encoded_jit_config` is a secret."""
+    """A just-in-time registration of one runner. `encoded_jit_config` is a secret."""
 
     runner: Runner
     encoded_jit_config: str
 
 
 class RegistrationToken(msgspec.Struct, frozen=True):
-    """`token` is a secret, good for an hour."""
+    """A token to register runners with. `token` is a secret, valid for an hour."""
 
     token: str

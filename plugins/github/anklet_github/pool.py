@@ -1,6 +1,6 @@
-"""HTTP with urllib3: connections, proxies, certificates, time-outs. Knows nothing of GitHub.
+"""HTTP with urllib3: connections, proxies, certificates, time-outs. Knows nothing about GitHub.
 
-Proxies come from the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY, as curl reads them). No error holds a header, a query or a
+Proxies come from the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY, as for curl). No error text holds a header, a query or a
 proxy's password.
 """
 
@@ -18,7 +18,7 @@ import urllib3
 from anklet_github.http import BadCertificates, NoAnswer, Reply
 
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=30.0)
-#: Seconds in which a whole reply must have come, however slowly it drips.
+#: Seconds within which a whole reply must arrive, even when it keeps dripping.
 _WHOLE_REPLY = 60.0
 _LARGEST_REPLY = 32 * 1024 * 1024
 _CHUNK = 256 * 1024
@@ -33,7 +33,7 @@ class Pool:
         self._connections = _manager(url, _trust(ca_file))
 
     def exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
-        """Ask once. Raises `NoAnswer`."""
+        """Send one request. Raises `NoAnswer`."""
         try:
             response = self._connections.request(
                 method, self._url + path, body=body, headers=dict(headers), preload_content=False, redirect=False

@@ -1,7 +1,7 @@
-"""What GitHub refuses, and whether it may be an incident: the end of the service, or patience.
+"""Decides whether a refusal by GitHub ends the service or may be an incident that passes.
 
-Owns what was ever granted (also to an earlier process of ours: a restart in the midst of an incident must not end the service),
-and the growing intervals at which a refusal is asked about again. Asks nobody.
+Owns the memory of what GitHub has granted, and the growing intervals between retries of a refused request. An earlier process
+shares that memory through the board: a restart during an incident must not end the service. Sends nothing.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import time
 from collections.abc import Iterable
 
 from anklet_github.trouble import Refused
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import RightsRefused
 
-#: A refusal of what was granted before is told after so many seconds (GitHub's own incidents look the same), and asked for again at
-#: growing intervals.
-_TELL_AFTER, _ASK_AGAIN_FIRST, _ASK_AGAIN_LONGEST = 30.0, 5.0, 300.0
-#: For so long it is remembered what was granted; while it is, that is told anew so often.
-_GRANTED_FOR, _TELL_GRANTED = 7 * 86_400.0, 86_400.0
+#: Log a refusal of what was granted before only after this many seconds: GitHub's own incidents look the same.
+_LOG_AFTER = 30.0
+#: Pauses between retries of such a request.
+_ASK_AGAIN = Backoff(first=5.0, longest=300.0)
+#: Seconds for which the board remembers a grant, and between two renewals of that note.
+_GRANTED_FOR, _RENEW_GRANT = 7 * 86_400.0, 86_400.0
 
 
 class Refusals:
-    """What is refused to one login, by cause: all (the login), a route of a repository, or a path that somebody configured."""
+    """What GitHub refuses to one login, by cause: everything (`LOGIN`), a route of a repository, or a configured path."""
 
     def __init__(self, identity: str, context: Context) -> None:
         self._prefix = f"anklet:{{{_hash(identity)}/granted}}:"
@@ -31,15 +33,15 @@ class Refusals:
         self._pending: dict[str, _Refusal] = {}
 
     def check(self, causes: Iterable[str]) -> None:
-        """Before asking: raise a refusal again, unasked, until it is time to ask again."""
+        """Call before a request. Raises the last refusal of one of these causes until its pause is over."""
         for cause in self._pending.keys() & set(causes):
             self._pending[cause].check(time.monotonic())
 
     def granted(self, causes: Iterable[str]) -> None:
-        """We may do this (or what was asked for was at least judged on its merits)."""
+        """Record that GitHub allows this. An answer about the request itself (404, 409, 422) counts as well."""
         now = time.monotonic()
         for cause in causes:
-            if cause not in self._granted or now - self._granted[cause] >= _TELL_GRANTED:
+            if cause not in self._granted or now - self._granted[cause] >= _RENEW_GRANT:
                 self._granted[cause] = now
                 self._context.board.post(self._key(cause), "", _GRANTED_FOR)
         for cause in self._pending.keys() & set(causes):
@@ -47,8 +49,11 @@ class Refusals:
             self._context.log.info("GitHub grants again what it refused", extra={"what": cause})
 
     def judged(self, error: Refused) -> Exception:
-        """What a refusal comes to: the end of the service when it never was otherwise, else patience. While something is refused
-        that was granted before, a refusal of what was never asked for proves nothing: an incident refuses everything."""
+        """The exception to raise for a refusal: `RightsRefused` for what was never granted, else the refusal itself.
+
+        While GitHub refuses something that it granted before, a refusal of something new proves nothing: an incident refuses
+        everything.
+        """
         if not self._pending and not self._was_granted(error.cause):
             return RightsRefused(str(error))
         now = time.monotonic()
@@ -63,28 +68,28 @@ class Refusals:
 
 
 class _Refusal:
-    """What GitHub granted before and refuses now: waited for at growing intervals, and told once. Times are monotonic seconds."""
+    """One cause that GitHub granted before and refuses now. It is logged once. Times are monotonic seconds."""
 
     def __init__(self, since: float) -> None:
         self._since = since
         self._ask_again_at = since
-        self._pause = _ASK_AGAIN_FIRST
-        self._told = False
+        self._backoff = _ASK_AGAIN
+        self._logged = False
         self._last: Refused | None = None
 
     def check(self, now: float) -> None:
-        """Raise the refusal again, unasked, until it is time to ask again."""
+        """Raise the last refusal until it is time to ask again."""
         if self._last is not None and now < self._ask_again_at:
             raise Refused(str(self._last), self._last.cause)
 
     def again(self, error: Refused, now: float, context: Context) -> None:
-        """It was refused once more."""
+        """Record one more refusal."""
         self._last = error
-        if now - self._since >= _TELL_AFTER and not self._told:
-            self._told = True
+        if now - self._since >= _LOG_AFTER and not self._logged:
+            self._logged = True
             context.log.error("GitHub refuses what it granted before; asking now and then", extra={"err": str(error)})
-        self._ask_again_at = now + self._pause
-        self._pause = min(self._pause * 2, _ASK_AGAIN_LONGEST)
+        self._ask_again_at = now + self._backoff.pause
+        self._backoff = self._backoff.next()
 
 
 def _hash(text: str) -> str:

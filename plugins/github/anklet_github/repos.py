@@ -1,7 +1,7 @@
-"""Which repositories a service looks through, and which of them at this look. Owns the list of an organization's repositories.
+"""Chooses the repositories whose queues a service looks at. Owns the list of an organization's repositories.
 
-GitHub has no queue of a whole organization, so its repositories are looked through one by one: a few at each look, those with
-waiting jobs first, then those that were pushed to, then the ones that were not looked at for longest.
+GitHub has no queue of a whole organization, so the service looks at a few repositories at a time: first those with waiting jobs,
+then those with new pushes, then those whose last look is oldest. Knows nothing about labels or VMs.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from anklet_github.runs import RunQueue
 from anklet_github.scope import Repo
 from anklet_github.settings import settings_of
 from anklet_github.trouble import ApiTrouble
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.service import ServiceConfig
 
-#: Looks at so many repositories at a time: with two lists each this stays far below GitHub's 900 points a minute.
-#: Of these so many by what waits in them, the others by how long ago they were looked at.
+#: Repositories in one look: with two lists each this stays far below GitHub's 900 points a minute. The second figure says how many
+#: of them are chosen by rank; the others are those whose last look is oldest.
 _AT_A_TIME, _BY_RANK = 15, 10
-#: Seconds between two looks at the list of repositories.
+#: Seconds between two requests for the list of repositories.
 _LIST_AGAIN = 300.0
-#: A repository that GitHub does not let us see is left out for so many seconds, each time for longer: a new one may need a moment.
-_LEFT_OUT_FIRST, _LEFT_OUT_LONGEST = 600.0, 86_400.0
+#: How long a repository that GitHub does not let us see is left out, longer each time: a new one may need a moment.
+_LEFT_OUT = Backoff(first=600.0, longest=86_400.0)
 _PER_PAGE = 100
 _PATTERN = frozenset("*?[")
 
@@ -47,22 +48,22 @@ class Repos:
         self._pushed: dict[Repo, str] = {}
         self._pushed_since: set[Repo] = set()
         self._listed_at: float | None = None
-        #: Until when a repository is left out, and for how long that was.
-        self._left_out: dict[Repo, tuple[float, float]] = {}
+        #: Until when a repository is left out, and for how long the next time.
+        self._left_out: dict[Repo, tuple[float, Backoff]] = {}
         self._named = [Repo(service.owner, name) for name in self._patterns if not _PATTERN.intersection(name)]
         self._take_named()
 
     def queues(self) -> Sequence[RunQueue]:
-        """All that are known."""
+        """The queues of all known repositories."""
         return list(self._queues.values())
 
     def leave_out(self, repo: Repo) -> bool:
-        """GitHub does not let us see this one: do without it for a while. True the first time."""
+        """Leave out a repository that GitHub does not let us see, for a while. Return True the first time."""
         self._queues.pop(repo, None)
-        _, before = self._left_out.get(repo, (0.0, 0.0))
-        seconds = min(before * 2, _LEFT_OUT_LONGEST) or _LEFT_OUT_FIRST
-        self._left_out[repo] = (self._clock() + seconds, seconds)
-        return not before
+        first = repo not in self._left_out
+        backoff = _LEFT_OUT if first else self._left_out[repo][1]
+        self._left_out[repo] = (self._clock() + backoff.pause, backoff.next())
+        return first
 
     def queue(self, repo: Repo) -> RunQueue:
         """The queue of one repository."""
@@ -71,12 +72,12 @@ class Repos:
         return self._queues[repo]
 
     def due(self) -> Sequence[RunQueue]:
-        """Those to look at now. Raises `ApiTrouble`."""
+        """The queues to look at now. Raises `ApiTrouble`."""
         self._take_named()
         self._list()
         ranked = sorted(self._queues, key=self._rank)
         chosen, rest = ranked[:_BY_RANK], ranked[_BY_RANK:]
-        # However many are busy, each has its turn.
+        # Quiet repositories get their turn however many are busy.
         chosen += sorted(rest, key=self._last_looked_at)[: _AT_A_TIME - len(chosen)]
         now = self._clock()
         self._looked_at.update(dict.fromkeys(chosen, now))
@@ -99,7 +100,7 @@ class Repos:
         return repo in self._left_out and self._clock() < self._left_out[repo][0]
 
     def _list(self) -> None:
-        """Bring the list up to date, now and then."""
+        """Update the list of the organization's repositories when it is due."""
         if len(self._named) == len(self._patterns):
             return
         now = self._clock()
@@ -119,7 +120,7 @@ class Repos:
         for page in range(1, 1000):
             found = self._api.get(path, _Repositories, urgent=False, per_page=_PER_PAGE, page=page)
             yield from found
-            # A short page is not the last one where a server has a limit of its own for `per_page`.
+            # A short page need not be the last one: a server may have its own limit for `per_page`.
             if not found:
                 return
 
@@ -143,7 +144,7 @@ class Repos:
 
 
 def wanted(service: ServiceConfig) -> list[str]:
-    """Names and patterns of the repositories that a service is for."""
+    """Names and patterns of the repositories that a service serves."""
     settings = settings_of(service)
     if not settings.org:
         return [service.repo]

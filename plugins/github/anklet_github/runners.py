@@ -1,4 +1,7 @@
-"""Registers and removes runners. A runner bears its VM's name, so that it is found whatever reply was lost."""
+"""Registers, finds and removes the runners of one scope.
+
+A runner has the name of its VM, so that it can be found even when the reply to its registration was lost. Knows nothing about jobs.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from anklet_github.scope import Scope
 from anklet_github.trouble import ApiTrouble, Conflict, NotFound, Unprocessable
 from anklet_worker.contract.errors import RetryHere, ServiceFatal
 
-#: The group that every organization and repository has (GitHub REST docs: `runner_group_id`, 1 is Default).
+#: The id of the group Default, which every organization and repository has (GitHub REST docs, `runner_group_id`).
 _DEFAULT_GROUP = 1
 _WORK_FOLDER = "_work"
 
@@ -27,14 +30,18 @@ class RunnerRegistry:
         self._group: int | None = None
 
     def register_jit(self, name: str, labels: list[str]) -> JitConfig:
-        """Register a runner for one job, with exactly these labels. A registration of this name is ours from a lost reply (the
-        name is that of one VM, for ever): it is removed and made anew, unless something runs under it; ours cannot yet. Raises
-        `Unprocessable` for labels that GitHub refuses, `NotFound`, `ServiceFatal` for a group that is not there."""
+        """Register a runner for one job, with exactly these labels.
+
+        VM names are unique for all time, so an existing registration of this name is ours, from a lost reply. It is
+        replaced, unless it is online or busy: our runner has not started yet.
+
+        Raises `Unprocessable` for labels that GitHub refuses, `NotFound`, `RetryHere`, and `ServiceFatal` for an unknown group.
+        """
         group = self._group_id()
         try:
             return self._register_in(group, name, labels)
         except NotFound:
-            # The group may have been made anew meanwhile, under another id.
+            # The group may have been deleted and created again with another id.
             self._group = None
             anew = self._group_id()
             if anew == group:
@@ -48,35 +55,35 @@ class RunnerRegistry:
         except Conflict:
             there = self.find(name)
             if there is not None and (there.busy or there.status == "online"):
-                raise RetryHere(f"somebody else's runner bears the name {name}") from None
+                raise RetryHere(f"another runner already uses the name {name}") from None
             if there is not None:
                 self.remove(name, there.id)
             return self._api.post(f"{self._path}/generate-jitconfig", JitConfig, body, repeatable=False)
 
     def registration_token(self) -> str:
-        """A token with which a guest registers its runner itself. A secret."""
+        """A token with which a guest registers its own runner. A secret."""
         return self._api.post(f"{self._path}/registration-token", RegistrationToken, {}, repeatable=True).token
 
     def find(self, name: str) -> Runner | None:
-        """The runner of this name."""
+        """The runner of this name, or None. Raises `ApiTrouble`."""
         rows = self._api.get_all(self._path, Runners, name=name)
         return next((runner for runner in rows if runner.name == name), None)
 
     def all(self) -> list[Runner]:
-        """Every runner of the scope, ours and others'."""
+        """All runners of the scope, including those of others."""
         return self._api.get_all(self._path, Runners, urgent=False)
 
     def remove(self, name: str, runner_id: int | None = None) -> bool:
-        """Remove the registration of this name; False: there is none (any more). The id, where it is known, saves a call.
+        """Remove the registration of this name. Return False when there is none. A known `runner_id` saves a call.
 
-        Raises `RunnerBusy`.
+        Raises `RunnerBusy`, `ApiTrouble`.
         """
         if runner_id is not None and self._delete(runner_id):
             return True
-        # A 404 for an id may be a whim of GitHub's; that the name is not listed is proof.
+        # A 404 for an id may be an error of GitHub's. Only a list without the name is proof.
         runner = self.find(name)
         if runner is not None and not self._delete(runner.id):
-            raise ApiTrouble(f"GitHub lists runner {name}, and does not know it when it is to be removed")
+            raise ApiTrouble(f"GitHub lists runner {name} but answers 404 to its removal")
         return runner is not None
 
     def _delete(self, runner_id: int) -> bool:
@@ -86,7 +93,7 @@ class RunnerRegistry:
             raise RunnerBusy(f"GitHub says that runner {runner_id} runs a job") from None
 
     def _group_id(self) -> int:
-        """The id of the configured group; asked for once. Raises `ServiceFatal` for a group that does not exist."""
+        """The id of the configured group, requested once. Raises `ServiceFatal` for an unknown group."""
         wanted = self._scope.group
         if wanted is None:
             return _DEFAULT_GROUP

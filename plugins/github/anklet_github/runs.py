@@ -1,8 +1,8 @@
-"""One repository's queue: the jobs that wait in it, found with as few calls as may be, and found once for all who ask.
+"""One repository's queue: finds the waiting jobs with as few calls as possible, once for all services.
 
-Services that share a store and a login take turns: one looks and leaves what it found on the board, the others read it there.
-Whoever looks asks conditionally (what has not changed costs nothing) and asks for the jobs of a run only when the run may have
-changed. Knows nothing of labels, VMs or runners.
+Services that share a store and a login take turns: one looks and posts the result on the board, the others read it there. A look
+uses conditional requests, which are free while nothing changes, and asks for the jobs of a run only when the run may have changed.
+Knows nothing about labels, VMs or runners.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from anklet_github.trouble import ApiTrouble, LimitPause, NotFound, Refused
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import UNREADABLE
 
-#: A run in progress can still hold queued jobs (matrix, needs), so both are looked through each time. Runs in the other states
-#: rarely hold any: one of these states at each look, in turn.
+#: A run in progress can still hold queued jobs (matrix, needs), so every look lists both main states. Runs in the other states
+#: rarely hold any: each look lists one of these states, in turn.
 _MAIN_STATES, _OTHER_STATES = ("queued", "in_progress"), ("requested", "waiting", "pending")
-#: Of the runs that are new, and of those that have changed, so many are asked about in one look: the oldest, and those that were
-#: asked about longest ago. The first jobs of a deep queue must not wait for the last; these come with the next looks.
+#: The most new and changed runs whose jobs one look asks for: the oldest new ones, and the changed ones asked about longest ago.
+#: The first jobs of a deep queue must not wait for the last; the next looks find those.
 _MOST_NEW, _MOST_CHANGED = 40, 20
-#: So many runs that seem unchanged are asked about all the same, the longest unasked first: GitHub does not promise that a run's
+#: The most unchanged runs whose jobs one look asks for, those asked about longest ago first: GitHub does not promise that a run's
 #: `updated_at` changes with its jobs.
 _ASKED_ANYWAY = 20
-#: What was found is good for so many intervals between two looks, and at least so many seconds.
-_GOOD_FOR_INTERVALS, _GOOD_FOR_AT_LEAST = 6.0, 60.0
-#: Part of the interval for which the turn is kept: the same service shall get it again at its next look.
+#: How long a result stays valid: this many intervals between two looks, and at least this many seconds.
+_VALID_FOR_INTERVALS, _VALID_FOR_AT_LEAST = 6.0, 60.0
+#: The share of the interval for which a service keeps the turn: it should get it again at its next look.
 _TURN_PART = 0.9
-#: For so long services tell each other of the jobs that left a list.
-_TOLD_FOR = 3600.0
-#: Seconds and number of the pauses in which somebody else's look is waited for.
+#: Seconds for which the board counts the jobs that left a list.
+_COUNTED_FOR = 3600.0
+#: Length in seconds and number of the pauses while another service looks.
 _NAP, _MOST_NAPS = 0.1, 30
-#: How many ended runs are searched for the job of a runner that has come and gone.
+#: The number of ended runs to search for the job of a runner that is gone.
 _LATEST_RUNS = 20
 
 
@@ -48,14 +48,14 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The queue as it was found. `found_at` is Unix seconds."""
+    """The result of a look. `found_at` is Unix seconds."""
 
     found_at: float
     waiting: list[Waiting]
 
 
 class _SeenRun:
-    """What was learned about a run at the last look."""
+    """A run and its jobs as last asked for. `asked_at` is monotonic seconds."""
 
     def __init__(self, run: Run, jobs: list[WorkflowJob], asked_at: float) -> None:
         self.run = run
@@ -72,9 +72,9 @@ class RunQueue:
         self._context = context
         self._board = context.board
         self._interval = context.service.sleep_interval
-        # What one login sees another may not, and a login that is refused must show: each looks for itself.
+        # One login may see what another does not, and a refused login must be noticed: each login looks for itself.
         self._key = f"{repo.keyspace}:queue:{api.identity}"
-        # Services that look more often than others must not wait for these.
+        # A service that looks often must not wait for one that looks seldom.
         self._turn = f"{self._key}:every-{self._interval:g}"
         self._seen: dict[int, _SeenRun] = {}
         self._others: dict[str, list[Run]] = {}
@@ -85,13 +85,13 @@ class RunQueue:
         self._hold_due = 0.0
 
     def waiting(self) -> list[Waiting]:
-        """The queued jobs, as found now, or by somebody else a moment ago. Raises `ApiTrouble`."""
+        """The queued jobs, as found now, or by another service a moment ago. Raises `ApiTrouble`."""
         if not self._my_turn():
-            told = self._told()
-            self._snapshot = told or self._snapshot
-            return [] if told is None else told.waiting
+            posted = self._posted()
+            self._snapshot = posted or self._snapshot
+            return [] if posted is None else posted.waiting
         if not self._api.has_room_to_look() and (backlog := self._backlog()):
-            # To stand still until the limit lets us look would be worse than to go by what was seen last.
+            # Working from the last result is better than standing still until the rate limit allows a look.
             self.pass_on()
             return backlog
         try:
@@ -101,53 +101,55 @@ class RunQueue:
             self.pass_on()
             raise
         self._looked_at = time.monotonic()
-        self._board.post(self._key, msgspec.json.encode(self._snapshot).decode(), self._good_for)
+        self._board.post(self._key, msgspec.json.encode(self._snapshot).decode(), self._valid_for)
         self._board.post(f"{self._turn}:fresh", "", self._interval)
         return self._snapshot.waiting
 
     def pass_on(self) -> None:
-        """We shall not look for a while: whoever comes next need not wait for our turn to end."""
+        """Give up the turn, because we will not look for a while: the next service need not wait for it to end."""
         self._board.pass_on(f"{self._turn}:turn")
 
     def _my_turn(self) -> bool:
-        """Whether to look; False when another has, or will have told what it found by the time that this returns."""
+        """Return True when this service should look; False when another one has just posted its result."""
         for _ in range(_MOST_NAPS):
             if self._board.turn(f"{self._turn}:turn", self._interval * _TURN_PART):
                 return True
             if self._board.read(f"{self._turn}:fresh") is not None:
                 return False
-            # It is looking right now.
+            # Another service is looking right now.
             self._context.wait(_NAP)
         return False
 
     def _backlog(self) -> list[Waiting]:
-        """What was found last, by whomever; each of these is asked about before it is taken."""
-        self._snapshot = self._told() or self._snapshot
-        return self.last(self._good_for)
+        """The last result of any service. Each of its jobs is checked again before it is claimed."""
+        self._snapshot = self._posted() or self._snapshot
+        return self.last(self._valid_for)
 
     def last(self, most: float) -> list[Waiting]:
-        """The queued jobs as last seen, if that was not more than `most` seconds ago; asks nobody."""
+        """The queued jobs as last seen, if that was at most `most` seconds ago. Sends nothing."""
         if self._snapshot is None or not 0 <= time.time() - self._snapshot.found_at <= most:
             return []
         return self._snapshot.waiting
 
     def was_seen_waiting(self, job_id: str, since: float) -> bool:
-        """Whether any service has seen the job queued after this moment (Unix seconds). Asks nobody but the board."""
-        told = self._told()
-        return told is not None and told.found_at > since and any(str(one.job.id) == job_id for one in told.waiting)
+        """Return True when a service has seen the job queued after `since` (Unix seconds). Reads only the board."""
+        posted = self._posted()
+        return (
+            posted is not None and posted.found_at > since and any(str(one.job.id) == job_id for one in posted.waiting)
+        )
 
     def looked_within(self, seconds: float) -> bool:
-        """Whether we ourselves looked that lately."""
+        """Return True when this service itself looked within the last `seconds`."""
         return self._looked_at is not None and time.monotonic() - self._looked_at <= seconds
 
     @property
     def active(self) -> bool:
-        """Whether it had any run that was not over, as last seen, or told by whoever looked."""
+        """True when the queue held a run that was not over, as this or another service last saw it."""
         return bool(self._seen) or bool(self.last(float("inf")))
 
     def leaves(self, state: str) -> None:
-        """A job of ours leaves this state: the list of it may be empty again, as whoever looks next will expect."""
-        self._board.count(f"{self.repo.keyspace}:left-{state}", _TOLD_FOR)
+        """Note on the board that a job of ours leaves this state, so that the next look expects an empty list of it."""
+        self._board.count(f"{self.repo.keyspace}:left-{state}", _COUNTED_FOR)
 
     def jobs(self, run_id: int) -> list[WorkflowJob]:
         """The jobs of a run's latest attempt. Raises `ApiTrouble`."""
@@ -158,7 +160,7 @@ class RunQueue:
         return self._api.get(f"{self.repo.path}/actions/jobs/{job_id}", WorkflowJob)
 
     def find_by_runner(self, runner_name: str, *, ended_too: bool) -> tuple[WorkflowJob, Run] | None:
-        """The job that GitHub gave to the runner of this name. With `ended_too`, also among the latest runs that are over."""
+        """The job that GitHub gave to the runner of this name. `ended_too`: search the latest ended runs as well."""
         for run in self._unique(
             (*self._runs("in_progress"), *self._runs("queued"), *(self._ended() if ended_too else ()))
         ):
@@ -168,17 +170,17 @@ class RunQueue:
         return None
 
     @property
-    def _good_for(self) -> float:
-        return max(_GOOD_FOR_AT_LEAST, self._interval * _GOOD_FOR_INTERVALS)
+    def _valid_for(self) -> float:
+        return max(_VALID_FOR_AT_LEAST, self._interval * _VALID_FOR_INTERVALS)
 
-    def _told(self) -> Snapshot | None:
+    def _posted(self) -> Snapshot | None:
         text = self._board.read(self._key)
         if text is None:
             return None
         try:
             return msgspec.json.decode(text, type=Snapshot)
         except UNREADABLE:
-            # Of another version of this program; it is about to be replaced.
+            # Posted by another version of this program; the next look replaces it.
             return None
 
     def _look(self) -> Iterator[Waiting]:
@@ -190,22 +192,22 @@ class RunQueue:
         except (LimitPause, Refused):
             raise
         except ApiTrouble as error:
-            # Servers of some years ago do not know all of these states; what waits in the main ones must be seen.
-            self._context.log.debug("runs of a state could not be listed", extra={"state": turn, "err": str(error)})
+            # Older servers do not know all of these states. The jobs in the main states must be found all the same.
+            self._context.log.debug("cannot list the runs of a state", extra={"state": turn, "err": str(error)})
         runs = list(self._alive([*runs, *(run for others in self._others.values() for run in others)]))
         self._refresh(runs)
         for run in runs:
             seen = self._seen.get(run.id)
-            # One that has changed since it was asked about may have lost its job to another.
+            # The jobs of a run that has changed since may be taken.
             if seen is not None and seen.run == run:
                 yield from (Waiting(job, run) for job in seen.jobs if job.status == "queued")
 
     def _alive(self, runs: Iterable[Run]) -> Iterator[Run]:
-        """Each once, and none that is over: a server may be late with its lists, or know no filter."""
+        """Each run once, without ended ones: a server's lists may be late, and it may ignore the filter."""
         return (run for run in self._unique(runs) if run.status != "completed")
 
     def _refresh(self, runs: list[Run]) -> None:
-        """Learn the jobs of runs that are new or changed, and of some that seem unchanged; as many as there is room for."""
+        """Ask for the jobs of new and changed runs, and of some that seem unchanged, as far as the budget allows."""
         self._seen = {run.id: self._seen[run.id] for run in runs if run.id in self._seen}
         for run in self._worth_asking(runs):
             if not self._api.has_room_to_look():
@@ -215,12 +217,12 @@ class RunQueue:
             try:
                 jobs = self._api.get_all(path, Jobs, urgent=False, filter="latest")
             except NotFound:
-                # Deleted since it was listed.
+                # The run was deleted after it was listed.
                 jobs = []
             self._seen[run.id] = _SeenRun(run, jobs, time.monotonic())
 
     def _worth_asking(self, runs: list[Run]) -> list[Run]:
-        """New ones first, the oldest of them first; then those that were asked about longest ago."""
+        """The runs whose jobs to ask for: new ones, oldest first; then those asked about longest ago."""
         new = sorted((run for run in runs if run.id not in self._seen), key=lambda run: run.id)
         known = sorted((run for run in runs if run.id in self._seen), key=lambda run: self._seen[run.id].asked_at)
         changed = [run for run in known if self._seen[run.id].run != run]
@@ -228,7 +230,7 @@ class RunQueue:
         return [*new[:_MOST_NEW], *changed[:_MOST_CHANGED], *unchanged[:_ASKED_ANYWAY]]
 
     def _hold_turn(self) -> None:
-        """A look may take longer than the turn for it: nobody else shall begin the same one."""
+        """Renew the turn during a look that takes longer, so that no other service begins the same look."""
         now = time.monotonic()
         if now >= self._hold_due:
             kept = self._interval * _TURN_PART
@@ -236,8 +238,8 @@ class RunQueue:
             self._board.turn(f"{self._turn}:turn", kept)
 
     def _was_left(self, state: str) -> bool:
-        """Whether a job of ours, whoever's, has left this state since the last look."""
-        before, now = self._left.get(state), self._board.count(f"{self.repo.keyspace}:left-{state}", _TOLD_FOR, 0)
+        """Return True when a job of any service has left this state since the last look."""
+        before, now = self._left.get(state), self._board.count(f"{self.repo.keyspace}:left-{state}", _COUNTED_FOR, 0)
         self._left[state] = now
         return now != before
 

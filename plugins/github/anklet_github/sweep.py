@@ -1,8 +1,7 @@
-"""Removes registrations of this host's runners that nothing stands behind any more: offline, and without a VM or a record.
+"""Removes registrations of this host's runners that are offline and have neither a VM nor a record.
 
-Every clean-up removes its own runner; this is for what slipped through (a reply that was lost for good, a state directory that was
-thrown away). Only names with this host's install id are touched, and never many at a time: when most runners look offline, it is
-GitHub that is in trouble.
+Every clean-up removes its own runner. This catches the rest: a reply that was lost for good, a state directory that was deleted.
+Only names with this host's install id are touched, and only a few at a time: when most runners look offline, GitHub is in trouble.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import UNREADABLE, InfrastructureError, ServiceFatal
 from anklet_worker.contract.guest import NAME_PREFIX
 
-#: Seconds between two sweeps of a host, and the most that is added at random, so that hosts do not sweep together.
+#: Seconds between two sweeps of a host, and the most random seconds added, so that hosts do not sweep together.
 _INTERVAL, _SPREAD = 300.0, 60.0
-#: A runner must have been seen offline for so long.
+#: Seconds for which a runner must have been offline.
 _OFFLINE_FOR = 600.0
-#: Removed at most in one sweep: so many, or this part of all of ours.
+#: The most removals in one sweep: this many, or this share of all our runners if that is more.
 _MOST, _MOST_PART = 5, 0.25
-#: What one service found out about a scope's runners serves the others for so long.
-_TOLD_FOR = 240.0
-#: With so many runners, of which at least this part is offline, nothing is removed.
+#: Seconds for which services share the list of a scope's runners.
+_SHARED_FOR = 240.0
+#: From this many runners on, nothing is removed when at least this share of them is offline.
 _MASS, _MASS_PART = 8, 0.5
 
 
@@ -53,19 +52,19 @@ class Sweeper:
         self._offline_since: dict[int, float] = {}
 
     def sweep_if_due(self) -> None:
-        """Called at each look; trouble is for the next time."""
+        """Sweep when it is due. Never raises for trouble with GitHub: the next sweep tries again."""
         now = self._clock()
         if now < self._due:
             return
         self._due = now + _INTERVAL + _SPREAD * self._jitter()
-        # One service of the host does it for all.
+        # One service of the host sweeps for all.
         if not self._context.board.turn(f"{self._key}:{self._context.vm_prefix}turn", _INTERVAL / 2):
             return
         try:
             self._sweep(now)
         except (ApiTrouble, InfrastructureError, ServiceFatal) as error:
-            # Also where we may not ask for runners: no service ends for want of a broom.
-            self._context.log.debug("runners could not be swept", extra={"err": str(error)})
+            # A login that may not list runners does not end the service either.
+            self._context.log.debug("cannot sweep runners", extra={"err": str(error)})
 
     def _sweep(self, now: float) -> None:
         anklets = [runner for runner in self._listed() if runner.name.startswith(NAME_PREFIX)]
@@ -78,7 +77,7 @@ class Sweeper:
             except RunnerBusy:
                 continue
             self._context.report(SWEPT_RUNNERS, 1)
-            self._context.log.info("removed a runner that nothing stands behind", extra={"runnerName": runner.name})
+            self._context.log.info("removed a runner that has no VM and no record", extra={"runnerName": runner.name})
 
     def _left(self, anklets: Sequence[Runner]) -> list[Runner]:
         prefix = self._context.vm_prefix
@@ -87,22 +86,22 @@ class Sweeper:
         return [runner for runner in offline if runner.name not in known]
 
     def _listed(self) -> list[Runner]:
-        """The scope's runners: as a service with the same store found them a moment ago, or asked for now."""
-        told = self._context.board.read(self._key)
-        if told is not None:
+        """The scope's runners, as a service with the same store listed them a moment ago, or as GitHub lists them now."""
+        posted = self._context.board.read(self._key)
+        if posted is not None:
             try:
-                return msgspec.json.decode(told, type=list[Runner])
+                return msgspec.json.decode(posted, type=list[Runner])
             except UNREADABLE:
                 pass
         runners = self._runners.all()
-        self._context.board.post(self._key, msgspec.json.encode(runners).decode(), _TOLD_FOR)
+        self._context.board.post(self._key, msgspec.json.encode(runners).decode(), _SHARED_FOR)
         return runners
 
 
 def chosen(
     anklets: Sequence[Runner], left: Sequence[Runner], offline_since: dict[int, float], now: float
 ) -> list[Runner]:
-    """Which of the runners that are left to remove now. `anklets` are all that any host of ours has registered."""
+    """The runners to remove now, out of those that are `left` behind. `anklets` are the runners of all our hosts."""
     offline = sum(runner.status != "online" for runner in anklets)
     if len(anklets) >= _MASS and offline >= len(anklets) * _MASS_PART and offline > len(left):
         return []

@@ -1,23 +1,26 @@
-"""What can go wrong when GitHub is asked, by who should act. No text ever holds a token."""
+"""The errors of GitHub requests, by what they mean to the caller. No text ever holds a token.
+
+Knows no status line and no header; `api.py` chooses the error.
+"""
 
 from __future__ import annotations
 
 from anklet_worker.contract.errors import RetryHere
 
-#: The cause of a refusal of the login itself: of all that is asked with it.
+#: The cause of a refusal of the login itself, and so of every request with it.
 LOGIN = "login"
 
 
 class ApiTrouble(RetryHere):
-    """GitHub could not be asked, or did not answer as documented; it may the next time."""
+    """GitHub could not be reached, or did not answer as documented. A retry may succeed."""
 
 
 class LimitPause(ApiTrouble):
-    """GitHub's limit leaves no room for a question before it has lost its purpose."""
+    """The rate limit would delay the request until it no longer serves a purpose."""
 
 
 class TimedOut(ApiTrouble):
-    """No answer in time: what was asked for may be yet to happen."""
+    """No answer in time. The request may still take effect."""
 
 
 class NotFound(ApiTrouble):
@@ -29,13 +32,13 @@ class Conflict(ApiTrouble):
 
 
 class Unprocessable(ApiTrouble):
-    """422: refused as it is (a runner that is busy, a label that is not allowed)."""
+    """422: GitHub refuses the request as it is (a busy runner, a label that is not allowed)."""
 
 
 class Refused(ApiTrouble):
-    """401, 403, and 404 for what was configured: who we are, or what we may do, is refused. For how long must show.
+    """401, 403, and 404 for a configured path: GitHub refuses the login, or the login lacks a right. `refusals.py` judges it.
 
-    `cause` is what is refused: all (`LOGIN`), a route of a repository, or a path.
+    `cause` names what is refused: everything (`LOGIN`), a route of a repository, or a path.
     """
 
     def __init__(self, text: str, cause: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 
 #: Seconds until the first retry, and the pauses after that.
 _FIRST = 2.0

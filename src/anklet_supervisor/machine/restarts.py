@@ -7,7 +7,7 @@ must also have lasted for `PASSING_TROUBLE`.
 
 from __future__ import annotations
 
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 
 #: Longest pause before a restart, seconds.
 LONGEST = 60.0

@@ -17,7 +17,7 @@ from itertools import chain, repeat
 import msgspec
 
 from anklet_worker.attempt.archive import Archive
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.driver import Withdrawal
 from anklet_worker.contract.errors import InfrastructureError, Interrupted, JobLost, ServiceFatal
 from anklet_worker.contract.job import Job, Outcome

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.job import Job
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.store.store import Store

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import msgspec
 
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.errors import RetryHere, VMError, VMLimitReached
 from anklet_worker.contract.job import VMSpec
 from anklet_worker.life.entry import Entry

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.errors import StoreUnavailable
 from anklet_worker.store.store import Store
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from anklet_worker.backoff import Backoff
+from anklet_worker.contract.backoff import Backoff
 from anklet_worker.contract.errors import FileUnusable, VMError, VMTransient
 from anklet_worker.contract.guest import GuestResult
 from anklet_worker.process.command import CommandResult, OnStop

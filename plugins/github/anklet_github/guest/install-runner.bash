@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sees to it that $HOME/actions-runner holds GitHub's runner: one that the image already has is used, else it is downloaded and
-# its checksum verified. Settings: RUNNER_VERSION, RUNNER_DOWNLOAD_URL (with ${arch} for x64 or arm64), RUNNER_SHA256.
+# Makes sure that $HOME/actions-runner holds GitHub's runner. Uses the one in the image; if there is none, downloads it and verifies
+# its checksum. Settings: RUNNER_VERSION, RUNNER_DOWNLOAD_URL (with ${arch} for x64 or arm64), RUNNER_SHA256.
 set -euo pipefail
 
 home=${RUNNER_HOME:-$HOME/actions-runner}
@@ -17,8 +17,8 @@ esac
 url=${RUNNER_DOWNLOAD_URL//\$\{arch\}/$arch}
 
 if [ -z "${RUNNER_SHA256:-}" ]; then
-    echo "the image holds no runner, and none is downloaded without its checksum: set runner.sha256 for version $RUNNER_VERSION" \
-        "(it stands in the release notes of actions/runner), or put a runner into the image" >&2
+    echo "the image holds no runner, and a download needs a checksum: set runner.sha256 for version $RUNNER_VERSION" \
+        "(see the release notes of actions/runner), or put a runner into the image" >&2
     exit 65
 fi
 

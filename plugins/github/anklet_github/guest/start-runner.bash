@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Starts the runner and leaves it running when this script, and the command that called it, are gone. A JIT configuration is in
-# ACTIONS_RUNNER_INPUT_JITCONFIG; the runner takes it from there and removes it from its environment.
+# Starts the runner so that it keeps running after this script and its caller have ended. A JIT configuration is in
+# ACTIONS_RUNNER_INPUT_JITCONFIG; the runner reads it there and removes it from its environment.
 #
-# Leaves marks for wait-for-runner.bash in ~/.anklet-runner: `pid`, then `ended` with run.sh's status; `bell` rings at the end.
+# Leaves marks for wait-for-runner.bash in ~/.anklet-runner: `pid`, then `ended` with the exit status of run.sh. `bell` is a named
+# pipe; a line in it reports the end at once.
 set -euo pipefail
 
 marks=$HOME/.anklet-runner
 mkdir -p "$marks"
-# Without a bell, the one who waits looks every second.
+# Without the pipe, wait-for-runner.bash checks every second.
 mkfifo "$marks/bell" 2>/dev/null || true
 cd "${RUNNER_HOME:-$HOME/actions-runner}"
-# A process group of its own; macOS has no setsid(1).
+# Gives the runner its own process group; macOS has no setsid(1).
 set -m
 (
     trap '' HUP

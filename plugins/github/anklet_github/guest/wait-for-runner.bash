@@ -1,7 +1,7 @@
-# Waits until the runner's job begins (KNOWN=0) or the runner ends, at most LIMIT seconds, and says what it saw in one line
+# Waits until the runner takes a job (if KNOWN=0) or ends, at most LIMIT seconds, and prints what it saw in one line
 # (unseen: no trace of a runner for UNSEEN seconds):
 #   anklet-runner state=<waiting|working|ended|gone|unseen> status=<run.sh's, or ?> removed=<0|1> left=<0|1>
-# followed by the runner's own last words about its job. It only looks. bash 3.2, as macOS has it.
+# followed by the runner's last log lines about its job. Changes nothing. Written for bash 3.2, the version of macOS.
 home=${RUNNER_HOME:-$HOME/actions-runner}
 marks=$HOME/.anklet-runner
 pid=
@@ -18,7 +18,7 @@ say() {
     exit 0
 }
 
-# The runner makes this log when it takes up a job; an image may hold earlier ones.
+# The runner creates this log when it takes a job. The image may hold earlier ones.
 works() {
     local log
     for log in "$home"/_diag/Worker_*; do
@@ -27,12 +27,12 @@ works() {
     return 1
 }
 
-# A start script that is not ours leaves no pid. The listener's command line holds its full path.
+# An operator's start script may leave no pid. The listener's command line holds its full path.
 lives() {
     if [ -n "$pid" ]; then kill -0 "$pid" 2>/dev/null; else pgrep -f "$home/(bin/Runner\.Listener|run-helper\.sh)" >/dev/null; fi
 }
 
-# A run.sh may leave the runner in the background: in its process group, or with its folder in a command line.
+# run.sh may leave the runner in the background: in its process group, or with the runner's folder in a command line.
 remains() {
     { [ -n "$pid" ] && kill -0 -- "-$pid" 2>/dev/null; } || pgrep -f "$home/" >/dev/null 2>&1
 }
@@ -53,7 +53,7 @@ while :; do
     if lives; then
         seen=1
     elif [ "$seen" = 1 ] || [ -n "$pid" ]; then
-        # Between the end and its mark lies a moment.
+        # The mark follows a moment after the end.
         nap
         [ -f "$marks/ended" ] && say ended
         lives || say gone
