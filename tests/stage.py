@@ -331,9 +331,13 @@ class Mac:
         others = [name for name in names if not name.startswith("anklet-vm-")]
         return [pid for host in self.hosts for pid in host.command_pids() if not _names_one_of(others, pid)]
 
+    def give_port_back(self):
+        """Let other tests have the port of the metrics endpoint."""
+        self._port_reservation.close()
+
     def close(self):
         """Kill the supervisor and every process of the emulated host."""
-        self._port_reservation.close()
+        self.give_port_back()
         if self.process is not None and self.process.poll() is None:
             workers = self._worker_pids()
             self.process.kill()

@@ -201,6 +201,7 @@ class Host(Mac):
         self.wanted = False
         self.kill_all()
         self.anka.shutdown_all()
+        self.give_port_back()
 
 
 def is_of_call(call):
