@@ -1,14 +1,22 @@
 """Fixtures that several tiers of tests share."""
 
 import logging
+import os
 import signal
+import sys
 
 import pytest
 from redis_server import RedisServer
 
 
 def pytest_configure():
-    """Reset ignored signals: a background shell ignores SIGINT, nohup SIGHUP, and programs under test would inherit that."""
+    """Give the programs under test the environment that launchd gives them.
+
+    A background shell ignores SIGINT, nohup SIGHUP, and both hand that down. A shell that forbids Python to keep byte code would
+    have each of some thousand processes compile the program anew.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, default)

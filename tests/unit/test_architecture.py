@@ -1,6 +1,7 @@
 """The direction of imports: which package, folder and file may import what."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -197,3 +198,27 @@ def test_the_table_covers_every_file():
     """A new package must be entered in the table."""
     assert SOURCES
     assert all(any(part in ALLOWED for part in path.parts) for path in SOURCES)
+
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_the_page_names_files_that_exist():
+    """A reader who follows it meets no dead end."""
+    named = set(re.findall(r"`([a-z_/]+\.py)`", PAGE))
+    there = {path.relative_to(ROOT).as_posix() for path in (*SOURCES, *(ROOT / "tests").rglob("*.py"))}
+    assert named
+    assert [name for name in named if not any(path == name or path.endswith(f"/{name}") for path in there)] == []
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_the_page_lists_the_rooms_in_their_order(name):
+    """The tables of the page are the import table."""
+    table = PAGE.partition(f"| `{name}` | owns |")[2].partition("\n\n")[0]
+    listed = [room.rstrip("/").removesuffix(".py") for row in table.splitlines() for room in _rooms_of(row)]
+    assert listed == [room for room in ROOMS[name] if not room.startswith("__")]
+
+
+def _rooms_of(row):
+    """The rooms in the first cell of a row."""
+    return re.findall(r"`([a-z_]+(?:/|\.py))`", row.split("|")[1]) if row.count("|") > 2 else []
