@@ -32,6 +32,9 @@ _AT_FIRST_USE = (
     "secrets",  # by the guests' scripts: 0.1 MB
 )
 
+#: Names with underscores that are a use of a module. The import system asks for the others, such as `__path__`, of any module.
+_USED_NAMES = frozenset({"__all__", "__version__"})
+
 #: Held while the code of one of them runs, and the names of those whose code runs.
 _LOADING = threading.RLock()
 _RUNNING: set[str] = set()
@@ -60,7 +63,7 @@ class _Postponed(ModuleType):
     """A module whose code runs when something in it is first used. importlib's own LazyLoader runs it at the second import."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name not in _USED_NAMES:
             raise AttributeError(name)
         with _LOADING:
             if self.__name__ in _RUNNING:
@@ -69,6 +72,12 @@ class _Postponed(ModuleType):
             if type(self) is _Postponed:
                 self._run()
         return getattr(self, name)
+
+    def __dir__(self) -> list[str]:
+        with _LOADING:
+            if type(self) is _Postponed and self.__name__ not in _RUNNING:
+                self._run()
+        return list(self.__dict__)
 
     def _run(self) -> None:
         spec = self.__spec__

@@ -47,6 +47,19 @@ print(hashlib.sha256(b"").hexdigest()[:8])
     assert run(code) == ["True", "True", "Point(x:", "int)", "module", "e3b0c442"]
 
 
+@pytest.mark.parametrize(
+    ("code", "printed"),
+    [
+        ("from inspect import *; print(isclass(int))", "True"),
+        ("import ipaddress; print(ipaddress.__version__)", "1.0"),
+        ("import secrets; print('token_hex' in dir(secrets))", "True"),
+    ],
+)
+def test_a_star_and_the_names_of_a_module_are_uses(code, printed):
+    """A plugin, or a library of its own, may ask for them first."""
+    assert run(f"from anklet_worker.lean import import_lean; import_lean(); {code}") == [printed]
+
+
 @pytest.fixture
 def slow_module(tmp_path, monkeypatch):
     """A module whose code takes a while."""
