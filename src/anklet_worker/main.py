@@ -24,6 +24,7 @@ from anklet_worker.attempt.former_services import COMMAND_PATIENCE
 from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.contract.errors import (
     AnkletError,
+    ConfigError,
     Detached,
     ExitCode,
     InfrastructureError,
@@ -132,7 +133,7 @@ def _guarded(work: Callable[[], None], link: SupervisorLink, log: ServiceLog) ->
     except Detached:
         log.info("detached: VM, runner and claim stay for the next worker")
         return ExitCode.TEMPFAIL
-    except ServiceFatal as error:
+    except (ServiceFatal, ConfigError) as error:
         link.tell(Failed(reason=str(error)))
         return error.exit_code
     except AnkletError as error:

@@ -5,7 +5,7 @@ import pytest
 from test_service_loop import Bench
 
 from anklet_worker import main
-from anklet_worker.contract.errors import RightsRefused, VMTransient
+from anklet_worker.contract.errors import ConfigError, ExitCode, RightsRefused, VMTransient
 
 
 class Effort:
@@ -62,3 +62,13 @@ def test_what_no_wait_can_cure_is_not_waited_for(bench):
     """A licence, say."""
     with pytest.raises(RightsRefused):
         begin(bench, Effort(RightsRefused("no licence")))
+
+
+def test_a_worker_that_is_not_started_again_does_not_say_that_it_is(bench):
+    """A plugin written for another version of the contract: an operator must act."""
+
+    def refuse():
+        raise ConfigError("plugin 'mine' is written for plugin API 1")
+
+    assert main._guarded(refuse, bench.tools.link, bench.tools.log) == ExitCode.CONFIG
+    assert bench.lines("WARNING") == []
