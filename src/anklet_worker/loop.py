@@ -22,7 +22,7 @@ from anklet_worker.files import is_there
 from anklet_worker.life.records import Record
 from anklet_worker.link.messages import AttemptOver, Ready, SlotRef, Status, VMAdopted
 from anklet_worker.link.setup import WorkerSetup
-from anklet_worker.link.status import ServiceStatus
+from anklet_worker.link.status import StatusReporter
 from anklet_worker.store.store import Store
 from anklet_worker.vm.driver import DriverInfo
 
@@ -41,7 +41,7 @@ class ServiceLoop:
         self._setup = setup
         self._tools = tools
         self._clock = clock
-        self._status = ServiceStatus(tools.link, tools.log)
+        self._status = StatusReporter(tools.link, tools.log)
         self._reconciler = Reconciler(setup, tools)
         self._debts = Debts(tools, self._reconciler, clock)
         self._put_off = JobsPutOff(tools, Tries(store, setup), clock)

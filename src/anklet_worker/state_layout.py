@@ -10,7 +10,7 @@ from enum import Enum, unique
 from pathlib import Path
 
 
-class Kind(Enum):
+class PathKind(Enum):
     """What a path is."""
 
     FILE = "file"
@@ -28,7 +28,7 @@ class Writer(Enum):
     COMMAND = "`pause` and `resume`"
 
 
-_PRIVATE = {Kind.FILE: 0o600, Kind.FOLDER: 0o700}
+_PRIVATE = {PathKind.FILE: 0o600, PathKind.FOLDER: 0o700}
 
 
 @unique
@@ -38,60 +38,60 @@ class Place(Enum):
     `mode` has the permission bits that the path may have.
     """
 
-    VERSION = ("version", Kind.FILE, Writer.SUPERVISOR)
-    LOCK = ("lock", Kind.FILE, Writer.SUPERVISOR)
-    PID_FILE = ("anklet.pid", Kind.FILE, Writer.SUPERVISOR, 0o644)
-    INSTALL_ID = ("install-id", Kind.FILE, Writer.SUPERVISOR)
-    BOOT_TIME = ("boot-time", Kind.FILE, Writer.SUPERVISOR)
-    SLOTS = ("slots", Kind.FILE, Writer.SUPERVISOR)
-    STATUS = ("status.json", Kind.FILE, Writer.SUPERVISOR)
-    HISTORY = ("jobs.json", Kind.FILE, Writer.SUPERVISOR)
-    DAMAGED_HISTORY = ("jobs.json.corrupt", Kind.FILE, Writer.SUPERVISOR)
+    VERSION = ("version", PathKind.FILE, Writer.SUPERVISOR)
+    LOCK = ("lock", PathKind.FILE, Writer.SUPERVISOR)
+    PID_FILE = ("anklet.pid", PathKind.FILE, Writer.SUPERVISOR, 0o644)
+    INSTALL_ID = ("install-id", PathKind.FILE, Writer.SUPERVISOR)
+    BOOT_TIME = ("boot-time", PathKind.FILE, Writer.SUPERVISOR)
+    SLOTS = ("slots", PathKind.FILE, Writer.SUPERVISOR)
+    STATUS = ("status.json", PathKind.FILE, Writer.SUPERVISOR)
+    HISTORY = ("jobs.json", PathKind.FILE, Writer.SUPERVISOR)
+    DAMAGED_HISTORY = ("jobs.json.corrupt", PathKind.FILE, Writer.SUPERVISOR)
 
     #: The embedded store, with the files that SQLite keeps beside it.
-    STORE = ("leases.db", Kind.FILE, Writer.WORKERS)
-    STORE_LOCK = ("leases.db.lock", Kind.FILE, Writer.WORKERS)
-    STORE_WAL = ("leases.db-wal", Kind.FILE, Writer.WORKERS)
-    STORE_SHM = ("leases.db-shm", Kind.FILE, Writer.WORKERS)
-    STORE_JOURNAL = ("leases.db-journal", Kind.FILE, Writer.WORKERS)
-    DAMAGED_STORE = ("leases.db.damaged-*", Kind.FILE, Writer.WORKERS)
+    STORE = ("leases.db", PathKind.FILE, Writer.WORKERS)
+    STORE_LOCK = ("leases.db.lock", PathKind.FILE, Writer.WORKERS)
+    STORE_WAL = ("leases.db-wal", PathKind.FILE, Writer.WORKERS)
+    STORE_SHM = ("leases.db-shm", PathKind.FILE, Writer.WORKERS)
+    STORE_JOURNAL = ("leases.db-journal", PathKind.FILE, Writer.WORKERS)
+    DAMAGED_STORE = ("leases.db.damaged-*", PathKind.FILE, Writer.WORKERS)
 
-    SERVICES = ("services", Kind.FOLDER, Writer.SUPERVISOR)
-    SERVICE = ("services/*", Kind.FOLDER, Writer.WORKER)
-    HOLDER_LOCK = ("services/*/holder.lock", Kind.FILE, Writer.WORKER)
-    COMMAND_IN_FLIGHT = ("services/*/command.json", Kind.FILE, Writer.WORKER)
-    PAUSE_MARK = ("services/*/paused", Kind.FILE, Writer.COMMAND)
-    RECORDS = ("services/*/records", Kind.FOLDER, Writer.WORKER)
-    RECORD = ("services/*/records/*.json", Kind.FILE, Writer.WORKER)
-    RECORD_PROBE = ("services/*/records/.probe", Kind.FILE, Writer.WORKER)
-    DAMAGED_RECORD = ("services/*/records/*.json.corrupt*", Kind.FILE, Writer.WORKER)
+    SERVICES = ("services", PathKind.FOLDER, Writer.SUPERVISOR)
+    SERVICE = ("services/*", PathKind.FOLDER, Writer.WORKER)
+    HOLDER_LOCK = ("services/*/holder.lock", PathKind.FILE, Writer.WORKER)
+    COMMAND_IN_FLIGHT = ("services/*/command.json", PathKind.FILE, Writer.WORKER)
+    PAUSE_MARK = ("services/*/paused", PathKind.FILE, Writer.COMMAND)
+    RECORDS = ("services/*/records", PathKind.FOLDER, Writer.WORKER)
+    RECORD = ("services/*/records/*.json", PathKind.FILE, Writer.WORKER)
+    RECORD_PROBE = ("services/*/records/.probe", PathKind.FILE, Writer.WORKER)
+    DAMAGED_RECORD = ("services/*/records/*.json.corrupt*", PathKind.FILE, Writer.WORKER)
 
     #: One folder for each job, and in it one for each attempt. The files in those come from guests: nothing opens them.
-    ARCHIVE = ("jobs", Kind.FOLDER, Writer.WORKERS)
-    ARCHIVED_JOB = ("jobs/*", Kind.FOLDER, Writer.WORKERS)
-    ARCHIVED_ATTEMPT = ("jobs/*/*", Kind.FOLDER, Writer.WORKERS)
+    ARCHIVE = ("jobs", PathKind.FOLDER, Writer.WORKERS)
+    ARCHIVED_JOB = ("jobs/*", PathKind.FOLDER, Writer.WORKERS)
+    ARCHIVED_ATTEMPT = ("jobs/*/*", PathKind.FOLDER, Writer.WORKERS)
 
     #: The latest listing of a driver's VMs, shared by the services of the host.
-    VM_LISTING = ("vms-*.json", Kind.FILE, Writer.WORKERS)
+    VM_LISTING = ("vms-*.json", PathKind.FILE, Writer.WORKERS)
 
     #: Each driver has locks of its own; the files have the same names (`ImageLocks`).
-    ANKA_LOCKS = ("locks", Kind.FOLDER, Writer.WORKERS)
-    ANKA_PULL_LOCK = ("locks/pull.lock", Kind.FILE, Writer.WORKERS)
-    ANKA_PULL_NOTE = ("locks/pull.json", Kind.FILE, Writer.WORKERS)
-    ANKA_IMAGE_LOCK = ("locks/image-*.lock", Kind.FILE, Writer.WORKERS)
+    ANKA_LOCKS = ("locks", PathKind.FOLDER, Writer.WORKERS)
+    ANKA_PULL_LOCK = ("locks/pull.lock", PathKind.FILE, Writer.WORKERS)
+    ANKA_PULL_NOTE = ("locks/pull.json", PathKind.FILE, Writer.WORKERS)
+    ANKA_IMAGE_LOCK = ("locks/image-*.lock", PathKind.FILE, Writer.WORKERS)
 
-    TART = ("tart", Kind.FOLDER, Writer.WORKERS)
-    TART_ASKPASS = ("tart/askpass", Kind.FILE, Writer.WORKERS, 0o700)
-    TART_USUAL_PASSWORD = ("tart/usual-password", Kind.FILE, Writer.WORKERS)
-    TART_LOCKS = ("tart/locks", Kind.FOLDER, Writer.WORKERS)
-    TART_PULL_LOCK = ("tart/locks/pull.lock", Kind.FILE, Writer.WORKERS)
-    TART_PULL_NOTE = ("tart/locks/pull.json", Kind.FILE, Writer.WORKERS)
-    TART_IMAGE_LOCK = ("tart/locks/image-*.lock", Kind.FILE, Writer.WORKERS)
-    TART_RUNS = ("tart/runs", Kind.FOLDER, Writer.WORKERS)
-    TART_RUN_NOTE = ("tart/runs/*.json", Kind.FILE, Writer.WORKERS)
-    TART_RUN_OUTPUT = ("tart/runs/*.log", Kind.FILE, Writer.WORKERS)
+    TART = ("tart", PathKind.FOLDER, Writer.WORKERS)
+    TART_ASKPASS = ("tart/askpass", PathKind.FILE, Writer.WORKERS, 0o700)
+    TART_USUAL_PASSWORD = ("tart/usual-password", PathKind.FILE, Writer.WORKERS)
+    TART_LOCKS = ("tart/locks", PathKind.FOLDER, Writer.WORKERS)
+    TART_PULL_LOCK = ("tart/locks/pull.lock", PathKind.FILE, Writer.WORKERS)
+    TART_PULL_NOTE = ("tart/locks/pull.json", PathKind.FILE, Writer.WORKERS)
+    TART_IMAGE_LOCK = ("tart/locks/image-*.lock", PathKind.FILE, Writer.WORKERS)
+    TART_RUNS = ("tart/runs", PathKind.FOLDER, Writer.WORKERS)
+    TART_RUN_NOTE = ("tart/runs/*.json", PathKind.FILE, Writer.WORKERS)
+    TART_RUN_OUTPUT = ("tart/runs/*.log", PathKind.FILE, Writer.WORKERS)
 
-    def __init__(self, pattern: str, kind: Kind, writer: Writer, mode: int | None = None) -> None:
+    def __init__(self, pattern: str, kind: PathKind, writer: Writer, mode: int | None = None) -> None:
         self.pattern = pattern
         self.kind = kind
         self.writer = writer

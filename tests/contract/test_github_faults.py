@@ -19,8 +19,8 @@ from typing import NamedTuple
 import pytest
 import urllib3
 from anklet_github import driver as driver_module
-from anklet_github import http as http_module
 from anklet_github import limits as limits_module
+from anklet_github import pool as pool_module
 from anklet_github import refusals as refusals_module
 from anklet_github import registration as registration_module
 from anklet_github import watch as watch_module
@@ -154,8 +154,8 @@ class Guest:
 @pytest.fixture
 def quick(monkeypatch):
     """Time-outs and pauses of tests."""
-    monkeypatch.setattr(http_module, "_TIMEOUT", urllib3.Timeout(connect=1.0, read=0.8))
-    monkeypatch.setattr(http_module, "_WHOLE_REPLY", 1.0)
+    monkeypatch.setattr(pool_module, "_TIMEOUT", urllib3.Timeout(connect=1.0, read=0.8))
+    monkeypatch.setattr(pool_module, "_WHOLE_REPLY", 1.0)
     monkeypatch.setattr(limits_module, "_SECONDARY_PAUSE", 0.3)
     monkeypatch.setattr(limits_module, "_SPREAD", 0.1)
     monkeypatch.setattr(watch_module, "Pace", partial(Pace, ask_waiting=1.0, blind=0.5))

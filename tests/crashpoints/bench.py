@@ -36,6 +36,7 @@ from anklet_worker.link.channel import Channel, ChannelClosed
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotReader, SlotState, SlotWriter
 from anklet_worker.main import run_worker
+from anklet_worker.plugins import installed_at
 from anklet_worker.store.embedded import uptime
 
 OWNER, TOKEN, TEMPLATE = "acme", "github_pat_11CRASHCRASHCRASH_bait", "macos-15"
@@ -95,6 +96,7 @@ class Host:
             drain_file=self.folder / "drain",
             log_level="DEBUG",
             drivers=("anka",),
+            plugin_at=installed_at("github"),
         )
 
     # ---- what happens ----

@@ -160,7 +160,7 @@ def test_a_plugins_bug_ends_its_worker_and_is_told(mac):
     folder = mac.folder / "plugins" / "buggy"
     folder.mkdir(parents=True)
     (folder / "plugin.py").write_text(
-        "def plugin(context):\n    raise ZeroDivisionError('oh')\n\n\nplugin.api_version = 1\n"
+        "def plugin(context):\n    raise ZeroDivisionError('oh')\n\n\nplugin.api_version = 2\n"
     )
     mac.config["services"] = [{"name": "BUGGY", "plugin": "buggy"}]
     mac.start(wait=False)

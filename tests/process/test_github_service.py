@@ -235,7 +235,7 @@ def test_a_runner_that_never_comes_online_is_replaced_and_then_left(mac, github)
     mac.start()
     eventually(lambda: mac.log_lines(level="ERROR"), "it is given up", 90)
     (line,) = mac.log_lines(level="ERROR")
-    assert "left queued" in line["msg"]
+    assert "stays queued" in line["msg"]
     assert github.job(job_id)["status"] == "queued"
     eventually(lambda: not mac.leftovers(), "nothing is left")
     assert len(mac.log_lines(msg="job claimed")) == 2

@@ -8,7 +8,7 @@ import pytest
 from stage import eventually
 from test_job_life import finish, queue
 
-from anklet_worker.state_layout import Kind, Place
+from anklet_worker.state_layout import PathKind, Place
 
 
 def place_of(path):
@@ -78,7 +78,7 @@ def test_every_path_has_the_kind_and_mode_that_the_list_says(mac, github):
     assert finish(mac, github, ids) == ["success"]
     assert mac.drain() == 0
     for path, place in places(mac).items():
-        assert path.is_dir() if place.kind is Kind.FOLDER else path.is_file(), path
+        assert path.is_dir() if place.kind is PathKind.FOLDER else path.is_file(), path
         assert not path.stat().st_mode & 0o777 & ~place.mode, path
     listing = Place.VM_LISTING.path(mac.state_dir, mac.drivers[0])
     listing.chmod(0o666)

@@ -9,10 +9,10 @@ import pytest
 
 from anklet_supervisor.daemon.state_dir import explained, open_state_dir, take_over
 from anklet_worker.contract.errors import ConfigError, ExitCode, TemporaryError
-from anklet_worker.state_layout import Kind, Place
+from anklet_worker.state_layout import PathKind, Place
 
-FOLDERS = [place for place in Place if place.kind is Kind.FOLDER]
-FILES = [place for place in Place if place.kind is Kind.FILE]
+FOLDERS = [place for place in Place if place.kind is PathKind.FOLDER]
+FILES = [place for place in Place if place.kind is PathKind.FILE]
 
 
 def example(place, state):
@@ -86,7 +86,7 @@ def test_a_path_of_the_wrong_kind_is_refused(state, place):
     """
     path = example(place, state)
     path.rename(state.parent / "moved")
-    path.touch(0o600) if place.kind is Kind.FOLDER else path.mkdir(0o700)
+    path.touch(0o600) if place.kind is PathKind.FOLDER else path.mkdir(0o700)
     if place.has_any_name:
         assert open_state_dir(state) == []
         return

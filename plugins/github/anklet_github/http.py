@@ -1,6 +1,6 @@
 """One HTTP exchange with one server: the reply, or the reason for none. Knows nothing about GitHub.
 
-`pool.py` does the work. It is imported with the first exchange: its libraries are a quarter of an idle worker.
+`pool.py` does the work. It is imported with the first exchange: its libraries take a quarter of an idle worker's memory.
 """
 
 from __future__ import annotations

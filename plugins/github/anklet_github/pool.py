@@ -43,9 +43,9 @@ class Pool:
             finally:
                 response.release_conn()
         except urllib3.exceptions.ProxyError as error:
-            raise NoAnswer(f"the proxy does not let us through: {_reason(error)}") from None
+            raise NoAnswer(f"the proxy refuses the connection: {_reason(error)}") from None
         except urllib3.exceptions.NewConnectionError as error:
-            # urllib3 counts it among the time-outs; but nothing was sent.
+            # A kind of time-out for urllib3, but nothing was sent.
             raise NoAnswer(f"no connection: {_reason(error)}") from None
         except urllib3.exceptions.TimeoutError as error:
             raise NoAnswer(f"no answer in time: {_reason(error)}", in_time=False) from None
@@ -61,14 +61,14 @@ class Pool:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in a few words without an address or a header: the libraries' own texts may hold either."""
+    """The cause in a few words, without an address or a header, which the libraries' own texts may hold."""
     cause: BaseException | None = error
     while cause is not None:
         text = str(cause)
         if "CERTIFICATE_VERIFY_FAILED" in text:
             return "the server's certificate is not trusted (for a CA of your own, set ca_file)"
         if "407" in text:
-            return "it wants a user and a password (407)"
+            return "it requires a user and a password (407)"
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         inner = getattr(cause, "original_error", None) or getattr(cause, "reason", None)
@@ -83,7 +83,7 @@ def _read(response: urllib3.BaseHTTPResponse) -> bytes:
         content += chunk
         if len(content) > _LARGEST_REPLY or time.monotonic() > deadline:
             response.close()
-            raise urllib3.exceptions.HTTPError("a reply without end")
+            raise urllib3.exceptions.HTTPError("the reply is too long or too slow")
     return bytes(content)
 
 
@@ -93,7 +93,7 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cafile=ca_file)
         except (OSError, ssl.SSLError) as error:
-            reason = getattr(error, "strerror", None) or "no certificate in it"
+            reason = getattr(error, "strerror", None) or "it holds no certificate"
             raise BadCertificates(f"ca_file {ca_file} cannot be used: {reason}") from None
     return context
 

@@ -18,7 +18,7 @@ import msgspec
 
 from anklet_supervisor.config.host_keys import HOST, LogConfig, MetricsConfig, SupervisorConfig
 from anklet_supervisor.config.plugin_rules import PluginRules
-from anklet_supervisor.config.problems import ConfigErrors, Place, Problem, Problems, Severity
+from anklet_supervisor.config.problems import ConfigErrors, Location, Problem, Problems, Severity
 from anklet_supervisor.config.reader import Position, Reader, Values
 from anklet_supervisor.config.secrets import RunCommand
 from anklet_supervisor.config.services import HOST_PREFIX, ServicesLoader, environment_prefix
@@ -141,7 +141,7 @@ class _Load:
         self._env = env
         self._home = home
         self._platform = platform
-        self._top = Place(str(path))
+        self._top = Location(str(path))
         self._mode = 0
         self._reader: Reader | None = None
 
@@ -228,7 +228,7 @@ class _Load:
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             column = error.start - data.rfind(b"\n", 0, error.start)
-            self.problems.error(Place(str(self._path), line, column), "the file is not UTF-8 text")
+            self.problems.error(Location(str(self._path), line, column), "the file is not UTF-8 text")
             return None
 
     # ---- the host's keys ----
@@ -251,7 +251,7 @@ class _Load:
         level = log_level(named)
         if level is None:
             self.problems.warn(
-                Place("environment:LOG_LEVEL"), "LOG_LEVEL must be DEBUG, INFO, ERROR or dev; using INFO"
+                Location("environment:LOG_LEVEL"), "LOG_LEVEL must be DEBUG, INFO, ERROR or dev; using INFO"
             )
         return level or "INFO"
 

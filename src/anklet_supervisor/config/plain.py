@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from anklet_supervisor.config.problems import Place
+from anklet_supervisor.config.problems import Location
 from anklet_supervisor.config.reader import Position, Reader
 from anklet_supervisor.config.tree import Branch, Items, Node, Scalar, ScalarKind, shown
 from anklet_supervisor.config.values import Unfit
@@ -22,7 +22,7 @@ _SECRET = re.compile(r"(?:.*_)?(?P<key>token|password|secret|private_key)(?:_fil
 class Undeclared(Unfit):
     """A key that looks like a secret, at its own place."""
 
-    def __init__(self, name: str, place: Place) -> None:
+    def __init__(self, name: str, place: Location) -> None:
         super().__init__(name)
         self.place = place
 
@@ -30,7 +30,7 @@ class Undeclared(Unfit):
 class PlainData:
     """Reads one key of a plugin without rules."""
 
-    def __init__(self, reader: Reader, position: Position, name: str, place: Place) -> None:
+    def __init__(self, reader: Reader, position: Position, name: str, place: Location) -> None:
         self._reader = reader
         self._position = position
         self._name = name
@@ -66,7 +66,7 @@ class PlainData:
         return float(given.text) if number["fraction"] else int(given.text)
 
 
-def _refuse_secret(name: str, place: Place) -> None:
+def _refuse_secret(name: str, place: Location) -> None:
     found = _SECRET.fullmatch(name)
     if found is not None:
         key = re.sub("_(?:file|command)$", "", name, flags=re.IGNORECASE)

@@ -19,7 +19,7 @@ class Severity(Enum):
     WARN = "warning"
 
 
-class Place(msgspec.Struct, frozen=True):
+class Location(msgspec.Struct, frozen=True):
     """Where a value is: lines and columns count from 1; 0 for the environment, or a file as a whole."""
 
     file: str
@@ -41,7 +41,7 @@ class Problem(msgspec.Struct, frozen=True):
     service: str | None = None
 
     def __str__(self) -> str:
-        return f"{Place(self.file, self.line, self.column)}: {self.message}"
+        return f"{Location(self.file, self.line, self.column)}: {self.message}"
 
 
 class ConfigErrors(ConfigError):
@@ -62,11 +62,11 @@ class Problems:
     def __init__(self) -> None:
         self._problems: list[Problem] = []
 
-    def error(self, place: Place, message: str, service: str | None = None) -> None:
+    def error(self, place: Location, message: str, service: str | None = None) -> None:
         """Add an error."""
         self._add(place, message, Severity.ERROR, service)
 
-    def warn(self, place: Place, message: str, service: str | None = None) -> None:
+    def warn(self, place: Location, message: str, service: str | None = None) -> None:
         """Add a warning."""
         self._add(place, message, Severity.WARN, service)
 
@@ -80,5 +80,5 @@ class Problems:
         unique = dict.fromkeys(self._problems)
         return tuple(sorted(unique, key=lambda one: (one.file.startswith("environment:"), one.line, one.column)))
 
-    def _add(self, place: Place, message: str, severity: Severity, service: str | None) -> None:
+    def _add(self, place: Location, message: str, severity: Severity, service: str | None) -> None:
         self._problems.append(Problem(place.file, place.line, place.column, message, severity, service))

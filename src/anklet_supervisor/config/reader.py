@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from anklet_supervisor.config.problems import Place, Problems
+from anklet_supervisor.config.problems import Location, Problems
 from anklet_supervisor.config.secrets import Fetched, RunCommand, fetch
 from anklet_supervisor.config.tree import Branch, Items, Node, Scalar, ScalarKind, is_broken, is_null, shown
 from anklet_supervisor.config.values import Given, Roots, Unfit, convert, text_of
@@ -29,13 +29,13 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     """A mapping of the configuration: its place, its service, the path of its keys, and their prefix in the environment (None:
     the environment cannot override them). `title` begins every message."""
 
-    place: Place
+    place: Location
     prefix: str | None
     service: str | None = None
     title: str = ""
     path: str = ""
 
-    def inside(self, name: str, place: Place) -> Position:
+    def inside(self, name: str, place: Location) -> Position:
         """The position of the mapping under the key `name`."""
         prefix = None if self.prefix is None else f"{self.prefix}{name.upper()}_"
         return msgspec.structs.replace(self, place=place, prefix=prefix, path=f"{self.path}{name}.")
@@ -44,12 +44,12 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
 class Values(msgspec.Struct):
     """The contents of a section: typed values by key, the places of those given, and the keys that were wrong."""
 
-    place: Place
+    place: Location
     fields: dict[str, Any] = {}
-    places: dict[str, Place] = {}
+    places: dict[str, Location] = {}
     wrong: set[str] = set()
 
-    def at(self, key: str) -> Place:
+    def at(self, key: str) -> Location:
         """The place for a message about `key` (`section.key` for one further in): its value, else the section."""
         head, _, rest = key.partition(".")
         inner = self.fields.get(head)
@@ -84,7 +84,7 @@ class Reader:
         self._roots = roots
         self._run_command = run_command
         self._exposed: set[Path] = set()
-        self.literal_secret: Place | None = None
+        self.literal_secret: Location | None = None
 
     def section(self, section: Section, node: Node | None, position: Position) -> Values:
         """The values of one mapping, and of those inside it. Unknown keys are left to `unknown_keys`."""
@@ -104,7 +104,7 @@ class Reader:
 
     def unknown_keys(
         self, section: Section, node: Node | None, position: Position
-    ) -> Iterator[tuple[str, Place, Node]]:
+    ) -> Iterator[tuple[str, Location, Node]]:
         """The keys of a mapping that its table does not have; warns about keys that are no longer used."""
         known = section.names()
         for name, entry in node.entries.items() if isinstance(node, Branch) else ():
@@ -113,7 +113,7 @@ class Reader:
             elif known[name].unused:
                 self._warn(entry.place, position, f"{name} is no longer used; {known[name].doc}")
 
-    def refuse(self, section: Section, name: str, place: Place, position: Position) -> None:
+    def refuse(self, section: Section, name: str, place: Location, position: Position) -> None:
         """Report an unknown key, with its replacement if the original's files have it, else with the nearest known key."""
         moved = section.moved.get(name)
         if moved is None:
@@ -245,7 +245,7 @@ class Reader:
             return None
         variable = f"{position.prefix}{name.upper()}"
         text = self._env.get(variable, "")
-        place = Place(f"environment:{variable}")
+        place = Location(f"environment:{variable}")
         return Given(text, ScalarKind.TEXT, place, quotable=False) if text else None
 
     def _expand(self, text: str) -> str:
@@ -269,14 +269,14 @@ class Reader:
         self._error(node.place, position, f"{what} must be a section of `key: value` lines, not a {_form(node)}")
         return None
 
-    def _wrong(self, key: Key, place: Place, message: str, mapping: _Mapping, spelling: str = "") -> None:
+    def _wrong(self, key: Key, place: Location, message: str, mapping: _Mapping, spelling: str = "") -> None:
         mapping.values.wrong.add(key.name)
         self._error(place, mapping.position, f"{mapping.position.path}{spelling or key.name} {message}")
 
-    def _error(self, place: Place, position: Position, message: str) -> None:
+    def _error(self, place: Location, position: Position, message: str) -> None:
         self._problems.error(place, position.title + message, position.service)
 
-    def _warn(self, place: Place, position: Position, message: str) -> None:
+    def _warn(self, place: Location, position: Position, message: str) -> None:
         self._problems.warn(place, position.title + message, position.service)
 
 

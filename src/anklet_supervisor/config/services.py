@@ -16,7 +16,7 @@ import msgspec
 from anklet_supervisor.config.host_keys import HOST
 from anklet_supervisor.config.plain import PlainData, Undeclared
 from anklet_supervisor.config.plugin_rules import UNJUDGED, Allowed, PluginRules, missing_keys
-from anklet_supervisor.config.problems import Place, Problems
+from anklet_supervisor.config.problems import Location, Problems
 from anklet_supervisor.config.reader import Position, Reader, Values
 from anklet_supervisor.config.service_keys import PLUGIN, SERVICE
 from anklet_supervisor.config.tree import Branch, Items, Node, ScalarKind, is_broken, is_null
@@ -49,7 +49,7 @@ class ServicesLoader:
         self._rules = rules
         self._inherited = {key: host[key] for key in _INHERITED if key in host}
 
-    def load(self, node: Node | None, top: Place) -> tuple[ServiceConfig, ...]:
+    def load(self, node: Node | None, top: Location) -> tuple[ServiceConfig, ...]:
         """The services under `services`; their problems are collected."""
         if node is not None and is_broken(node):
             return ()
@@ -230,7 +230,7 @@ class ServicesLoader:
                 )
             owners.update(dict.fromkeys(own, f"service {name}"))
 
-    def _error(self, place: Place, position: Position, message: str) -> None:
+    def _error(self, place: Location, position: Position, message: str) -> None:
         self._problems.error(place, position.title + message, position.service)
 
     def _warn(self, values: Values, key: str, position: Position, message: str) -> None:

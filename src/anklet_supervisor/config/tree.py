@@ -15,7 +15,7 @@ from typing import TypeAlias
 import msgspec
 import yaml
 
-from anklet_supervisor.config.problems import Place, Problems
+from anklet_supervisor.config.problems import Location, Problems
 
 #: Quotes from the file in YAML's own messages; single characters and names of tokens may stay.
 _QUOTED = re.compile(r" '(?!<[a-z ]+>')[^']{2,}'")
@@ -38,13 +38,13 @@ class Scalar(msgspec.Struct, frozen=True):
 
     text: str
     kind: ScalarKind
-    place: Place
+    place: Location
 
 
 class Entry(msgspec.Struct, frozen=True):
     """A key's place, and its value."""
 
-    place: Place
+    place: Location
     value: Node
 
 
@@ -52,14 +52,14 @@ class Branch(msgspec.Struct, frozen=True):
     """A mapping."""
 
     entries: dict[str, Entry]
-    place: Place
+    place: Location
 
 
 class Items(msgspec.Struct, frozen=True):
     """A list."""
 
     items: tuple[Node, ...]
-    place: Place
+    place: Location
 
 
 Node: TypeAlias = Scalar | Branch | Items
@@ -83,7 +83,7 @@ def parse(file: str, text: str, problems: Problems) -> Branch | None:
         root = _compose(file, text, problems)
         node = None if root is None else _Builder(file, problems).node(root)
     except RecursionError:
-        problems.error(Place(file), "nested too deeply for a configuration")
+        problems.error(Location(file), "nested too deeply for a configuration")
         return None
     if node is None or isinstance(node, Branch):
         return node
@@ -120,10 +120,10 @@ def _compose(file: str, text: str, problems: Problems) -> yaml.Node | None:
         return None
     except yaml.reader.ReaderError as error:
         line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
-        problems.error(Place(file, line, column), "not valid YAML: a control character")
+        problems.error(Location(file, line, column), "not valid YAML: a control character")
         return None
     if root is None:
-        problems.error(Place(file), "the file is empty; it needs `services:` with at least one service")
+        problems.error(Location(file), "the file is empty; it needs `services:` with at least one service")
     return root
 
 
@@ -137,8 +137,8 @@ def _explained(error: yaml.MarkedYAMLError) -> str:
     return _QUOTED.sub("", problem)
 
 
-def _place(file: str, mark: yaml.Mark | None) -> Place:
-    return Place(file) if mark is None else Place(file, mark.line + 1, mark.column + 1)
+def _place(file: str, mark: yaml.Mark | None) -> Location:
+    return Location(file) if mark is None else Location(file, mark.line + 1, mark.column + 1)
 
 
 class _Builder:
@@ -207,7 +207,7 @@ class _Builder:
         self._problems.error(self._at(node), message)
         return Scalar("", ScalarKind.BROKEN, self._at(node))
 
-    def _at(self, node: yaml.Node) -> Place:
+    def _at(self, node: yaml.Node) -> Location:
         return _place(self._file, node.start_mark)
 
 

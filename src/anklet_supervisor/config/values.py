@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from anklet_supervisor.config.duration import parse_duration
-from anklet_supervisor.config.problems import Place
+from anklet_supervisor.config.problems import Location
 from anklet_supervisor.config.tree import ScalarKind, shown
 from anklet_worker.contract.settings import Key, Kind
 
@@ -37,7 +37,7 @@ class Given(msgspec.Struct, frozen=True):
 
     text: str
     kind: ScalarKind
-    place: Place
+    place: Location
     quotable: bool = True
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from anklet_worker.contract.errors import AnkletError, ConfigError, TemporaryError
 from anklet_worker.files import make_private_dir, remove_unfinished, write_atomically
-from anklet_worker.state_layout import Kind, Place
+from anklet_worker.state_layout import PathKind, Place
 
 #: Version of the directory as a whole: its layout, and how our processes share it. Version 0 had no version file.
 FORMAT = 1
@@ -24,7 +24,7 @@ FORMAT = 1
 _PASSING = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 )
-_IS_KIND = {Kind.FILE: stat.S_ISREG, Kind.FOLDER: stat.S_ISDIR}
+_IS_KIND = {PathKind.FILE: stat.S_ISREG, PathKind.FOLDER: stat.S_ISDIR}
 
 
 def open_state_dir(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from anklet_worker.attempt.debts import Debts
 from anklet_worker.attempt.reconcile import Reconciler
 from anklet_worker.contract.errors import InfrastructureError
 from anklet_worker.link.messages import SlotRef, SlotReleased, Status
-from anklet_worker.link.status import ServiceStatus
+from anklet_worker.link.status import StatusReporter
 from anklet_worker.vm.count import report_running_vms
 
 
@@ -18,7 +18,7 @@ class SlotWait:
     """Asks for slots on behalf of one service. `interval` is the seconds between two clean-ups while it waits."""
 
     def __init__(
-        self, tools: Tools, interval: float, debts: Debts, reconciler: Reconciler, status: ServiceStatus
+        self, tools: Tools, interval: float, debts: Debts, reconciler: Reconciler, status: StatusReporter
     ) -> None:
         self._tools = tools
         self._interval = interval

@@ -14,7 +14,7 @@ from anklet_worker.link.messages import QueueSeen, Status, StatusChanged
 from anklet_worker.log.service_log import ServiceLog
 
 
-class ServiceStatus:
+class StatusReporter:
     """Reports the state of one service, for the life of its worker."""
 
     def __init__(self, link: SupervisorLink, log: ServiceLog) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from anklet_worker.contract.errors import StoreUnavailable
 
 
-class Entry(NamedTuple):
+class Stored(NamedTuple):
     """A lease's owner, a counter's sum or a note's text, until `expires_at` (seconds of the store's clock)."""
 
     value: str | int
@@ -34,9 +34,9 @@ class Shelf:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.before: Callable[[str], object] = _allow
         self.clock = clock
-        self.leases: dict[str, Entry] = {}
-        self.counters: dict[str, Entry] = {}
-        self.notes: dict[str, Entry] = {}
+        self.leases: dict[str, Stored] = {}
+        self.counters: dict[str, Stored] = {}
+        self.notes: dict[str, Stored] = {}
         self.lock = threading.Lock()
 
 
@@ -112,12 +112,12 @@ class MemoryStore:
         # Outside the lock: a test may hold one operation back while others go on.
         self.shelf.before(operation)
 
-    def _live(self, entries: dict[str, Entry], key: str) -> str | int | None:
+    def _live(self, entries: dict[str, Stored], key: str) -> str | int | None:
         entry = entries.get(key)
         if entry is None or entry.expires_at <= self.shelf.clock():
             entries.pop(key, None)
             return None
         return entry.value
 
-    def _put(self, entries: dict[str, Entry], key: str, value: str | int, ttl: float) -> None:
-        entries[key] = Entry(value, self.shelf.clock() + ttl)
+    def _put(self, entries: dict[str, Stored], key: str, value: str | int, ttl: float) -> None:
+        entries[key] = Stored(value, self.shelf.clock() + ttl)
