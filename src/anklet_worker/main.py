@@ -140,7 +140,8 @@ def _guarded(work: Callable[[], None], link: SupervisorLink, log: ServiceLog) ->
         log.warning("the worker ends and is started again", extra={"err": str(error)})
         link.tell(Failed(reason=str(error)))
         return error.exit_code
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # A plugin that exits instead of returning is a bug, too: without its traceback there would be nothing to find it by.
         log.exception("a bug ended the worker; it is started again", extra={"err": f"{type(error).__name__}: {error}"})
         link.tell(Failed(reason=f"bug: {type(error).__name__}: {error}"))
         return ExitCode.SOFTWARE

@@ -72,3 +72,13 @@ def test_a_worker_that_is_not_started_again_does_not_say_that_it_is(bench):
 
     assert main._guarded(refuse, bench.tools.link, bench.tools.log) == ExitCode.CONFIG
     assert bench.lines("WARNING") == []
+
+
+def test_a_plugin_that_exits_is_a_bug(bench):
+    """Its exit code would say that all is well, and nothing would say where it was."""
+
+    def leave():
+        raise SystemExit(0)
+
+    assert main._guarded(leave, bench.tools.link, bench.tools.log) == ExitCode.SOFTWARE
+    assert bench.lines("ERROR") == ["a bug ended the worker; it is started again"]
