@@ -21,12 +21,12 @@ _DOES_WITHOUT = {
     "hashlib": "_hashlib",
     "hmac": "_hashlib",
 }
-#: Modules of the standard library that are loaded at the first use of something in them, not when they are imported.
+#: Modules of the standard library that are loaded at the first use of something in them, not when they are imported. Nothing that
+#: reports a bug is among them: an upgrade of Python may have removed the files by then, and the report would fail too.
 _AT_FIRST_USE = (
     "inspect",  # imported by dataclasses: 0.9 MB
     "ssl",  # by http.client, for the supervisor's page: 0.9 MB
     "shutil",  # by tempfile: 0.3 MB
-    "traceback",  # by logging: 0.2 MB
     "ipaddress",  # by urllib.parse: 0.2 MB
     "locale",  # by subprocess: 0.2 MB
     "secrets",  # by the guests' scripts: 0.1 MB
