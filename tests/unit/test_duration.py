@@ -16,7 +16,7 @@ def test_durations(text, seconds):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "s", "010", "00", "05m", "5 m", " 5m", "5m ", "+5", "-5", "-5m", "1h30m", "5d", "5M", "5min", ".5", "5.",
+    ["", "s", "5 m", " 5m", "5m ", "+5", "-5", "-5m", "1h30m", "5d", "5M", "5min", ".5", "5.",
      "1e3", "1_000", "nan", "inf", "٣", "9" * 13],
 )  # fmt: skip
 def test_what_is_no_duration(text):
