@@ -31,13 +31,13 @@ from anklet_github.driver import GithubDriver
 from anklet_github.http import NoAnswer, Transport
 
 from anklet_worker.attempt.archive import Archive
-from anklet_worker.contract.errors import RecordNotWritten, StoreUnavailable
+from anklet_worker.contract.errors import ProtocolError, RecordNotWritten, StoreUnavailable
 from anklet_worker.life.attempt_phases import Phase
 from anklet_worker.life.holder import Holder
 from anklet_worker.life.records import RecordBook
 from anklet_worker.life.vm_phases import VMPhase
 from anklet_worker.link.channel import Channel, SupervisorLink
-from anklet_worker.link.messages import FigureReported, StageTook, StatusChanged
+from anklet_worker.link.messages import FigureReported, StageTook, StatusChanged, decode_command
 from anklet_worker.link.slots import SlotWriter
 from anklet_worker.process.command import CommandResult, CommandRunner
 from anklet_worker.store.embedded import SqliteStore
@@ -264,8 +264,12 @@ def _api(_transport, method, path, *_args, **_more):
     return f"api {route_of(method, path)}"
 
 
-def _sent(_channel, message):
-    return f"command {type(message).__name__}"
+def _sent(_channel, data):
+    """Name a command to a worker. The first message, its setup, is part of the start."""
+    try:
+        return f"command {type(decode_command(data)).__name__}"
+    except ProtocolError:
+        return None
 
 
 def _always(name):
@@ -322,7 +326,7 @@ _SEAMS = [
     (GithubDriver, "collect", _always("archive filled"), _no_space),
     (SlotWriter, "__init__", _always("slots made"), _never),
     (SlotWriter, "write", _always("slots written"), _never),
-    (Channel, "send", _sent, _never),
+    (Channel, "send_bytes", _sent, _never),
 ]
 
 

@@ -271,8 +271,8 @@ def test_one_service_that_cannot_run_leaves_the_others_alone(new_mac, github):
     line = eventually(lambda: mac.log_lines(level="ERROR"), "it is told", 10)[0]
     assert "401" in line["msg"]
     assert "WRONG" not in mac.log_text()
-    states = {service["name"]: service["state"] for service in mac.status()["services"]}
-    assert states == {"RUNNER1": "fatal", "RUNNER2": "ready"}
+    eventually(lambda: mac.service_status("RUNNER1")["state"] == "fatal", "the status follows within a second", 10)
+    assert mac.service_status("RUNNER2")["state"] == "ready"
 
 
 def test_a_token_without_rights_names_what_is_missing(mac, github):

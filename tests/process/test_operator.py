@@ -214,7 +214,7 @@ def test_an_agent_that_needs_this_shells_environment_is_not_installed(mac):
     done = mac.command("agent", "install")
     assert done.returncode == 78
     assert "without this shell's environment" in done.stderr
-    assert "names MY_TOKEN" in done.stderr
+    assert "environment variable MY_TOKEN, which is not set" in done.stderr
     assert TOKEN not in done.stderr
     assert fake.calls() == []
 

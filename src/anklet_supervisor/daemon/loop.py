@@ -94,6 +94,8 @@ class Loop:
         try:
             with signals_heard(_SIGNALS, lambda number: self._inbox.put(_SIGNALS[number])):
                 self._turn(events.Began())
+                # Commands find a status from the start.
+                self._publish(force=True)
                 while self._exit_code is None:
                     self._turn(self._next_event())
             self._publish(force=True)
