@@ -1,7 +1,8 @@
 """What a plugin is: a factory that makes, for one service, a source of jobs and a driver for them.
 
-A plugin never makes or deletes a VM and never loops for ever. It sleeps only with its context's `wait`, keeps between calls only what
-it `remember`s and what it can fetch again, and raises only the errors of `anklet_worker.contract.errors`. The core names no plugin.
+A plugin never makes or deletes a VM and never loops for ever. It sleeps only with its context's `wait`. Between calls it
+keeps only what it `remember`s and what it can fetch again. It raises only the errors of `anklet_worker.contract.errors`. The core
+names no plugin.
 """
 
 from __future__ import annotations
