@@ -1,7 +1,6 @@
 """The command line: turns arguments into one command, and its result into an exit code and one line of text.
 
-Imports lazily, so that `status` answers at once, and because each worker's interpreter imports this module too: with the
-console script the spawn start method runs the main script again. Must not know how a command does its work.
+Imports lazily, so that `status` answers at once. Must not know how a command does its work.
 """
 
 from __future__ import annotations

@@ -21,16 +21,19 @@ _DOES_WITHOUT = {
     "hashlib": "_hashlib",
     "hmac": "_hashlib",
 }
-#: Modules of the standard library that are loaded at the first use of something in them, not when they are imported.
+#: Modules of the standard library that are loaded at the first use of something in them, not when they are imported. Nothing that
+#: reports a bug is among them: an upgrade of Python may have removed the files by then, and the report would fail too.
 _AT_FIRST_USE = (
     "inspect",  # imported by dataclasses: 0.9 MB
     "ssl",  # by http.client, for the supervisor's page: 0.9 MB
     "shutil",  # by tempfile: 0.3 MB
-    "traceback",  # by logging: 0.2 MB
     "ipaddress",  # by urllib.parse: 0.2 MB
     "locale",  # by subprocess: 0.2 MB
     "secrets",  # by the guests' scripts: 0.1 MB
 )
+
+#: Names with underscores that are a use of a module. The import system asks for the others, such as `__path__`, of any module.
+_USED_NAMES = frozenset({"__all__", "__version__"})
 
 #: Held while the code of one of them runs, and the names of those whose code runs.
 _LOADING = threading.RLock()
@@ -60,7 +63,7 @@ class _Postponed(ModuleType):
     """A module whose code runs when something in it is first used. importlib's own LazyLoader runs it at the second import."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name not in _USED_NAMES:
             raise AttributeError(name)
         with _LOADING:
             if self.__name__ in _RUNNING:
@@ -69,6 +72,12 @@ class _Postponed(ModuleType):
             if type(self) is _Postponed:
                 self._run()
         return getattr(self, name)
+
+    def __dir__(self) -> list[str]:
+        with _LOADING:
+            if type(self) is _Postponed and self.__name__ not in _RUNNING:
+                self._run()
+        return list(self.__dict__)
 
     def _run(self) -> None:
         spec = self.__spec__

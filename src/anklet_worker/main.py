@@ -24,6 +24,7 @@ from anklet_worker.attempt.former_services import COMMAND_PATIENCE
 from anklet_worker.context import Surroundings, WorkerContext
 from anklet_worker.contract.errors import (
     AnkletError,
+    ConfigError,
     Detached,
     ExitCode,
     InfrastructureError,
@@ -132,14 +133,15 @@ def _guarded(work: Callable[[], None], link: SupervisorLink, log: ServiceLog) ->
     except Detached:
         log.info("detached: VM, runner and claim stay for the next worker")
         return ExitCode.TEMPFAIL
-    except ServiceFatal as error:
+    except (ServiceFatal, ConfigError) as error:
         link.tell(Failed(reason=str(error)))
         return error.exit_code
     except AnkletError as error:
         log.warning("the worker ends and is started again", extra={"err": str(error)})
         link.tell(Failed(reason=str(error)))
         return error.exit_code
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # A plugin that exits instead of returning is a bug, too: without its traceback there would be nothing to find it by.
         log.exception("a bug ended the worker; it is started again", extra={"err": f"{type(error).__name__}: {error}"})
         link.tell(Failed(reason=f"bug: {type(error).__name__}: {error}"))
         return ExitCode.SOFTWARE

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from operator import attrgetter
@@ -98,7 +98,7 @@ def _rules_from_entry_point(name: str) -> object | None:
     for point in _entry_points(RULES_GROUP, name):
         try:
             return cast("object", point.load())
-        except Exception as error:  # a plugin's module: it may raise anything
+        except (Exception, SystemExit) as error:  # a plugin's module: it may raise anything
             raise ConfigError(f"the rules of plugin {name} do not load: {type(error).__name__}") from error
     return None
 
@@ -108,12 +108,11 @@ def _from_file(name: str, plugins_path: Path, module: str, wanted: str) -> objec
     path = plugins_path / name / f"{module}.py"
     if not path.is_file():
         return None
-    # Each of the folder's files can be imported by the one that is asked for.
-    for guarded in (path.parent, *path.parent.glob("*.py")):
+    for guarded in _importable(path.parent):
         _refuse_if_others_may_write(guarded)
     try:
         loaded = importlib.import_module(f"{_package(name, path.parent)}.{module}")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{path} does not load: {type(error).__name__}: {error}") from error
     found: object | None = getattr(loaded, wanted, None)
     if found is None:
@@ -132,6 +131,15 @@ def _package(name: str, folder: Path) -> str:
     sys.modules[package] = module
     importlib.invalidate_caches()
     return package
+
+
+def _importable(folder: Path) -> Iterator[Path]:
+    """What the module that is asked for can import from its folder: each Python file, and each folder that may hold one."""
+    yield folder
+    for path in folder.rglob("*"):
+        # The interpreter writes `__pycache__`, with the permissions that the umask leaves.
+        if path.suffix == ".py" or (path.is_dir() and path.name != "__pycache__"):
+            yield path
 
 
 def _refuse_if_others_may_write(path: Path) -> None:

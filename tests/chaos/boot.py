@@ -6,12 +6,12 @@ python boot.py BOOT_ID_FILE COMMAND ...
 import sys
 from pathlib import Path
 
+from anklet_supervisor import cli
+from anklet_supervisor.daemon import host
+
 
 def main():
     """Run the supervisor's command line with the boot id from the file, not from this machine's kernel."""
-    from anklet_supervisor import cli  # noqa: PLC0415  each worker's interpreter runs this file again
-    from anklet_supervisor.daemon import host  # noqa: PLC0415  each worker's interpreter runs this file again
-
     host._BOOT_ID_FILE = Path(sys.argv[1])
     sys.exit(cli.main(sys.argv[2:]))
 

@@ -127,7 +127,7 @@ class Host(Mac):
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children():
                 line = " ".join(child.cmdline())
-                if line.startswith("anklet-worker") or "spawn_main" in line:
+                if line.startswith("anklet-worker") or "-m anklet_worker" in line:
                     found.append(child.pid)
         return sorted(found)
 

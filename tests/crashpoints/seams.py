@@ -158,7 +158,9 @@ class Ledger:
             _kill_and_wait(psutil.Process(os.getppid()))
         else:
             for child in psutil.Process().children():
-                if "anklet-worker" in " ".join(child.cmdline()) or "spawn_main" in " ".join(child.cmdline()):
+                line = " ".join(child.cmdline())
+                # A worker has its title only once it has its settings.
+                if "anklet-worker" in line or "-m anklet_worker" in line:
                     _kill_and_wait(child)
 
 

@@ -640,6 +640,38 @@ def test_a_rules_file_that_others_may_write_is_not_loaded(tmp_path, ruled, mode)
     assert problem.startswith(f"3:13: service A: {ruled} can be changed by other users; chmod go-w it")
 
 
+@pytest.mark.parametrize("name", ["deep/more.py", "deep"])
+def test_no_module_below_the_plugin_s_folder_may_be_writable_by_others(tmp_path, ruled, name):
+    """`from .deep import more` would run it as us."""
+    deep = ruled.parent / "deep"
+    deep.mkdir(mode=0o755)
+    (deep / "more.py").write_text("found = 1\n")
+    (ruled.parent / name).chmod(0o777)
+    (problem,) = problems_of(tmp_path, OPTIONS + "    folder: x\n")
+    assert f"{ruled.parent / name} can be changed by other users" in problem
+
+
+@pytest.mark.parametrize("answer", ["return [3]", "return 3", "raise SystemExit(0)"])
+def test_a_check_that_answers_with_rubbish_or_wants_to_exit(tmp_path, ruled, answer):
+    """One line, not a traceback, and not an exit code of 0."""
+    ruled.write_text(RULES_FILE.replace("RULES =", f"def check(service, settings):\n    {answer}\n\nRULES ="))
+    (problem,) = problems_of(tmp_path, OPTIONS + "    folder: x\n")
+    assert problem.startswith("3:13: service A: the rules of plugin spool failed: ")
+
+
+def test_an_origin_key_may_have_a_default_that_is_made_anew_each_time(tmp_path, ruled):
+    """An empty list, say."""
+    text = RULES_FILE.replace("    inner: Inner", "    names: list[str] = []\n    inner: Inner")
+    text = text.replace('("folder",),\n    fig', '("folder", "names"),\n    fig')
+    names = 'Key(name="names", kind=Kind.TEXTS, doc="names"),'
+    ruled.write_text(
+        text.replace('            Key(name="folder"', f'            {names}\n            Key(name="folder"')
+    )
+    ours = read(tmp_path, OPTIONS + "    folder: x\n").services[0].origin
+    assert ours == read(tmp_path, OPTIONS + "    folder: x\n    names: []\n").services[0].origin
+    assert ours != read(tmp_path, OPTIONS + "    folder: x\n    names: [y]\n").services[0].origin
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -657,6 +689,8 @@ def test_a_rules_file_that_others_may_write_is_not_loaded(tmp_path, ruled, mode)
         ('doc="a token"', 'doc="a token", form="("', "are wrong: error: missing )"),
         ("api_token: Secret", "api_token: Sekret", "are wrong: NameError"),
         ('("folder",),\n    fig', '("fldr",),\n    fig', "origin_keys names fldr, which is no key of the plugin"),
+        ('("folder",),\n    fig', '("api_token",),\n    fig', "origin_keys names api_token, which is a secret"),
+        ("RULES =", "raise SystemExit(0)\nRULES =", "does not load: SystemExit"),
     ],
 )
 def test_rules_that_are_wrong(tmp_path, ruled, old, new, message):

@@ -257,6 +257,23 @@ def test_every_page_is_linked_from_the_readme():
         assert f"(docs/{page.name}" in text, page.name
 
 
+SOURCES = [*(ROOT / "src").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+
+
+def test_every_file_and_every_name_in_it_exists():
+    """`name` in `file.py`: a reader with the page in hand finds it. Doc strings name files too."""
+    for page in PAGES:
+        text = page.read_text()
+        for names, file in re.findall(r"((?:`[\w.]+`, )*`[\w.]+`) in `([\w/]+\.py)`", text):
+            code = "".join(path.read_text() for path in SOURCES if path.as_posix().endswith(f"/{file}"))
+            for name in re.findall(r"`(?:\w+\.)*(\w+)`", names):
+                assert re.search(rf"\b{name}\b", code), f"{page.name}: {name} in {file}"
+    known = [path.as_posix() for path in [*SOURCES, *DOCS.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]]
+    for page in [*PAGES, *SOURCES]:
+        for file in re.findall(r"`([a-z_/]+\.py)`", page.read_text()):
+            assert any(path.endswith(f"/{file}") for path in known), f"{page.relative_to(ROOT)}: {file}"
+
+
 if __name__ == "__main__":
     os.environ.pop("COLUMNS", None)
     for file, content in GENERATED.items():

@@ -47,6 +47,39 @@ print(hashlib.sha256(b"").hexdigest()[:8])
     assert run(code) == ["True", "True", "Point(x:", "int)", "module", "e3b0c442"]
 
 
+@pytest.mark.parametrize(
+    ("code", "printed"),
+    [
+        ("from inspect import *; print(isclass(int))", "True"),
+        ("import ipaddress; print(ipaddress.__version__)", "1.0"),
+        ("import secrets; print('token_hex' in dir(secrets))", "True"),
+    ],
+)
+def test_a_star_and_the_names_of_a_module_are_uses(code, printed):
+    """A plugin, or a library of its own, may ask for them first."""
+    assert run(f"from anklet_worker.lean import import_lean; import_lean(); {code}") == [printed]
+
+
+def test_a_bug_is_reported_although_python_s_files_are_gone():
+    """`brew upgrade` removes the folder of the Python that runs us. The worker's log must still say what happened."""
+    code = """
+from anklet_worker.lean import import_lean, _AT_FIRST_USE
+import_lean()
+import sys
+from anklet_worker.log.service_log import open_log
+for name in _AT_FIRST_USE:
+    sys.modules[name].__spec__.loader.path = "/gone"
+lines = []
+log = open_log(lines.append, "DEBUG", (), {})
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("bug")
+print(len(lines), b"ZeroDivisionError" in lines[0])
+"""
+    assert run(code) == ["1", "True"]
+
+
 @pytest.fixture
 def slow_module(tmp_path, monkeypatch):
     """A module whose code takes a while."""

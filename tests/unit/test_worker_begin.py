@@ -5,7 +5,7 @@ import pytest
 from test_service_loop import Bench
 
 from anklet_worker import main
-from anklet_worker.contract.errors import RightsRefused, VMTransient
+from anklet_worker.contract.errors import ConfigError, ExitCode, RightsRefused, VMTransient
 
 
 class Effort:
@@ -62,3 +62,23 @@ def test_what_no_wait_can_cure_is_not_waited_for(bench):
     """A licence, say."""
     with pytest.raises(RightsRefused):
         begin(bench, Effort(RightsRefused("no licence")))
+
+
+def test_a_worker_that_is_not_started_again_does_not_say_that_it_is(bench):
+    """A plugin written for another version of the contract: an operator must act."""
+
+    def refuse():
+        raise ConfigError("plugin 'mine' is written for plugin API 1")
+
+    assert main._guarded(refuse, bench.tools.link, bench.tools.log) == ExitCode.CONFIG
+    assert bench.lines("WARNING") == []
+
+
+def test_a_plugin_that_exits_is_a_bug(bench):
+    """Its exit code would say that all is well, and nothing would say where it was."""
+
+    def leave():
+        raise SystemExit(0)
+
+    assert main._guarded(leave, bench.tools.link, bench.tools.log) == ExitCode.SOFTWARE
+    assert bench.lines("ERROR") == ["a bug ended the worker; it is started again"]

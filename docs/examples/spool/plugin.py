@@ -62,7 +62,7 @@ class SpoolPlugin:
         return self._run(hand.job, guest)
 
     def adopt(self, hand: JobInHand, guest: Guest) -> Outcome:
-        """An earlier process started this job and is gone; its script may have run in part. This plugin begins anew."""
+        """An earlier process started this job and is gone; its script may have run in part. This plugin runs it again."""
         return self._run(hand.job, guest)
 
     def withdraw(self, hand: JobInHand) -> Withdrawal:

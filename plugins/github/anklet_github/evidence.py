@@ -106,7 +106,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     #: Since when GitHub does not list a runner that the guest shows at work; or lists it as idle after the job's end.
     gone_since: float | None = None
     idle_since: float | None = None
-    #: Since when the guest shows no runner and GitHub no end. `silent_since` starts anew while a runner left behind is online.
+    #: Since when the guest shows no runner and GitHub no end. `silent_since` restarts while a runner left behind is online.
     over_since: float | None = None
     silent_since: float | None = None
     round: Round = Round()

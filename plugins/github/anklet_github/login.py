@@ -154,7 +154,7 @@ class InstallationLogin:
                 self._id = self._maker.installation().id
             made = self._maker.token(self._id)
         except Refused as error:
-            # An App that was installed anew has another id.
+            # A reinstalled App has another installation id.
             self._id = self._given_id
             # Whichever of the App's routes was refused, the caller asked for a login, and it worked before.
             raise Refused(str(error), LOGIN) from None

@@ -99,9 +99,12 @@ class PluginRules:
                 yield f"the key {variable.lower()} is declared twice, or is the core's"
             taken.add(variable)
         fields = {field.name for field in msgspec.structs.fields(rules.settings.values)}
-        for key in rules.origin_keys:
-            if key not in fields:
-                yield f"origin_keys names {key}, which is no key of the plugin"
+        secrets = {key.name for key in rules.settings.keys if key.kind in (Kind.SECRET, Kind.PRIVATE_KEY)}
+        for origin_key in rules.origin_keys:
+            if origin_key not in fields:
+                yield f"origin_keys names {origin_key}, which is no key of the plugin"
+            if origin_key in secrets:
+                yield f"origin_keys names {origin_key}, which is a secret"
         for figure in rules.figures:
             if figure.family in FAMILIES:
                 yield f"the metric of figure {figure.name}, {figure.family}, is the core's"

@@ -187,9 +187,10 @@ class ServicesLoader:
             return config
         try:
             settings = config.settings_as(rules.settings.values)
-            complaints = tuple(rules.check(config, settings))
+            complaints = msgspec.convert(tuple(rules.check(config, settings)), tuple[Complaint, ...])
             config = msgspec.structs.replace(config, origin=origin_of(config, rules), figures=rules.figures)
-        except Exception as error:  # noqa: BLE001  a plugin's function: it may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a plugin's function: it may raise anything
+            # The error's own words may quote a secret.
             self._error(
                 values.at("plugin"), position, f"the rules of plugin {config.plugin} failed: {type(error).__name__}"
             )

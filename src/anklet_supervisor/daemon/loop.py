@@ -74,7 +74,7 @@ class Outlets(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loop:
-    """Runs the machine until it finishes. `settings` has those of each configured service, `read_again` reads them anew."""
+    """Runs the machine until it finishes. `settings`: those of each configured service. `read_again` rereads the configuration."""
 
     def __init__(self, model: Model, settings: Settings, outlets: Outlets, read_again: ReadAgain) -> None:
         self._model = model

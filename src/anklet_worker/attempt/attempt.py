@@ -3,9 +3,9 @@
 Owns the effects of `attempt_phases.TABLE`, each with its phase on record first. How the VM lives is in `life/owned_vm.py`; who gets
 a slot, and which job comes next, is decided elsewhere.
 
-Clean-up follows the one compare-and-swap that GitHub has. With no job in the VM the registration goes first: once it is gone, no
+Clean-up follows the origin's one compare-and-swap. With no job in the VM the registration goes first: once it is gone, no
 job can land, and if one has landed, it is watched to its end. After a job, or at a stop, the VM goes first, so that an outage of
-GitHub never holds a slot. What then remains at the origin is a debt, on record until it is settled.
+the origin never holds a slot. What then remains at the origin is a debt, on record until it is settled.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Installation:
             return ""
         installed = found[1].decode(errors="replace") if found else ""
         if installed == self._version:
-            # The same version, installed anew.
+            # The same version was reinstalled.
             self._identity = identity
         return installed
 

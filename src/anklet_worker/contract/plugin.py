@@ -1,8 +1,8 @@
 """What a plugin is: a factory that makes, for one service, a source of jobs and a driver for them.
 
-A plugin never makes or deletes a VM, never loops for ever, never sleeps but by its context's `wait`, keeps no state between calls
-but what it `remember`s (a cache apart), and raises no exception but those of `anklet_worker.contract.errors`. The core never names
-a plugin.
+A plugin never makes or deletes a VM and never loops for ever. It sleeps only with its context's `wait`. Between calls it
+keeps only what it `remember`s and what it can fetch again. It raises only the errors of `anklet_worker.contract.errors`. The core
+names no plugin.
 """
 
 from __future__ import annotations

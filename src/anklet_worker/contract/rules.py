@@ -76,11 +76,18 @@ def origin_of(service: ServiceConfig, rules: ServiceRules | None) -> str:
     always: list[SettingValue] = []
     if rules is not None:
         values = rules.settings.values
-        defaults = {field.name: field.default for field in msgspec.structs.fields(values)}
+        defaults = {field.name: _default(field) for field in msgspec.structs.fields(values)}
         always = [given.get(key, defaults[key]) for key in rules.origin_keys if defaults[key] is not None]
         given = {key: given[key] for key in rules.origin_keys if defaults[key] is None and key in given}
     place = (service.plugin, *always, service.owner, service.repo, sorted(given.items(), key=lambda item: item[0]))
     return hashlib.sha256(msgspec.json.encode(place, enc_hook=_path)).hexdigest()[:16]
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    """A field's default, also one that is made for each struct, such as an empty list."""
+    if field.default is msgspec.NODEFAULT and field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return field.default
 
 
 def _path(value: object) -> str:

@@ -1,6 +1,6 @@
 """The life of one attempt at a job as a table: phases, events, and what to do at each. Pure.
 
-An attempt borrows a VM, whose own life is in `life/phases.py`. `attempt.py` performs the actions; nothing here does I/O or knows a
+An attempt borrows a VM, whose own life is in `vm_phases.py`. `attempt.py` performs the actions; nothing here does I/O or knows a
 plugin.
 
     CLAIMED -> DRIVING -> STARTED -> ENDED -> (record gone)

@@ -62,7 +62,7 @@ class OwnedVM:
         self._slot_released = False
         #: The id to clone from, while the driver keeps the image as it is.
         self._source = ""
-        #: Seconds that the deletion may take, and whether this is the first time that it is tried.
+        #: Seconds that the deletion may take; 0 for one more try of an earlier one.
         self._patience = 0.0
         self._actions: dict[VMAction, Callable[[], None]] = {
             VMAction.OCCUPY_SLOT: self._occupy_slot,

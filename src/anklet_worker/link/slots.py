@@ -1,7 +1,7 @@
 """The VM-slot semaphore in shared memory: its layout, its reader, its writer. The only file that knows the bytes.
 
 A small memory-mapped file. The supervisor is its only writer, so no lock can be lost with a killed holder. Workers read it to learn
-whether a slot is free, and whether the slot granted to them is still theirs. Each start of the supervisor builds it anew; what an
+whether a slot is free, and whether the slot granted to them is still theirs. The supervisor rebuilds it at each start; what an
 earlier one left is never read. Does not know who gets a slot.
 
 It is a file, not `multiprocessing.shared_memory`: on Python 3.11 a process that only attaches by name destroys the segment when it
@@ -142,7 +142,7 @@ def room_for(limit: int) -> int:
 
 
 class SlotWriter:
-    """The supervisor's end. Writes the file anew at its full size: a full disk under a mapping would be a SIGBUS.
+    """The supervisor's end. Rewrites the file at its full size, because a full disk under a mapping raises SIGBUS.
 
     Raises `OSError`.
     """

@@ -36,7 +36,7 @@ class Orders:
         self._stopping = False
         self._detaching = False
         self._shields = 0
-        # A byte in one of the first two stays there: each later wait ends at once, too. News is read by whoever waits.
+        # A byte in one of the first two stays there: so each later wait ends at once, too. The waiting thread reads the news.
         self._stop_pipe = _pipe()
         self._detach_pipe = _pipe()
         self._news_pipe = _pipe()
