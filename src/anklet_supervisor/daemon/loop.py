@@ -18,6 +18,7 @@ from anklet_supervisor.daemon.clock import AwakeClock
 from anklet_supervisor.daemon.process import WorkerProcess
 from anklet_supervisor.daemon.settings import Settings
 from anklet_supervisor.daemon.signals import signals_heard
+from anklet_supervisor.log.own_log import open_log
 from anklet_supervisor.log.writer import LogWriter
 from anklet_supervisor.machine import events
 from anklet_supervisor.machine.events import Effect, Event
@@ -31,7 +32,7 @@ from anklet_worker.contract.errors import ConfigError, TemporaryError
 from anklet_worker.contract.installation import INSTALLATION
 from anklet_worker.link import messages as m
 from anklet_worker.link.slots import SlotWriter
-from anklet_worker.log.service_log import ServiceLog, open_log
+from anklet_worker.log.service_log import ServiceLog
 
 #: The loop turns at least this often, so that `/healthz` sees it turn.
 _LONGEST_SLEEP = 4.0

@@ -23,6 +23,7 @@ from anklet_supervisor.daemon.loop import Loop, Outlets
 from anklet_supervisor.daemon.process import HELD_BACK
 from anklet_supervisor.daemon.settings import Settings
 from anklet_supervisor.daemon.state_dir import explained, open_state_dir, refusal, take_over
+from anklet_supervisor.log.own_log import open_log
 from anklet_supervisor.log.writer import LogWriter, log_file
 from anklet_supervisor.machine import allocator
 from anklet_supervisor.machine.step import initial
@@ -34,7 +35,7 @@ from anklet_worker.contract.errors import AlreadyRunning, ConfigError, ExitCode
 from anklet_worker.life.records import RecordBook, drivers_on_record
 from anklet_worker.link.setup import WorkerSetup
 from anklet_worker.link.slots import SlotWriter
-from anklet_worker.log.service_log import ServiceLog, open_log
+from anklet_worker.log.service_log import ServiceLog
 from anklet_worker.plugins import installed_at
 from anklet_worker.state_layout import Place
 

@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from anklet_worker.log.service_log import one_line
+from anklet_supervisor.log.own_log import one_line
 
 _FILE_NAME = "anklet.log"
 _MEGABYTE = 1_000_000

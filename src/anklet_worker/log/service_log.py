@@ -18,8 +18,6 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from pythonjsonlogger.json import JsonFormatter
-
 from anklet_worker import __version__
 from anklet_worker.log.redaction import MASK, Redactor
 
@@ -46,6 +44,10 @@ _FRAMES = 4
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+#: Makes one line of JSON of plain data. The supervisor uses python-json-logger, which a worker need not load.
+Encode = Callable[[dict[str, object]], str]
+
+
 class ServiceLog(logging.LoggerAdapter[logging.Logger]):
     """A logger that adds its bound fields to each line."""
 
@@ -70,8 +72,9 @@ def open_log(
     fields: Mapping[str, object],
     *,
     name: str = _LOGGER,
+    encode: Encode = json.dumps,
 ) -> ServiceLog:
-    """Make the log of this process. `write` gets whole lines; `level` is DEBUG, INFO, ERROR or dev.
+    """Make the log of this process. `write` gets whole lines; `level` is DEBUG, INFO, ERROR or dev; `encode` makes the JSON.
 
     Lines of libraries appear from WARNING on and are capped at WARNING: an ERROR asks an operator to act, and only this program
     knows when that is needed.
@@ -80,7 +83,7 @@ def open_log(
     logger.propagate = False
     logger.setLevel(_LEVELS[level])
     base = {"ankletVersion": __version__, **fields}
-    handler = _LineHandler(write, _formatter(level, Redactor(secrets)))
+    handler = _LineHandler(write, _formatter(level, Redactor(secrets), encode))
     handler.addFilter(lambda record: _with_base(record, base))
     logger.handlers = [handler]
     root = logging.getLogger()
@@ -89,17 +92,19 @@ def open_log(
     return ServiceLog(logger, base)
 
 
-def one_line(level: str, severity: int, message: str, fields: Mapping[str, object]) -> bytes:
+def one_line(
+    level: str, severity: int, message: str, fields: Mapping[str, object], encode: Encode = json.dumps
+) -> bytes:
     """A single line, for the log writer itself, which has no log. `severity` is a number of `logging`."""
     record = logging.LogRecord(_LOGGER, severity, "", 0, message, None, None)
     record.anklet = {"ankletVersion": __version__, **fields}
-    return _formatter(level, Redactor(())).format(record).encode() + b"\n"
+    return _formatter(level, Redactor(()), encode).format(record).encode() + b"\n"
 
 
-def _formatter(level: str, redact: Redactor) -> LineFormatter | DevFormatter:
+def _formatter(level: str, redact: Redactor, encode: Encode) -> LineFormatter | DevFormatter:
     if level == "dev":
         return DevFormatter(redact)
-    return LineFormatter(redact, tracebacks=level == "DEBUG")
+    return LineFormatter(redact, tracebacks=level == "DEBUG", encode=encode)
 
 
 def _with_base(record: logging.LogRecord, base: Mapping[str, object]) -> bool:
@@ -135,17 +140,18 @@ class _LineHandler(logging.Handler):
             return
 
 
-class LineFormatter(JsonFormatter):
-    """One JSON object per line, encoded by python-json-logger. A bug's line names its innermost frames; `tracebacks` adds all."""
+class LineFormatter(logging.Formatter):
+    """One JSON object per line. A bug's line names its innermost frames; `tracebacks` adds all of them."""
 
-    def __init__(self, redact: Redactor, *, tracebacks: bool) -> None:
+    def __init__(self, redact: Redactor, *, tracebacks: bool, encode: Encode = json.dumps) -> None:
         super().__init__()
         self._redact = redact
         self._tracebacks = tracebacks
+        self._encode = encode
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        return self.jsonify_log_record(_fields(record, self._redact, tracebacks=self._tracebacks))
+        return self._encode(_fields(record, self._redact, tracebacks=self._tracebacks))
 
 
 class DevFormatter(logging.Formatter):
