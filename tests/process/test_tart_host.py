@@ -150,7 +150,7 @@ def test_a_locked_keychain_makes_the_service_fatal(new_mac, github):
     assert "security unlock-keychain" in line["msg"]
     assert not mac.leftovers()
     assert github.job(job_id)["status"] == "queued"
-    assert mac.service_status()["state"] == "fatal"
+    eventually(lambda: mac.service_status()["state"] == "fatal", "the status follows within a second", 10)
 
 
 def test_an_image_without_an_agent_does_its_jobs_by_ssh(new_mac, github):

@@ -111,8 +111,8 @@ def test_run_returns_before_background_processes(host):
     assert done.stdout.startswith((b"done\n", b"tick\n"))
     before = {process.pid for process in host.guest_processes("one") if process.argv[0] == "bash"}
     goes_on(host.guest_home("one") / "ticks")
-    assert before
-    assert before <= {process.pid for process in host.guest_processes("one")}
+    # The loop's shell lives on; one that it forked to become a `sleep` may be in the first list only.
+    assert before & {process.pid for process in host.guest_processes("one")}
 
 
 def test_run_waits_for_end_of_output_when_told(host):
