@@ -77,7 +77,7 @@ class Api:
         self._logged_move = False
 
     def has_room_to_look(self) -> bool:
-        """Return True when a request that is not urgent would be sent at once, as far as the limits are known."""
+        """Return True when a request that is not urgent would be sent at once, according to the limits we know."""
         return self._budget.has_room_to_look()
 
     def bounded(self, seconds: float) -> AbstractContextManager[None]:

@@ -11,20 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from anklet_github import guest_logs
-from anklet_github.api import LONGEST_BOUNDED_PAUSE, Api
-from anklet_github.discovery import Discovery, labels_of
+from anklet_github.api import LONGEST_BOUNDED_PAUSE
+from anklet_github.discovery import labels_of
 from anklet_github.guest import GuestScripts
 from anklet_github.registration import Registration
-from anklet_github.runners import RunnerBusy, RunnerRegistry
-from anklet_github.scope import Scope
+from anklet_github.runners import RunnerBusy
 from anklet_github.settings import settings_of
+from anklet_github.tools import GithubTools
 from anklet_github.trouble import ApiTrouble, Conflict
 from anklet_github.watch import Watch, Watching
 from anklet_worker.contract.backoff import Backoff
-from anklet_worker.contract.context import Context
 from anklet_worker.contract.driver import JobInHand, Withdrawal
 from anklet_worker.contract.errors import JobLost
 from anklet_worker.contract.guest import Guest
@@ -35,16 +32,6 @@ _OUTAGE_PATIENCE = 600.0
 _INSIST = Backoff(first=1.0, longest=20.0)
 
 T = TypeVar("T")
-
-
-class GithubTools(msgspec.Struct, frozen=True, kw_only=True):
-    """What drives the jobs of one service at GitHub."""
-
-    context: Context
-    scope: Scope
-    api: Api
-    discovery: Discovery
-    runners: RunnerRegistry
 
 
 class GithubDriver:
@@ -128,7 +115,7 @@ class GithubDriver:
             context=self._context, discovery=self._discovery, runners=self._runners, scripts=self._scripts
         )
         watch = Watch(watching, hand, guest)
-        # The guest's word must be heard while GitHub may not be asked.
+        # Keep watching the guest even while GitHub may not be asked.
         with self._api.bounded(LONGEST_BOUNDED_PAUSE):
             outcome = watch.to_the_end()
         if watch.removed:

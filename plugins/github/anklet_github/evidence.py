@@ -42,7 +42,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """GitHub's answers since the round began. `paused`: it began with a pause. `kept`: GitHub kept a runner that we withdrew."""
+    """GitHub's answers since the round began. `paused`: it began with a pause. `kept`: GitHub kept the runner that we removed."""
 
     paused: bool = False
     job: WorkflowJob | Silence = Silence.NOT_ASKED
@@ -157,7 +157,7 @@ def saw(e: Evidence, sighting: Sighting, now: float, pace: Pace) -> Evidence:
     if sighting.state == "unseen":
         return replace(e, blind_until=now + pace.blind)
     if not sighting.over:
-        # The guest takes an end back that it had shown. The real end gets its full time.
+        # The guest no longer shows the end that it reported. The real end gets its full time.
         e = replace(e, over_since=None, silent_since=None)
     if sighting.state == "working":
         e = replace(e, witnessed=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anklet_worker.contract.figures import Figure, FigureKind
 
-STALE_JOBS = Figure("stale_jobs", "Jobs that have waited for long and that no host has claimed, as last seen.")
+STALE_JOBS = Figure("stale_jobs", "Jobs that have waited a long time and that no host has claimed, as last seen.")
 LEFT_RUNNERS = Figure(
     "left_runners", "Runners of this host that are registered, offline and without a VM, as last seen."
 )

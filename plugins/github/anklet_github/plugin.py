@@ -5,10 +5,12 @@ Knows the contract and the modules beside it; asks GitHub nothing itself.
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 from anklet_github.api import LONGEST_BOUNDED_PAUSE, Api
 from anklet_github.connect import transport_of
 from anklet_github.discovery import Discovery
-from anklet_github.driver import GithubDriver, GithubTools
 from anklet_github.http import Transport
 from anklet_github.login import AppLogin, InstallationLogin, Login, TokenLogin
 from anklet_github.payloads import Installation, InstallationToken
@@ -18,8 +20,13 @@ from anklet_github.scope import Scope, scope_of
 from anklet_github.settings import settings_of
 from anklet_github.source import GithubSource
 from anklet_github.sweep import Sweeper
+from anklet_github.tools import GithubTools
 from anklet_worker.contract.context import Context
 from anklet_worker.contract.errors import ServiceFatal
+from anklet_worker.contract.installation import INSTALLATION
+
+if TYPE_CHECKING:
+    from anklet_github.driver import GithubDriver
 
 __all__ = ["GithubPlugin", "plugin"]
 
@@ -35,10 +42,16 @@ class GithubPlugin:
         api = Api(self._transport, _login(self._transport, scope, context), context)
         discovery = Discovery(Repos(api, context), context)
         runners = RunnerRegistry(api, scope)
+        self._tools = GithubTools(context=context, scope=scope, api=api, discovery=discovery, runners=runners)
         self.source = GithubSource(discovery, Sweeper(runners, scope.keyspace, context))
-        self.driver = GithubDriver(
-            GithubTools(context=context, scope=scope, api=api, discovery=discovery, runners=runners)
-        )
+
+    @cached_property
+    def driver(self) -> GithubDriver:
+        """The half that runs jobs. Its modules are loaded for the first job: an idle worker does without them."""
+        with INSTALLATION.late_import("anklet_github.driver"):
+            from anklet_github.driver import GithubDriver  # noqa: PLC0415
+
+        return GithubDriver(self._tools)
 
     def close(self) -> None:
         """Close the connections."""

@@ -20,7 +20,7 @@ _WORKFLOWS = Section(
         Key(
             name="include",
             kind=Kind.PATTERNS,
-            doc="serve workflows of these names, excluded or not; without `exclude`: no others",
+            doc="serve these workflows even if excluded; without `exclude`, serve only these",
             default="all",
         ),
         Key(name="exclude", kind=Kind.PATTERNS, doc="leave out workflows of these names", default="none"),
@@ -54,7 +54,7 @@ SETTINGS = Section(
     name="github",
     values=GithubSettings,
     keys=(
-        choice("registration", "whose runners: the repository's or the organization's", "repo", "org"),
+        choice("registration", "register runners with the repository or the organization", "repo", "org"),
         Key(name="token", kind=Kind.SECRET, doc="access token", quoted=True),
         Key(name="private_key", kind=Kind.PRIVATE_KEY, doc="key of a GitHub App, instead of a token"),
         Key(
@@ -95,7 +95,7 @@ SETTINGS = Section(
     ),
     moved={
         "enterprise": Moved(
-            "registration", "registration: org with owner serves an organization; an enterprise has none"
+            "registration", "registration: org with owner serves an organization; enterprises are not supported"
         ),
         "runner_group": Moved("runner.group"),
         "port": Moved("", _RECEIVER),

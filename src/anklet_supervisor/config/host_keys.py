@@ -122,7 +122,7 @@ HOST = Section(
         Key(
             name="job_retry_attempts",
             kind=Kind.INTEGER,
-            doc="tries of one job on new VMs before it is left to others",
+            doc="tries of one job on new VMs before this host leaves it to others",
             least=0,
             most=1000,
         ),

@@ -118,7 +118,7 @@ SERVICE = Section(
         Key(
             name="job_retry_attempts",
             kind=Kind.INTEGER,
-            doc="tries of one job on new VMs before it is left to others",
+            doc="tries of one job on new VMs before this host leaves it to others",
             default="the host's",
             least=0,
             most=1000,

@@ -96,7 +96,9 @@ def _jobs(tally: Tally) -> Iterator[Metric]:
         "anklet_jobs", "Jobs that ended in VMs of this host.", labels=("service_name", "conclusion")
     )
     given_back = CounterMetricFamily(
-        "anklet_jobs_given_back", "Claimed jobs that did not run here, by no fault of theirs.", labels=("service_name",)
+        "anklet_jobs_given_back",
+        "Claimed jobs that did not run here, through no fault of their own.",
+        labels=("service_name",),
     )
     for service in tally.services.values():
         for conclusion in Conclusion:
@@ -124,7 +126,7 @@ def _counts(services: list[ServiceTally]) -> Iterator[Metric]:
     reaped = CounterMetricFamily(
         "anklet_orphans_reaped", "VMs removed that an earlier process had left behind.", labels=label
     )
-    lost = CounterMetricFamily("anklet_leases_lost", "Claims that went to another host while held.", labels=label)
+    lost = CounterMetricFamily("anklet_leases_lost", "Claims lost to another host.", labels=label)
     waiting = GaugeMetricFamily("anklet_queue_jobs", "Jobs that wait for the service, as last seen.", labels=label)
     oldest = GaugeMetricFamily(
         "anklet_queue_oldest_timestamp_seconds",
@@ -147,7 +149,7 @@ def _origins(tally: Tally) -> Iterator[Metric]:
     """Calls of the APIs that the jobs come from, and their limits."""
     calls = CounterMetricFamily(
         "anklet_api_requests",
-        "Calls of the API of the jobs' origin; status 304 is free of GitHub's limit.",
+        "Calls of the API of the jobs' origin; a 304 does not count against GitHub's limit.",
         labels=("service_name", "route", "status"),
     )
     label = ("service_name",)
@@ -173,7 +175,7 @@ def _origins(tally: Tally) -> Iterator[Metric]:
             resets_at.add_metric((service.name,), service.budget.resets_at)
     took = HistogramMetricFamily(
         "anklet_api_request_seconds",
-        "Time that a call of the API of the jobs' origin took, one without an answer too.",
+        "Time that a call of the API of the jobs' origin took, including calls without an answer.",
         labels=("route",),
     )
     for route, distribution in sorted(tally.api.items()):
@@ -228,7 +230,7 @@ def _states(model: Model) -> Iterator[Metric]:
     )
     in_hand = GaugeMetricFamily(
         "anklet_job_in_hand_timestamp_seconds",
-        "Since when the service has its job in hand, Unix seconds; 0 when it has none.",
+        "When the service took its current job, Unix seconds; 0 when it has none.",
         labels=("service_name",),
     )
     for service in model.services.values():

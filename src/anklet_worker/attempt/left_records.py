@@ -69,7 +69,7 @@ class LeftRecords:
 
 
 def remove_unused(record: Record, tools: Tools) -> bool:
-    """Remove a VM that no attempt borrows, with its slot and record. Return False when it cannot be deleted now; it stays on
+    """Remove a VM that no attempt uses, with its slot and record. Return False when it cannot be deleted now; it stays on
     record then."""
     entry = Entry(record, tools.book, tools.log)
     with tools.orders.shield():

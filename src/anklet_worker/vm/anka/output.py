@@ -33,25 +33,23 @@ _GUEST_LOST = 125
 
 #: What messages say, in order of precedence. They begin with what the user typed, which may be anything (a template's name
 #: comes from a workflow), so the patterns match the end of a line.
-_TEXTS: tuple[tuple[re.Pattern[str], type[VMError]], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.MULTILINE), outcome)
-    for pattern, outcome in (
-        # The registry or the network failed, whatever follows: `request failed with result <curl's code>: ...`.
-        (r"request failed with result \d+", VMTransient),
-        (r"already exists[.!]?\s*$", VMNameExists),
-        (r"(?:not found|does not exist)[.!]?\s*$", VMNotFound),
-        (r"did not find any versions with tag ", VMNotFound),
-        (r"maximum number of running instances exceeded", VMLimitReached),
-        (r"number of virtual machines exceeds the limit", VMLimitReached),
-        (r"time-?out\b|timed out", VMTransient),
-        (r"\beula\b|\blicen[sc]e\b", ToolRefused),
-        (r"(?:unknown|unrecogni[sz]ed|invalid|no such) (?:option|command|argument)|^usage:", ToolRefused),
-    )
+_TEXTS: tuple[tuple[str, type[VMError]], ...] = (
+    # The registry or the network failed, whatever follows: `request failed with result <curl's code>: ...`.
+    (r"request failed with result \d+", VMTransient),
+    (r"already exists[.!]?\s*$", VMNameExists),
+    (r"(?:not found|does not exist)[.!]?\s*$", VMNotFound),
+    (r"did not find any versions with tag ", VMNotFound),
+    (r"maximum number of running instances exceeded", VMLimitReached),
+    (r"number of virtual machines exceeds the limit", VMLimitReached),
+    (r"time-?out\b|timed out", VMTransient),
+    (r"\beula\b|\blicen[sc]e\b", ToolRefused),
+    (r"(?:unknown|unrecogni[sz]ed|invalid|no such) (?:option|command|argument)|^usage:", ToolRefused),
 )
+_FLAGS = re.IGNORECASE | re.MULTILINE
 #: What an operator can do about a refusal.
 _ADVICE = (
-    (re.compile(r"\beula\b", re.IGNORECASE), "accept the EULA on this host: run `anka` there by hand"),
-    (re.compile(r"\blicen[sc]e\b", re.IGNORECASE), "check `anka license show` on this host"),
+    (r"\beula\b", "accept the EULA on this host: run `anka` there by hand"),
+    (r"\blicen[sc]e\b", "check `anka license show` on this host"),
 )
 _OTHER_ADVICE = "this version of Anka does not know the command; update Anka on this host"
 #: A line of Anka's own on stderr; 2.x prefixes a dash.
@@ -101,7 +99,8 @@ def classify(message: str, code: int | None) -> type[VMError]:
 
 def _known(message: str, code: int | None) -> type[VMError] | None:
     for pattern, outcome in _TEXTS:
-        if pattern.search(message):
+        # `re` keeps the compiled pattern. An idle worker, which meets no error, does without.
+        if re.search(pattern, message, _FLAGS):
             return outcome
     return _CODES.get(code)
 
@@ -123,7 +122,7 @@ def _error(what: str, words: str, code: int | None) -> VMError:
 
 
 def _advice(words: str) -> str:
-    return next((advice for pattern, advice in _ADVICE if pattern.search(words)), _OTHER_ADVICE)
+    return next((advice for pattern, advice in _ADVICE if re.search(pattern, words, _FLAGS)), _OTHER_ADVICE)
 
 
 def guest_error(what: str, status: int, stdout: bytes, stderr: bytes) -> VMError:

@@ -24,7 +24,7 @@ _CHECK_SIZE = 60.0
 _PULL = 2 * 3600.0
 
 #: A template's name or uuid, or a tag, as the command line can carry it.
-_PLAIN = re.compile(r"[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,254}")
+_PLAIN = r"[^-\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,254}"
 
 
 class Templates:
@@ -48,7 +48,7 @@ class Templates:
     def held(self, spec: VMSpec, on_pull: Callable[[], None]) -> Iterator[str]:
         """Make template and tag present, and keep them so. See `VMDriver.image`."""
         for word in (spec.template, spec.tag):
-            if word is not None and not _PLAIN.fullmatch(word):
+            if word is not None and not re.fullmatch(_PLAIN, word):
                 raise VMNotFound(f"{one_line(repr(word))} is not a possible name of a template or tag")
         pulls, entry = self._seen_lately(spec) or self._look(spec)
         if not _usable(entry, spec) or not self._is_current(spec):

@@ -30,20 +30,18 @@ from anklet_worker.vm.wording import one_line, quoted
 _LAST_LINES = 3
 
 #: What errors say, in order of precedence. They contain names that a user typed, so the patterns match the rest of the line.
-_TEXTS: tuple[tuple[re.Pattern[str], type[VMError]], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.MULTILINE), outcome)
-    for pattern, outcome in (
-        (r"number of VMs exceeds the system limit", VMLimitReached),
-        (r"number of virtual machines exceeds the limit", VMLimitReached),
-        (r'^the specified VM ".*" does not exist\.?\s*$', VMNotFound),
-        (r'^VM ".*" is not running\.?\s*$', VMTransient),
-        (r"\bcode: 404\b|\bMANIFEST_UNKNOWN\b|\bNAME_UNKNOWN\b", VMNotFound),
-        (r"^(?:Error: )?failed to parse remote name", VMNotFound),
-        (r"\bAuthFailed\b|\bcode: 40[13]\b|\bDENIED\b|\bUNAUTHORIZED\b", ToolRefused),
-        (r"\bVM is missing some of its files\b", ImageUnusable),
-        (r"^Error: (?:Unknown option|Unexpected argument|Missing expected argument|The value )|^Usage: ", ToolRefused),
-    )
+_TEXTS: tuple[tuple[str, type[VMError]], ...] = (
+    (r"number of VMs exceeds the system limit", VMLimitReached),
+    (r"number of virtual machines exceeds the limit", VMLimitReached),
+    (r'^the specified VM ".*" does not exist\.?\s*$', VMNotFound),
+    (r'^VM ".*" is not running\.?\s*$', VMTransient),
+    (r"\bcode: 404\b|\bMANIFEST_UNKNOWN\b|\bNAME_UNKNOWN\b", VMNotFound),
+    (r"^(?:Error: )?failed to parse remote name", VMNotFound),
+    (r"\bAuthFailed\b|\bcode: 40[13]\b|\bDENIED\b|\bUNAUTHORIZED\b", ToolRefused),
+    (r"\bVM is missing some of its files\b", ImageUnusable),
+    (r"^Error: (?:Unknown option|Unexpected argument|Missing expected argument|The value )|^Usage: ", ToolRefused),
 )
+_FLAGS = re.IGNORECASE | re.MULTILINE
 #: What an operator can do about a refusal or a damaged image, by what the error says.
 _ADVICE = (
     (re.compile(r"\bAuthFailed\b|\bcode: 40[13]\b|DENIED|UNAUTHORIZED"), "log in on this host with `tart login`"),
@@ -87,7 +85,7 @@ def _advice(text: str) -> str:
 
 def classify(text: str) -> type[VMError]:
     """The class of an error by its text. An unknown text is worth another try."""
-    return next((outcome for pattern, outcome in _TEXTS if pattern.search(text)), VMTransient)
+    return next((outcome for pattern, outcome in _TEXTS if re.search(pattern, text, _FLAGS)), VMTransient)
 
 
 def address_in(stdout: bytes) -> str | None:
