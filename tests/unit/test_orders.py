@@ -1,6 +1,7 @@
 """Orders to a worker: what cuts a wait short, and what a shield holds off."""
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -202,3 +204,12 @@ def test_news_of_the_past_does_not_keep_a_wait_busy():
         orders.notify()
     assert orders.wait_for(lambda: looks.append(1), 0.05) is False
     assert len(looks) < 5
+
+
+def test_orders_that_nothing_uses_hold_no_descriptors():
+    """Whoever makes many of them runs out of none."""
+    before = len(list(Path("/dev/fd").iterdir()))
+    for _ in range(50):
+        Orders()
+    gc.collect()
+    assert len(list(Path("/dev/fd").iterdir())) <= before

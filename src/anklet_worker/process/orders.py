@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -40,6 +41,9 @@ class Orders:
         self._stop_pipe = _pipe()
         self._detach_pipe = _pipe()
         self._news_pipe = _pipe()
+        # A worker's orders last as long as the process, and its exit closes the descriptors. Others must not use them up.
+        closed = weakref.finalize(self, _close, (*self._stop_pipe, *self._detach_pipe, *self._news_pipe))
+        closed.atexit = False
 
     @property
     def draining(self) -> bool:
@@ -138,6 +142,11 @@ class Orders:
         if self._shields:
             return [self.detach_fd]
         return [self.detach_fd, self._stop_pipe[0]]
+
+
+def _close(fds: tuple[int, ...]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _pipe() -> tuple[int, int]:
