@@ -60,8 +60,3 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
         while True:
             yield backoff.pause
             backoff = backoff.next()
-
-
-def doubled(first: float, times: int, longest: float) -> float:
-    """`first` seconds, doubled `times` times, at most `longest`."""
-    return Backoff(first=first, longest=longest).after(times).pause
